@@ -1,0 +1,59 @@
+# Each target makes the virtual environment it needs. PYTHON chooses the interpreter, VENV the folder.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') setup.py pyproject.toml
+
+.PHONY: help demo test test-long bench lint format clean
+
+help:
+	@echo "make demo       train on the embedded digits and show where the pictures are"
+	@echo "make test       the test suite    (make test-long: the tests that take minutes)"
+	@echo "make bench      the benchmarks"
+	@echo "make lint       ruff's checks     (make format: apply its format)"
+	@echo "make clean      remove what was built"
+
+demo: $(VENV)/.demo
+	$(BIN)/fastgan train
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m long
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info fastgan/*.so .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev
+
+# torch: that of the environment PYTHON stands in, where it is new enough, seen through a .pth file; otherwise the pinned one.
+# It comes first, because a dependency on torch alone would be free to fetch a build of several gigabytes.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	@site="$$(PYTHONPATH=build_backend $(PYTHON) -m fastgan_build.find_torch site)"; \
+	if [ -n "$$site" ]; then \
+		echo "using the torch in $$site"; \
+		echo "$$site" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared-torch.pth"; \
+	else \
+		$(BIN)/python -m pip install "$$(PYTHONPATH=build_backend $(PYTHON) -m fastgan_build.find_torch pin)"; \
+	fi
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(BUILD_INPUTS)
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(BUILD_INPUTS)
+	$(BIN)/python -m pip install -e '.[test,bench,lint]'
+	@touch $@

@@ -1,0 +1,110 @@
+"""A list of compile and link commands, as a build.ninja, and how it is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import BuildError
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One command: it makes `output` of `inputs`. A compile step names its source first and leaves a list of headers."""
+
+    output: Path
+    inputs: Sequence[Path]
+    command: Sequence[str]
+    kind: str  # "compile" or "link"
+
+    @property
+    def depfile(self) -> Path:
+        return Path(f"{self.output}.d")
+
+
+class CommandFailed(Exception):
+    """A command of the build failed; `output` is what the compiler said, `source` the first input."""
+
+    def __init__(self, source: str, output: str) -> None:
+        super().__init__(source)
+        self.source, self.output = source, output
+
+
+def text_of(edges: Sequence[Edge], folder: Path) -> str:
+    """The build.ninja of these edges; ninja keeps its own records in `folder`."""
+    lines = ["ninja_required_version = 1.5", f"builddir = {folder}", ""]
+    for rule in ("compile", "link"):
+        lines += [f"rule {rule}", "  command = $command", "  description = $out"]
+        lines += ["  depfile = $out.d", "  deps = gcc", ""] if rule == "compile" else [""]
+    for edge in edges:
+        inputs = " ".join(_escape(str(path)) for path in edge.inputs)
+        lines += [f"build {_escape(str(edge.output))}: {edge.kind} {inputs}"]
+        lines += [f"  command = {shlex.join(edge.command).replace('$', '$$')}", ""]
+    return "\n".join(lines)
+
+
+def run(edges: Sequence[Edge], folder: Path, root: Path, env: Mapping[str, str] = os.environ) -> None:
+    """Run what is out of date, in parallel, with `root` as the working directory. Raises CommandFailed."""
+    for edge in edges:
+        (root / edge.output).parent.mkdir(parents=True, exist_ok=True)
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder / "build.ninja").write_text(text_of(edges, folder))
+    ninja, jobs = find_ninja(env), max_jobs(env)
+    if ninja is None:
+        _run_without_ninja(edges, root, jobs or len(os.sched_getaffinity(0)))
+        return
+    command = [ninja, "-f", str(folder / "build.ninja"), *(["-j", str(jobs)] if jobs else [])]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        failed = re.search(r"^FAILED: (?:\[code=\d+\] )?(\S+)", done.stdout, re.MULTILINE)
+        output = done.stdout[failed.start() :] if failed else done.stdout
+        sources = [str(edge.inputs[0]) for edge in edges if failed and str(edge.output) == failed[1]]
+        raise CommandFailed(sources[0] if sources else "the native code", output)
+    warnings = re.sub(r"^(\[\d+/\d+\] |ninja: ).*\n", "", done.stdout, flags=re.MULTILINE)
+    print(warnings, end="", flush=True)
+
+
+def find_ninja(env: Mapping[str, str] = os.environ) -> str | None:
+    """ninja on PATH, or that of the Python package, whose folder is not on PATH in an environment not activated."""
+    found = shutil.which("ninja", path=env.get("PATH"))
+    if found:
+        return found
+    beside = Path(sys.executable).parent / "ninja"
+    return str(beside) if beside.is_file() else None
+
+
+def max_jobs(env: Mapping[str, str] = os.environ) -> int | None:
+    """MAX_JOBS, or None for one a core."""
+    text = env.get("MAX_JOBS", "")
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise BuildError(f"MAX_JOBS is {text!r}; set it to a number of at least 1, or unset it for one job a core.")
+    return int(text)
+
+
+def _run_without_ninja(edges: Sequence[Edge], root: Path, jobs: int) -> None:
+    """Everything anew, for a --no-build-isolation install where no ninja is at hand."""
+
+    def execute(edge: Edge) -> None:
+        done = subprocess.run(edge.command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise CommandFailed(str(edge.inputs[0]), done.stdout)
+        print(done.stdout, end="", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for kind in ("compile", "link"):  # in the order given, so that a library comes before those linked to it
+            work = [edge for edge in edges if edge.kind == kind]
+            list(pool.map(execute, work)) if kind == "compile" else [execute(edge) for edge in work]
+
+
+def _escape(path: str) -> str:
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")

@@ -1,0 +1,73 @@
+// Batch normalisation followed by an activation, as its kernels see it.
+//
+//   z = (x - mean) * scale + shift     scale = weight * invstd, shift = bias; one set of each per group and channel
+//   y = activation(z)
+//
+// Backward, with g = grad_y * activation'(z) and M elements a channel:
+//   grad_bias = sum g      grad_weight = invstd * sum g (x - mean)
+//   grad_x = scale * (g - sum g / M - (x - mean) * invstd^2 * sum g (x - mean) / M)      (training)
+//   grad_x = scale * g                                                                   (statistics given)
+// Ioffe and Szegedy, "Batch Normalization", 2015. Subtracting the mean first costs nothing and, unlike a folded shift,
+// does not cancel where the mean is large.
+#pragma once
+
+#include "common/activation.h"
+#include "common/checks.h"
+#include "common/tensor.h"
+
+namespace fastgan::batch_norm_act {
+
+// The input as [groups, outer, channels, inner]: `outer` samples a group, `inner` pixels.
+// Channels-last memory is groups * outer * inner rows of `channels`; contiguous memory is planes of `inner`.
+struct Geometry {
+  int64_t groups, outer, channels, inner;
+  bool channels_last;
+  int64_t count() const { return outer * inner; }  // elements that one statistic is taken over
+  int64_t numel() const { return groups * outer * channels * inner; }
+};
+
+inline Geometry geometry_of(const char* op, const Tensor& input, MemoryFormat format, int64_t groups) {
+  check_dtype(op, "input", input);
+  FASTGAN_CHECK(op, input.dim() >= 2, "argument 'input' has shape ", shape_text(input),
+                "; it needs at least two dimensions, [N, C, ...].");
+  FASTGAN_CHECK(op, groups >= 1 && input.size(0) % groups == 0, "a batch of ", input.size(0),
+                " cannot be divided into batch_groups=", groups, " equal parts; choose a divisor of the batch.");
+  int64_t inner = 1;
+  for (int64_t dim = 2; dim < input.dim(); ++dim) inner *= input.size(dim);
+  return {groups, input.size(0) / groups, input.size(1), inner,
+          // One pixel: both formats are the same memory, and rows are the better walk.
+          format == MemoryFormat::ChannelsLast || inner == 1};
+}
+
+inline Activation activation_of(const char* op, int64_t number) {
+  FASTGAN_CHECK(op, number >= 0 && number < kActivations, "activation number ", number, " is unknown; 0 to ",
+                kActivations - 1, " exist.");
+  return static_cast<Activation>(number);
+}
+
+// ---- what other operators build on (cpu.cpp) --------------------------------------------------------------------------
+
+struct Statistics {
+  Tensor mean;    // [groups, channels], float32 (float64 for float64 input)
+  Tensor invstd;  // the same
+};
+
+struct Gradients {
+  Tensor input, weight, bias;  // weight, bias: [channels], the statistics' dtype
+};
+
+Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                      bool training, double momentum, double eps, int64_t batch_groups);
+
+Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
+               const OptionalTensor& bias, int64_t activation, double negative_slope);
+
+Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                   const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
+                   double negative_slope, bool training);
+
+// The activation without batch-norm: in place, and its gradient from the output (which is all that is kept of it).
+void activate_(const Tensor& tensor, int64_t activation, double negative_slope);
+Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int64_t activation, double negative_slope);
+
+}  // namespace fastgan::batch_norm_act

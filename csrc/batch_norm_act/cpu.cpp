@@ -1,0 +1,503 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/kernels.h"
+#include "common/counters.h"
+#include "common/dispatch.h"
+
+namespace fastgan::batch_norm_act {
+
+FASTGAN_DECLARE_KERNELS(Kernels<float>, kernels_float)
+FASTGAN_DECLARE_KERNELS(Kernels<double>, kernels_double)
+FASTGAN_DECLARE_KERNELS(Kernels<BFloat16>, kernels_BFloat16)
+FASTGAN_DECLARE_KERNELS(Kernels<Half>, kernels_Half)
+
+template <>
+const Kernels<float>& kernels<float>() { return FASTGAN_KERNELS_IN_USE(kernels_float); }
+template <>
+const Kernels<double>& kernels<double>() { return FASTGAN_KERNELS_IN_USE(kernels_double); }
+template <>
+const Kernels<BFloat16>& kernels<BFloat16>() { return FASTGAN_KERNELS_IN_USE(kernels_BFloat16); }
+template <>
+const Kernels<Half>& kernels<Half>() { return FASTGAN_KERNELS_IN_USE(kernels_Half); }
+
+namespace {
+
+constexpr int64_t kRunElements = 32 * 1024;  // what one kernel call works on: well inside a second-level cache
+
+// The tensor cut into contiguous runs, each inside one group: by shape alone, never by thread count, so that every sum is
+// formed in one order.
+class Runs {
+ public:
+  explicit Runs(const Geometry& g) : g_(g) {
+    if (g.channels_last) {
+      const int64_t rows = g.count();
+      // Whole periods but for a group's last run.
+      rows_ = std::max<int64_t>(kPeriod, kRunElements / std::max<int64_t>(g.channels, 1) / kPeriod * kPeriod);
+      per_group_ = (rows + rows_ - 1) / rows_;
+      period_ = g.channels / std::gcd(g.channels, int64_t{kPeriod}) * kPeriod;
+    } else {
+      per_group_ = g.outer * g.channels;
+      period_ = kPeriod;
+    }
+  }
+
+  int64_t size() const { return g_.groups * per_group_; }
+  int64_t per_group() const { return per_group_; }
+  int64_t period() const { return period_; }
+  int64_t group(int64_t run) const { return run / per_group_; }
+  // Channels that a run holds: all of them in rows, one in a plane.
+  int64_t width() const { return g_.channels_last ? g_.channels : 1; }
+  int64_t channel(int64_t run) const { return g_.channels_last ? 0 : run % g_.channels; }
+  int64_t offset(int64_t run) const {
+    if (!g_.channels_last) return run * g_.inner;
+    return (group(run) * g_.count() + run % per_group_ * rows_) * g_.channels;
+  }
+  int64_t length(int64_t run) const {  // elements of one channel
+    if (!g_.channels_last) return g_.inner;
+    return std::min(rows_, g_.count() - run % per_group_ * rows_);
+  }
+  int64_t grain() const { return std::max<int64_t>(1, kRunElements / std::max<int64_t>(length(0) * width(), 1)); }
+
+ private:
+  Geometry g_;
+  int64_t rows_ = 0, per_group_ = 0, period_ = 0;
+};
+
+// Per-channel values of one group tiled to the period of a run; refilled only where group or channel change.
+template <class A>
+class Tiled {
+ public:
+  Tiled(const Runs& runs, int64_t arrays) : runs_(runs), buffer_(arrays * runs.period()) {}
+
+  // Array `index` from values[channel] of the run's channels.
+  const A* fill(int64_t index, const A* values) {
+    A* to = buffer_.data() + index * runs_.period();
+    const int64_t width = runs_.width();
+    for (int64_t p = 0; p < runs_.period(); p += width) std::copy(values, values + width, to + p);
+    return to;
+  }
+  A* raw(int64_t index) { return buffer_.data() + index * runs_.period(); }
+
+  bool changed(int64_t run) {
+    const int64_t key = runs_.width() == 1 ? run : runs_.group(run);
+    return std::exchange(key_, key) != key;
+  }
+
+ private:
+  const Runs& runs_;
+  std::vector<A> buffer_;
+  int64_t key_ = -1;
+};
+
+// scale and shift of every group and channel, in the compute type.
+template <class A>
+struct Affine {
+  const A* mean;                // [groups, channels]
+  const A* invstd;              // [groups, channels]
+  std::vector<A> scale, shift;  // [groups, channels], [channels]
+
+  Affine(const Geometry& g, const Tensor& mean_tensor, const Tensor& invstd_tensor, const OptionalTensor& weight,
+         const OptionalTensor& bias)
+      : mean(data<A>(mean_tensor)),
+        invstd(data<A>(invstd_tensor)),
+        scale(values<A>(weight, g.channels, A(1))),
+        shift(values<A>(bias, g.channels, A(0))) {
+    scale.resize(g.groups * g.channels);
+    for (int64_t i = g.groups * g.channels; i-- > 0;) scale[i] = scale[i % g.channels] * invstd[i];
+  }
+};
+
+template <class A>
+class TiledAffine {
+ public:
+  TiledAffine(const Runs& runs, const Geometry& g, const Affine<A>& affine, double negative_slope, int64_t extra)
+      : channels_(g.channels), affine_(affine), tiled(runs, 3 + extra), runs_(runs) {
+    at.negative_slope = static_cast<A>(negative_slope);
+  }
+  // True where the caller has to refill its extra arrays.
+  bool select(int64_t run) {
+    if (!tiled.changed(run)) return false;
+    const int64_t channel = runs_.channel(run), index = runs_.group(run) * channels_ + channel;
+    at.mean = tiled.fill(0, affine_.mean + index);
+    at.scale = tiled.fill(1, affine_.scale.data() + index);
+    at.shift = tiled.fill(2, affine_.shift.data() + channel);
+    return true;
+  }
+
+ private:
+  int64_t channels_;
+  const Affine<A>& affine_;
+
+ public:
+  Parameters<A> at{};
+  Tiled<A> tiled;
+
+ private:
+  const Runs& runs_;
+};
+
+// Adds the lanes of a period up to the channels of the run.
+template <class A>
+void fold(const A* lanes, int64_t period, int64_t width, double* sums) {
+  for (int64_t c = 0; c < width; ++c) {
+    double sum = 0;
+    for (int64_t p = c; p < period; p += width) sum += static_cast<double>(lanes[p]);
+    sums[c] = sum;
+  }
+}
+
+// Which channel and run of partial results a (group, channel) is made of.
+template <class Visit>
+void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, int64_t channel, const Visit& visit) {
+  const int64_t first = group * runs.per_group();
+  const int64_t step = g.channels_last ? 1 : g.channels;
+  const int64_t lane = g.channels_last ? channel : 0;
+  for (int64_t run = first + (g.channels_last ? 0 : channel); run < first + runs.per_group(); run += step) {
+    visit(run * runs.width() + lane, runs.length(run));
+  }
+}
+
+// body(first element, elements) over n elements that have no channels.
+template <class Body>
+void for_each_run(int64_t n, const Body& body) {
+  torch::stable::parallel_for(0, (n + kRunElements - 1) / kRunElements, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      body(run * kRunElements, std::min(kRunElements, n - run * kRunElements));
+    }
+  });
+}
+
+struct Moments {
+  std::vector<double> mean, variance;  // [groups, channels]; the variance is biased
+};
+
+template <class T>
+Moments moments(const Tensor& input, const Geometry& g) {
+  using A = Compute<T>;
+  const Runs runs(g);
+  const int64_t width = runs.width(), period = runs.period();
+  std::vector<double> means(runs.size() * width), squares(runs.size() * width);
+  const T* x = data<T>(input);
+  const auto& kernel = kernels<T>();
+  torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
+    Tiled<A> tiled(runs, 3);
+    std::vector<double> sum(width);
+    std::vector<A> pivots(width);
+    for (int64_t run = begin; run < end; ++run) {
+      const T* from = x + runs.offset(run);
+      const int64_t length = runs.length(run);
+      // Sums of differences from the run's own first values: no cancellation at a large mean.
+      for (int64_t c = 0; c < width; ++c) pivots[c] = to_compute(from[c]);
+      const A* pivot = tiled.fill(0, pivots.data());
+      kernel.moments(from, length * width, period, pivot, tiled.raw(1), tiled.raw(2));
+      double* mean = means.data() + run * width;
+      double* square = squares.data() + run * width;
+      fold(tiled.raw(1), period, width, sum.data());
+      fold(tiled.raw(2), period, width, square);
+      for (int64_t c = 0; c < width; ++c) {
+        square[c] = std::max(0.0, square[c] - sum[c] * sum[c] / static_cast<double>(length));
+        mean[c] = static_cast<double>(pivots[c]) + sum[c] / static_cast<double>(length);
+      }
+    }
+  });
+
+  // The runs' moments merged in order (Chan, Golub and LeVeque, 1979).
+  Moments result{std::vector<double>(g.groups * g.channels), std::vector<double>(g.groups * g.channels)};
+  torch::stable::parallel_for(0, g.groups * g.channels, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      double count = 0, mean = 0, square = 0;
+      for_each_partial(runs, g, i / g.channels, i % g.channels, [&](int64_t partial, int64_t length) {
+        const double share = static_cast<double>(length) / (count + static_cast<double>(length));
+        const double delta = means[partial] - mean;
+        mean += delta * share;
+        square += squares[partial] + delta * delta * count * share;
+        count += static_cast<double>(length);
+      });
+      result.mean[i] = mean;
+      result.variance[i] = square / count;
+    }
+  });
+  return result;
+}
+
+// Running statistics as the groups' forwards one after another would leave them; the variance they keep is unbiased.
+void update_running(const char* op, const Tensor& running, const std::vector<double>& batch, int64_t groups,
+                    double momentum, double correction) {
+  const int64_t channels = running.size(0);
+  dispatch_dtype(op, running.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    T* values = mutable_data<T>(running);
+    const int64_t stride = running.stride(0);
+    for (int64_t c = 0; c < channels; ++c) {
+      double value = to_compute(values[c * stride]);
+      for (int64_t group = 0; group < groups; ++group) {
+        value += momentum * (batch[group * channels + c] * correction - value);
+        values[c * stride] = from_compute<T>(static_cast<Compute<T>>(value));
+        value = to_compute(values[c * stride]);
+      }
+    }
+  });
+}
+
+template <class A>
+void write(const Tensor& tensor, const std::vector<double>& values) {
+  std::transform(values.begin(), values.end(), mutable_data<A>(tensor), [](double v) { return static_cast<A>(v); });
+}
+
+std::string kernel_name(const char* pass, const Geometry& g, ScalarType dtype) {
+  return std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_" +
+         kernel_isa_name();
+}
+
+void count_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
+  count("batch_norm_act", kernel_name(pass, g, dtype));
+}
+
+void check_statistics(const char* op, const Tensor& input, const Tensor& mean, const Tensor& invstd) {
+  FASTGAN_CHECK(op, input.dim() >= 2, "argument 'input' has shape ", shape_text(input),
+                "; it needs at least two dimensions, [N, C, ...].");
+  for (const auto& [name, tensor] : {std::pair{"mean", mean}, std::pair{"invstd", invstd}}) {
+    check_like(op, name, tensor, input);
+    FASTGAN_CHECK(op, tensor.scalar_type() == accumulate_type(input.scalar_type()), "argument '", name, "' has dtype ",
+                  dtype_name(tensor.scalar_type()), "; statistics of ", dtype_name(input.scalar_type()), " are ",
+                  dtype_name(accumulate_type(input.scalar_type())), ".");
+    FASTGAN_CHECK(op, tensor.dim() == 2 && tensor.size(1) == input.size(1) && tensor.size(0) == mean.size(0),
+                  "argument '", name, "' has shape ", shape_text(tensor), "; it must be [batch_groups, ",
+                  input.size(1), "].");
+  }
+}
+
+}  // namespace
+
+Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                      bool training, double momentum, double eps, int64_t batch_groups) {
+  constexpr const char* op = "batch_norm_act";
+  const auto [x, format] = dense(input);
+  const Geometry g = geometry_of(op, x, format, batch_groups);
+  check_channels(op, "running_mean", running_mean, g.channels, input);
+  check_channels(op, "running_var", running_var, g.channels, input);
+  FASTGAN_CHECK(op, running_mean.has_value() == running_var.has_value(),
+                "arguments 'running_mean' and 'running_var' must be given together.");
+  const auto dtype = accumulate_type(input.scalar_type());
+  Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
+
+  Moments batch;
+  if (training) {
+    FASTGAN_CHECK(op, g.numel() == 0 || g.count() > 1,
+                  "Expected more than 1 value per channel when training, got input size ", shape_text(input),
+                  batch_groups > 1 ? " in as many batch_groups; use a larger batch." : "; use a larger batch.");
+    if (g.count() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
+      batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
+    } else {
+      count_kernel("statistics", g, input.scalar_type());
+      batch = dispatch_dtype(op, input.scalar_type(),
+                             [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
+      if (running_mean) {
+        const auto n = static_cast<double>(g.count());
+        update_running(op, *running_mean, batch.mean, g.groups, momentum, 1.0);
+        update_running(op, *running_var, batch.variance, g.groups, momentum, n / (n - 1));
+      }
+    }
+  } else {
+    FASTGAN_CHECK(op, running_mean.has_value(), "training is False and there are no running statistics; give "
+                  "'running_mean' and 'running_var', or use training=True.");
+    const auto mean = values<double>(running_mean, g.channels, 0.0);
+    const auto variance = values<double>(running_var, g.channels, 1.0);
+    for (int64_t group = 0; group < g.groups; ++group) {
+      batch.mean.insert(batch.mean.end(), mean.begin(), mean.end());
+      batch.variance.insert(batch.variance.end(), variance.begin(), variance.end());
+    }
+  }
+  for (double& v : batch.variance) v = 1.0 / std::sqrt(v + eps);
+  dispatch_dtype(op, dtype, [&](auto tag) {
+    using A = Compute<decltype(tag)>;
+    write<A>(result.mean, batch.mean);
+    write<A>(result.invstd, batch.variance);
+  });
+  return result;
+}
+
+Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
+               const OptionalTensor& bias, int64_t activation, double negative_slope) {
+  constexpr const char* op = "batch_norm_act";
+  check_statistics(op, input, mean, invstd);
+  const auto [x, format] = dense(input);
+  const Geometry g = geometry_of(op, x, format, mean.size(0));
+  check_channels(op, "weight", weight, g.channels, input);
+  check_channels(op, "bias", bias, g.channels, input);
+  const auto kind = static_cast<int>(activation_of(op, activation));
+  const Tensor output = empty(sizes_of(x), x.scalar_type(), x, format);
+  if (g.numel() == 0) return output;
+
+  count_kernel("forward", g, input.scalar_type());
+  dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
+    using T = decltype(tag);
+    using A = Compute<T>;
+    const Runs runs(g);
+    const Tensor means = torch::stable::contiguous(mean), invstds = torch::stable::contiguous(invstd);
+    const Affine<A> affine(g, means, invstds, weight, bias);
+    const T* from = data<T>(x);
+    T* to = mutable_data<T>(output);
+    const auto kernel = kernels<T>().forward[kind];
+    torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
+      TiledAffine<A> parameters(runs, g, affine, negative_slope, 0);
+      for (int64_t run = begin; run < end; ++run) {
+        parameters.select(run);
+        const int64_t offset = runs.offset(run);
+        kernel(from + offset, to + offset, runs.length(run) * runs.width(), runs.period(), parameters.at);
+      }
+    });
+  });
+  return output;
+}
+
+Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                   const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
+                   double negative_slope, bool training) {
+  constexpr const char* op = "batch_norm_act_backward";
+  check_statistics(op, input, mean, invstd);
+  check_same(op, "grad_output", grad_output, input);
+  const auto [x, format] = dense(input);
+  const Tensor dy = as_format(grad_output, format);
+  const Geometry g = geometry_of(op, x, format, mean.size(0));
+  check_channels(op, "weight", weight, g.channels, input);
+  check_channels(op, "bias", bias, g.channels, input);
+  const auto kind = static_cast<int>(activation_of(op, activation));
+  const auto dtype = accumulate_type(input.scalar_type());
+  const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty({g.channels}, dtype, input),
+                         empty({g.channels}, dtype, input)};
+
+  count_kernel("backward", g, input.scalar_type());
+  dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
+    using T = decltype(tag);
+    using A = Compute<T>;
+    const Runs runs(g);
+    const Tensor means = torch::stable::contiguous(mean), invstds = torch::stable::contiguous(invstd);
+    const Affine<A> affine(g, means, invstds, weight, bias);
+    const T* grad = data<T>(dy);
+    const T* from = data<T>(x);
+    T* to = mutable_data<T>(result.input);
+    const int64_t width = runs.width(), period = runs.period();
+
+    std::vector<double> sums(runs.size() * width), products(runs.size() * width);
+    torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
+      TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
+      const auto kernel = kernels<T>().backward_sums[kind];
+      for (int64_t run = begin; run < end; ++run) {
+        parameters.select(run);
+        A* sum = parameters.tiled.raw(3);
+        A* product = parameters.tiled.raw(4);
+        const int64_t offset = runs.offset(run);
+        kernel(grad + offset, from + offset, runs.length(run) * width, period, parameters.at, sum, product);
+        fold(sum, period, width, sums.data() + run * width);
+        fold(product, period, width, products.data() + run * width);
+      }
+    });
+
+    // What the elementwise pass needs of them, and the parameters' gradients.
+    std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
+    A* grad_weight = mutable_data<A>(result.weight);
+    A* grad_bias = mutable_data<A>(result.bias);
+    for (int64_t c = 0; c < g.channels; ++c) {
+      double weight_sum = 0, bias_sum = 0;
+      for (int64_t group = 0; group < g.groups; ++group) {
+        const int64_t i = group * g.channels + c;
+        double sum = 0, product = 0;
+        for_each_partial(runs, g, group, c, [&](int64_t partial, int64_t) {
+          sum += sums[partial];
+          product += products[partial];
+        });
+        const double inverse = static_cast<double>(affine.invstd[i]);
+        weight_sum += product * inverse;
+        bias_sum += sum;
+        const double share = training ? static_cast<double>(affine.scale[i]) / static_cast<double>(g.count()) : 0.0;
+        offsets[i] = static_cast<A>(share * sum);
+        slopes[i] = static_cast<A>(share * product * inverse * inverse);
+      }
+      grad_weight[c] = static_cast<A>(weight_sum);
+      grad_bias[c] = static_cast<A>(bias_sum);
+    }
+
+    torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
+      TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
+      const auto kernel = kernels<T>().backward[kind];
+      const A *offset_of = nullptr, *slope_of = nullptr;
+      for (int64_t run = begin; run < end; ++run) {
+        if (parameters.select(run)) {
+          const int64_t index = runs.group(run) * g.channels + runs.channel(run);
+          offset_of = parameters.tiled.fill(3, offsets.data() + index);
+          slope_of = parameters.tiled.fill(4, slopes.data() + index);
+        }
+        const int64_t offset = runs.offset(run);
+        kernel(grad + offset, from + offset, to + offset, runs.length(run) * width, period, parameters.at, offset_of,
+               slope_of);
+      }
+    });
+  });
+  return result;
+}
+
+void activate_(const Tensor& tensor, int64_t activation, double negative_slope) {
+  const auto kind = activation_of("activation", activation);
+  if (kind == Activation::none || tensor.numel() == 0) return;
+  FASTGAN_CHECK("activation", tensor.is_contiguous() || is_channels_last(tensor), "only dense tensors are supported.");
+  count("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_" + kernel_isa_name());
+  dispatch_dtype("activation", tensor.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    T* y = mutable_data<T>(tensor);
+    const auto kernel = kernels<T>().activate[static_cast<int>(kind)];
+    for_each_run(tensor.numel(), [&](int64_t begin, int64_t n) {
+      kernel(y + begin, n, static_cast<Compute<T>>(negative_slope));
+    });
+  });
+}
+
+Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int64_t activation,
+                           double negative_slope) {
+  const auto kind = activation_of("activation_backward", activation);
+  check_same("activation_backward", "grad_output", grad_output, output);
+  if (kind == Activation::none || output.numel() == 0) return grad_output;
+  const auto [y, format] = dense(output);
+  const Tensor dy = as_format(grad_output, format);
+  const Tensor result = empty(sizes_of(y), y.scalar_type(), y, format);
+  count("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_" + kernel_isa_name());
+  dispatch_dtype("activation_backward", output.scalar_type(), [&, &y = y](auto tag) {
+    using T = decltype(tag);
+    const auto kernel = kernels<T>().activation_backward[static_cast<int>(kind)];
+    for_each_run(y.numel(), [&](int64_t begin, int64_t n) {
+      kernel(data<T>(dy) + begin, data<T>(y) + begin, mutable_data<T>(result) + begin, n,
+             static_cast<Compute<T>>(negative_slope));
+    });
+  });
+  return result;
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor> stats_op(const Tensor& input, const OptionalTensor& running_mean,
+                                    const OptionalTensor& running_var, bool training, double momentum, double eps,
+                                    int64_t batch_groups) {
+  auto [mean, invstd] = statistics(input, running_mean, running_var, training, momentum, eps, batch_groups);
+  return {mean, invstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_op(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
+                                               const Tensor& invstd, const OptionalTensor& weight,
+                                               const OptionalTensor& bias, int64_t activation, double negative_slope,
+                                               bool training) {
+  auto gradients = backward(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training);
+  return {gradients.input, gradients.weight, gradients.bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("_batch_norm_stats", TORCH_BOX(&stats_op));
+  m.impl("_batch_norm_act", TORCH_BOX(&forward));
+  m.impl("_batch_norm_act_backward", TORCH_BOX(&backward_op));
+}
+
+}  // namespace fastgan::batch_norm_act

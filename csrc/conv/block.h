@@ -1,0 +1,170 @@
+// One block of a run: convolution (or transposed convolution), then batch-norm and activation, or activation alone.
+//
+// With batch-norm a block returns its convolution's output and the statistics, and leaves normalise + activate pending: the
+// next block applies them while it takes in its input, and the activation never has to be kept. Without batch-norm the
+// activation is applied at once and the output is what backward needs.
+//
+// The convolution itself is aten's; what surrounds it comes from batch_norm_act of the library this is compiled into (CPU
+// or CUDA).
+#pragma once
+
+#include "batch_norm_act/batch_norm_act.h"
+#include "common/checks.h"
+#include "common/tensor.h"
+
+namespace fastgan::conv {
+
+struct Convolution {
+  bool transposed;
+  std::vector<int64_t> stride, padding, dilation, output_padding;
+  int64_t groups;
+};
+
+// A tensor with normalise + activate still to be applied where `mean` is there; otherwise as it is.
+struct Pending {
+  Tensor input;                                // [N, C, H, W]
+  OptionalTensor mean, invstd, weight, bias;   // [batch_groups, C] twice, [C] twice
+  int64_t activation;
+  double negative_slope;
+
+  Tensor materialise() const {
+    if (!mean) return input;
+    FASTGAN_CHECK("conv", invstd.has_value(), "a pending input has a mean but no invstd.");
+    return batch_norm_act::forward(input, *mean, *invstd, weight, bias, activation, negative_slope);
+  }
+};
+
+struct Gradients {
+  Tensor input, weight, bias, bn_weight, bn_bias;
+};
+
+inline int64_t output_size(const Convolution& conv, int64_t input, int64_t kernel, size_t dim) {
+  const int64_t reach = conv.dilation[dim] * (kernel - 1);
+  if (conv.transposed) {
+    return (input - 1) * conv.stride[dim] - 2 * conv.padding[dim] + reach + conv.output_padding[dim] + 1;
+  }
+  const int64_t span = input + 2 * conv.padding[dim] - reach - 1;
+  return span < 0 ? 0 : span / conv.stride[dim] + 1;
+}
+
+inline int64_t output_channels(const Convolution& conv, const Tensor& weight) {
+  return conv.transposed ? weight.size(1) * conv.groups : weight.size(0);
+}
+
+inline void check(const char* op, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                  const Convolution& conv) {
+  check_dtype(op, "input", input);
+  FASTGAN_CHECK(op, input.dim() == 4, "argument 'input' has shape ", shape_text(input), "; it must be [N, C, H, W].");
+  FASTGAN_CHECK(op, weight.dim() == 4, "argument 'weight' has shape ", shape_text(weight), "; it must have four ",
+                conv.transposed ? "dimensions, [in, out / groups, kH, kW]." : "dimensions, [out, in / groups, kH, kW].");
+  check_like(op, "weight", weight, input);
+  FASTGAN_CHECK(op, weight.scalar_type() == input.scalar_type(), "argument 'weight' has dtype ",
+                dtype_name(weight.scalar_type()), " but 'input' has ", dtype_name(input.scalar_type()),
+                "; give both the same dtype, or use autocast.");
+  for (const auto& [name, values, least] :
+       {std::tuple{"stride", &conv.stride, 1}, std::tuple{"padding", &conv.padding, 0},
+        std::tuple{"dilation", &conv.dilation, 1}, std::tuple{"output_padding", &conv.output_padding, 0}}) {
+    FASTGAN_CHECK(op, values->size() == 2 && (*values)[0] >= least && (*values)[1] >= least, "argument '", name,
+                  "' needs two values, each at least ", least, ".");
+  }
+  FASTGAN_CHECK(op, conv.groups >= 1 && weight.size(0) % conv.groups == 0, "groups=", conv.groups,
+                " does not divide the weight's first dimension, ", weight.size(0), ".");
+  const int64_t channels = conv.transposed ? weight.size(0) : weight.size(1) * conv.groups;
+  FASTGAN_CHECK(op, input.size(1) == channels, "argument 'input' has ", input.size(1), " channels, shape ",
+                shape_text(input), ", but the weight ", shape_text(weight), " with groups=", conv.groups, " takes ",
+                channels, ".");
+  for (int dim = 0; dim < 2; ++dim) {
+    FASTGAN_CHECK(op, weight.size(2 + dim) >= 1, "argument 'weight' has shape ", shape_text(weight),
+                  "; the kernel must not be empty.");
+    FASTGAN_CHECK(op, output_size(conv, input.size(2 + dim), weight.size(2 + dim), dim) >= 1,
+                  "the output would be empty: input ", shape_text(input), ", weight ", shape_text(weight),
+                  "; the padded input must be at least as large as the kernel.");
+    FASTGAN_CHECK(op, conv.output_padding[dim] == 0 ||
+                      conv.output_padding[dim] < std::max(conv.stride[dim], conv.dilation[dim]),
+                  "argument 'output_padding' must be smaller than stride or dilation.");
+  }
+  if (bias) {
+    check_channels(op, "bias", bias, output_channels(conv, weight), input);
+    FASTGAN_CHECK(op, bias->scalar_type() == input.scalar_type(), "argument 'bias' has dtype ",
+                  dtype_name(bias->scalar_type()), " but 'input' has ", dtype_name(input.scalar_type()),
+                  "; give both the same dtype, or use autocast.");
+  }
+}
+
+inline Tensor convolve(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Convolution& conv) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 9> stack{from(input),         from(weight),          from(bias),
+                                    from(conv.stride),   from(conv.padding),    from(conv.dilation),
+                                    from(conv.transposed), from(conv.output_padding), from(conv.groups)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Gradients of input, weight and bias; where `wanted` says no, an undefined tensor.
+inline std::array<Tensor, 3> convolve_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               const Convolution& conv, const std::array<bool, 3>& wanted) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const std::optional<std::vector<int64_t>> bias_sizes{{output_channels(conv, weight)}};
+  std::array<StableIValue, 11> stack{
+      from(grad_output),     from(input),
+      from(weight),          from(bias_sizes),
+      from(conv.stride),     from(conv.padding),
+      from(conv.dilation),   from(conv.transposed),
+      from(conv.output_padding), from(conv.groups),
+      from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), wanted.size()))};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+}
+
+struct Result {
+  Tensor output, mean, invstd;
+};
+
+inline Result forward(const char* op, const Pending& input, const Tensor& weight, const OptionalTensor& bias,
+                      const Convolution& conv, bool batch_norm, const OptionalTensor& running_mean,
+                      const OptionalTensor& running_var, bool training, double momentum, double eps,
+                      int64_t batch_groups, int64_t activation, double negative_slope) {
+  check(op, input.input, weight, bias, conv);
+  batch_norm_act::activation_of(op, activation);
+  const Tensor output = convolve(input.materialise(), weight, bias, conv);
+  if (batch_norm) {
+    auto [mean, invstd] =
+        batch_norm_act::statistics(output, running_mean, running_var, training, momentum, eps, batch_groups);
+    return {output, mean, invstd};
+  }
+  const auto dtype = accumulate_type(output.scalar_type());
+  batch_norm_act::activate_(output, activation, negative_slope);
+  return {output, nothing(output, dtype), nothing(output, dtype)};
+}
+
+// `output`, `mean` and `invstd` are forward's; grad_output is with respect to what the block's activation gives.
+inline Gradients backward(const char* op, const Tensor& grad_output, const Tensor& output, const OptionalTensor& mean,
+                          const OptionalTensor& invstd, const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
+                          bool training, int64_t activation, double negative_slope, const Pending& input,
+                          const Tensor& weight, const Convolution& conv, const std::array<bool, 3>& wanted) {
+  check(op, input.input, weight, std::nullopt, conv);
+  check_same(op, "grad_output", grad_output, output);
+  Tensor grad, grad_bn_weight, grad_bn_bias;
+  if (mean) {
+    FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
+    auto gradients = batch_norm_act::backward(grad_output, output, *mean, *invstd, bn_weight, bn_bias, activation,
+                                              negative_slope, training);
+    grad = gradients.input;
+    grad_bn_weight = gradients.weight;
+    grad_bn_bias = gradients.bias;
+  } else {
+    grad = batch_norm_act::activation_backward(grad_output, output, activation, negative_slope);
+    grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
+    grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
+  }
+  const bool needs_input = wanted[1];  // only the weight's gradient reads the activation
+  auto gradients = convolve_backward(grad, needs_input ? input.materialise() : input.input, weight, conv, wanted);
+  for (auto& gradient : gradients) {
+    if (!gradient.defined()) gradient = nothing(output, output.scalar_type());
+  }
+  return {gradients[0], gradients[1], gradients[2], grad_bn_weight, grad_bn_bias};
+}
+
+}  // namespace fastgan::conv

@@ -1,0 +1,34 @@
+"""The errors and warnings that fastgan raises on its own account."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+__all__ = ["FastganWarning", "UserError", "strict", "warn_once"]
+
+
+class UserError(ValueError):
+    """Something the caller gave cannot be used; the message says what, what is allowed, and what to do.
+
+    The command line prints the message and exits with status 2.
+    """
+
+
+class FastganWarning(UserWarning):
+    """Something runs, but not the way the caller may expect."""
+
+
+_warned: set[str] = set()
+
+
+def strict() -> bool:
+    """True where ``FASTGAN_STRICT=1``: a native kernel that was chosen and cannot run raises instead of warning."""
+    return os.environ.get("FASTGAN_STRICT", "0") not in ("", "0")
+
+
+def warn_once(key: str, message: str) -> None:
+    """Issue ``message`` as a :class:`FastganWarning`, once a process for each ``key``."""
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(message, FastganWarning, stacklevel=3)

@@ -1,0 +1,45 @@
+"""A ``torch.nn`` namespace: ``import fastgan.layers as nn`` instead of ``import torch.nn as nn``.
+
+Every name of ``torch.nn`` works. The classes listed in ``__all__`` are fastgan's own: subclasses of torch's with the same
+arguments and the same ``state_dict``, which run fused where they can, and as torch's otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch.nn
+from torch.nn import *  # noqa: F403
+
+from fastgan.layers._blocks import ConvBNAct2d, ConvTransposeBNAct2d
+from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
+from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d, LeakyReLU, ReLU
+from fastgan.layers._sequential import Sequential
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvBNAct2d",
+    "ConvTranspose2d",
+    "ConvTransposeBNAct2d",
+    "LeakyReLU",
+    "ReLU",
+    "Sequential",
+]
+
+# `import fastgan.layers.functional as F` has to find torch's.
+for _name in ("functional", "init", "parameter", "utils"):
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name] = getattr(torch.nn, _name)
+
+
+def __getattr__(name: str):
+    try:
+        return getattr(torch.nn, name)
+    except AttributeError:
+        raise AttributeError(f"neither fastgan.layers nor torch.nn has {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*dir(torch.nn), *__all__})

@@ -1,0 +1,38 @@
+"""The single modules that ``Sequential`` fuses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.layers import _gate
+
+
+class Conv2d(torch.nn.Conv2d):
+    """``torch.nn.Conv2d``; fused with what follows it inside :class:`fastgan.layers.Sequential`."""
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d``; fused with what follows it inside :class:`fastgan.layers.Sequential`."""
+
+
+class ReLU(torch.nn.ReLU):
+    """``torch.nn.ReLU``; fused with what precedes it inside :class:`fastgan.layers.Sequential`."""
+
+
+class LeakyReLU(torch.nn.LeakyReLU):
+    """``torch.nn.LeakyReLU``; fused with what precedes it inside :class:`fastgan.layers.Sequential`."""
+
+
+class BatchNorm2d(torch.nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d`` on the native kernel; fused with its neighbours in :class:`fastgan.layers.Sequential`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        # Imported here: the plan names this class.
+        from fastgan.layers._plan import Members
+        from fastgan.layers._sequential import run_blocks
+
+        if not _gate.is_open(input) or input.dim() != 4:
+            return super().forward(input)
+        return run_blocks(input, [Members(None, self, None)])

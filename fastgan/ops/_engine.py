@@ -1,0 +1,70 @@
+"""Which engine an operator runs on: the one place where that is decided.
+
+``native`` is this package's kernels, ``aten`` is torch's own, through each operator's plain-torch form.
+
+The rule under ``FASTGAN_ENGINE=auto`` (the default):
+
+- CPU: native, for every shape and the four floating-point dtypes.
+- CUDA: aten. The CUDA kernels are built and can be forced, but none has a recorded run on a device yet, and a kernel
+  without one is never the default.
+- Any other device: aten.
+
+``FASTGAN_ENGINE=native`` forces the native kernels and raises where there is none; ``aten`` never uses them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.errors import UserError, strict
+
+Engine = Literal["auto", "native", "aten"]
+
+_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def _mode_from_environment() -> Engine:
+    mode = os.environ.get("FASTGAN_ENGINE", "auto")
+    if mode not in ("auto", "native", "aten"):
+        raise UserError(f"FASTGAN_ENGINE={mode!r} is unknown; choose auto, native or aten.")
+    return mode
+
+
+mode: Engine = _mode_from_environment()
+
+
+def use_native(op: str, input: Tensor) -> bool:
+    """Whether ``op`` on ``input`` runs on a native kernel.
+
+    Raises:
+        RuntimeError: under ``FASTGAN_ENGINE=native`` where there is no native kernel for it, and under
+            ``FASTGAN_STRICT=1`` where the rule chose one that could not be loaded.
+    """
+    device = input.device.type
+    if mode == "aten":
+        return False
+    if mode == "auto" and device != "cpu":
+        return False
+    reason = _why_not(device, input)
+    if reason is None:
+        return True
+    if mode == "native" or (strict() and input.dtype in _DTYPES):
+        raise RuntimeError(f"fastgan.ops.{op} has no native kernel to run here: {reason}")
+    return False
+
+
+def _why_not(device: str, input: Tensor) -> str | None:
+    if input.dtype not in _DTYPES:
+        return f"its input has dtype {input.dtype}; float32, float64, bfloat16 and float16 are supported."
+    if device not in ("cpu", "cuda"):
+        return f"its input is on {input.device}; there are kernels for cpu and cuda."
+    if not _native.loaded(device):
+        return _native.reason(device)
+    if device == "cuda" and not _native.cuda_covered(input.device.index):
+        return f"the build does not cover the architecture of {input.device}."
+    return None

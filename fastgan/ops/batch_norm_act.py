@@ -1,0 +1,151 @@
+"""Batch normalisation followed by an activation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.errors import UserError
+from fastgan.ops import activation as activations
+from fastgan.ops.activation import Activation
+from fastgan.ops.run import Block, Norm, Parameters, run, run_reference
+
+
+def batch_norm_act(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.01,
+    batch_groups: int = 1,
+) -> Tensor:
+    """``activation(F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps))``.
+
+    Differentiable twice. Keeps ``input`` and its statistics for backward, not the normalised tensor.
+
+    Args:
+        input: [N, C, ...], float32, float64, bfloat16 or float16, in either memory format.
+        running_mean, running_var: [C], updated in place in training; None uses the batch's statistics always.
+        weight, bias: [C], in the input's dtype or float32.
+        training: whether the batch's own statistics are used.
+        momentum: the weight of the new statistics in the running ones.
+        eps: added to the variance.
+        activation: ``none``, ``relu``, ``leaky_relu``, ``tanh`` or ``sigmoid``.
+        negative_slope: of ``leaky_relu``.
+        batch_groups: takes statistics apart for each of so many equal parts of the batch, and leaves the running ones as
+            forwards of the parts one after another would.
+
+    Returns:
+        [N, C, ...], in the input's dtype and memory format.
+
+    Raises:
+        UserError: if the batch cannot be divided, the activation is unknown, or there are no statistics to use.
+        ValueError: in training with one value a channel.
+        RuntimeError: for shapes, dtypes or devices that do not go together.
+
+    Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
+    """
+    block, parameters = _block(
+        input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
+    )
+    return run(input, [block], [parameters], batch_groups)
+
+
+def batch_norm_act_reference(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = "none",
+    negative_slope: float = 0.01,
+    batch_groups: int = 1,
+) -> Tensor:
+    """:func:`batch_norm_act` in plain torch."""
+    block, parameters = _block(
+        input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
+    )
+    return run_reference(input, [block], [parameters], batch_groups)
+
+
+def _block(
+    input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
+) -> tuple[Block, Parameters]:
+    norm = norm_of(training, momentum, eps, running_mean)
+    check_batch(input, norm, batch_groups, input.shape[0], input.shape[2:])
+    block = Block(None, norm, activations.number_of(activation), negative_slope)
+    return block, Parameters(None, None, weight, bias, running_mean, running_var)
+
+
+def norm_of(training: bool, momentum: float, eps: float, running_mean: Tensor | None) -> Norm:
+    """Batch-norm options, checked."""
+    if not training and running_mean is None:
+        raise UserError(
+            "training=False needs running_mean and running_var, and got None; give them, or use training=True."
+        )
+    return Norm(bool(training), float(momentum), float(eps))
+
+
+def check_batch(input: Tensor, norm: Norm | None, batch_groups: int, batch: int, pixels) -> None:
+    """The checks that torch answers with a ValueError: native code would answer with a RuntimeError."""
+    if batch_groups < 1 or batch % batch_groups:
+        raise UserError(
+            f"batch_groups={batch_groups} does not divide the batch of {batch}; choose a divisor of the batch."
+        )
+    if norm is not None and norm.training:
+        values = batch // batch_groups
+        for size in pixels:
+            values *= size
+        if values == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}; "
+                "use a larger batch, or eval mode."
+            )
+
+
+def memory_format_of(input: Tensor) -> torch.memory_format:
+    """The format in which native code writes a tensor like ``input``: torch's rule, as in csrc/common/tensor.h."""
+    if input.dim() != 4 or input.stride(1) == 0:
+        return torch.contiguous_format
+    least = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = input.shape[dim], input.stride(dim)
+        if size == 0 or stride < least or (dim == 0 and least == input.stride(1)):
+            return torch.contiguous_format
+        least = stride * max(size, 1)
+    return torch.channels_last
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of statistics, and of the parameters' gradients."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+if _native.loaded("cpu"):
+
+    @torch.library.register_fake("fastgan::_batch_norm_stats")
+    def _(input, running_mean, running_var, training, momentum, eps, batch_groups):
+        shape = (batch_groups, input.shape[1])
+        dtype = accumulate_dtype(input.dtype)
+        return input.new_empty(shape, dtype=dtype), input.new_empty(shape, dtype=dtype)
+
+    @torch.library.register_fake("fastgan::_batch_norm_act")
+    def _(input, mean, invstd, weight, bias, activation, negative_slope):
+        return torch.empty_like(input, memory_format=memory_format_of(input))
+
+    @torch.library.register_fake("fastgan::_batch_norm_act_backward")
+    def _(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training):
+        dtype = accumulate_dtype(input.dtype)
+        grad_input = torch.empty_like(input, memory_format=memory_format_of(input))
+        return grad_input, *(input.new_empty(input.shape[1], dtype=dtype) for _ in range(2))

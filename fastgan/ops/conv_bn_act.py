@@ -1,0 +1,253 @@
+"""Convolution, batch normalisation and activation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.errors import UserError
+from fastgan.ops import activation as activations
+from fastgan.ops.activation import Activation
+from fastgan.ops.batch_norm_act import accumulate_dtype, check_batch, norm_of
+from fastgan.ops.run import Block, Conv, Parameters, run, run_reference
+
+Size = int | tuple[int, int]
+
+
+def conv_bn_act(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    batch_norm: bool = True,
+    bn_weight: Tensor | None = None,
+    bn_bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    negative_slope: float = 0.01,
+    batch_groups: int = 1,
+) -> Tensor:
+    """``activation(F.batch_norm(F.conv2d(input, weight, bias, ...), running_mean, running_var, ...))``.
+
+    Differentiable twice. Keeps the convolution's output and its statistics for backward, not the activation.
+
+    Args:
+        input: [N, C_in, H, W], float32, float64, bfloat16 or float16, in either memory format.
+        weight: [C_out, C_in / groups, kH, kW], in the input's dtype (autocast casts both).
+        bias: [C_out].
+        stride, padding, dilation, groups: as for :func:`torch.nn.functional.conv2d`, ``"same"`` and ``"valid"`` included.
+        batch_norm: False leaves batch-norm out, and ignores its arguments.
+        bn_weight, bn_bias, running_mean, running_var: [C_out]; see :func:`fastgan.ops.batch_norm_act`.
+        training, momentum, eps: of the batch-norm.
+        activation, negative_slope, batch_groups: see :func:`fastgan.ops.batch_norm_act`.
+
+    Returns:
+        [N, C_out, H_out, W_out], in the memory format that ``F.conv2d`` gives.
+
+    Raises:
+        UserError, ValueError, RuntimeError: as :func:`fastgan.ops.batch_norm_act`.
+    """
+    input, block, parameters = block_of(**locals())
+    return run(input, [block], [parameters], batch_groups)
+
+
+def conv_bn_act_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    batch_norm: bool = True,
+    bn_weight: Tensor | None = None,
+    bn_bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    negative_slope: float = 0.01,
+    batch_groups: int = 1,
+) -> Tensor:
+    """:func:`conv_bn_act` in plain torch."""
+    input, block, parameters = block_of(**locals())
+    return run_reference(input, [block], [parameters], batch_groups)
+
+
+def block_of(
+    *,
+    input,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+    batch_norm,
+    bn_weight,
+    bn_bias,
+    running_mean,
+    running_var,
+    training,
+    momentum,
+    eps,
+    activation,
+    negative_slope,
+    batch_groups,
+    transposed=False,
+    output_padding=0,
+) -> tuple[Tensor, Block, Parameters]:
+    """The block of these arguments; ``conv_transpose_bn_act`` shares it."""
+    dilation, stride = pair("dilation", dilation), pair("stride", stride)
+    if isinstance(padding, str):
+        input, padding = _named_padding(input, padding, weight.shape[2:], stride, dilation)
+    padding, output_padding = pair("padding", padding), pair("output_padding", output_padding)
+    conv = Conv(stride, padding, dilation, groups, transposed, output_padding)
+    number = activations.number_of(activation)
+    if not batch_norm:
+        return input, Block(conv, None, number, negative_slope), Parameters(weight, bias)
+    norm = norm_of(training, momentum, eps, running_mean)
+    if input.dim() == 4 and weight.dim() == 4:
+        pixels = [output_size(conv, input.shape[2 + i], weight.shape[2 + i], i) for i in range(2)]
+        check_batch(input, norm, batch_groups, input.shape[0], pixels)
+    parameters = Parameters(weight, bias, bn_weight, bn_bias, running_mean, running_var)
+    return input, Block(conv, norm, number, negative_slope), parameters
+
+
+def pair(name: str, value: Size) -> tuple[int, int]:
+    """(height, width) of an option given as one number or two."""
+    if isinstance(value, int):
+        return value, value
+    if len(value) == 1:
+        return value[0], value[0]
+    if len(value) != 2:
+        raise UserError(f"{name}={value!r} has {len(value)} values; give one number, or (height, width).")
+    return int(value[0]), int(value[1])
+
+
+def output_size(conv: Conv, size: int, kernel: int, dim: int) -> int:
+    """The output's height (``dim`` 0) or width (1)."""
+    stride, padding, reach = conv.stride[dim], conv.padding[dim], conv.dilation[dim] * (kernel - 1)
+    if conv.transposed:
+        return (size - 1) * stride - 2 * padding + reach + conv.output_padding[dim] + 1
+    return (size + 2 * padding - reach - 1) // max(stride, 1) + 1
+
+
+def _named_padding(input: Tensor, name: str, kernel, stride, dilation) -> tuple[Tensor, Size]:
+    if name == "valid":
+        return input, 0
+    if name != "same":
+        raise UserError(f"padding={name!r} is unknown; give numbers, 'same' or 'valid'.")
+    if stride != (1, 1):
+        raise UserError(f"padding='same' needs stride 1, and stride is {stride}; give the padding in numbers.")
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return input, (totals[0] // 2, totals[1] // 2)
+    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+    return F.pad(input, (left, right, top, bottom)), 0
+
+
+def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups: int):
+    """What the forward of a block returns, as empty tensors."""
+    output = torch.ops.aten.convolution.default(
+        input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups
+    )
+    shape = (batch_groups, output.shape[1]) if batch_norm else (0,)
+    dtype = accumulate_dtype(input.dtype)
+    return output, output.new_empty(shape, dtype=dtype), output.new_empty(shape, dtype=dtype)
+
+
+def fake_backward(grad_output, output, mean, input, weight, conv: Conv, output_mask: int):
+    """What the backward of a block returns, as empty tensors."""
+    mask = [bool(output_mask & bit) for bit in (1, 2, 4)]
+    grads = torch.ops.aten.convolution_backward.default(
+        torch.empty_like(output),
+        input,
+        weight,
+        [output.shape[1]],
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.transposed,
+        conv.output_padding,
+        conv.groups,
+        mask,
+    )
+    dtype = accumulate_dtype(input.dtype)
+    channels = output.shape[1] if mean is not None else 0
+    return (
+        *(output.new_empty(0) if grad is None else grad for grad in grads),
+        *(output.new_empty(channels, dtype=dtype) for _ in range(2)),
+    )
+
+
+if _native.loaded("cpu"):
+
+    @torch.library.register_fake("fastgan::_conv_bn_act")
+    def _(
+        input,
+        in_mean,
+        in_invstd,
+        in_weight,
+        in_bias,
+        in_activation,
+        in_negative_slope,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        batch_norm,
+        running_mean,
+        running_var,
+        training,
+        momentum,
+        eps,
+        batch_groups,
+        activation,
+        negative_slope,
+    ):
+        conv = Conv(stride, padding, dilation, groups)
+        return fake_forward(input, weight, bias, conv, batch_norm, batch_groups)
+
+    @torch.library.register_fake("fastgan::_conv_bn_act_backward")
+    def _(
+        grad_output,
+        output,
+        mean,
+        invstd,
+        bn_weight,
+        bn_bias,
+        training,
+        activation,
+        negative_slope,
+        input,
+        in_mean,
+        in_invstd,
+        in_weight,
+        in_bias,
+        in_activation,
+        in_negative_slope,
+        weight,
+        stride,
+        padding,
+        dilation,
+        groups,
+        output_mask,
+    ):
+        conv = Conv(stride, padding, dilation, groups)
+        return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)
