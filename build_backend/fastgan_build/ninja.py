@@ -63,13 +63,12 @@ def run(edges: Sequence[Edge], folder: Path, root: Path, env: Mapping[str, str] 
         return
     command = [ninja, "-f", str(folder / "build.ninja"), *(["-j", str(jobs)] if jobs else [])]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    said = re.sub(r"^(\[\d+/\d+\] |ninja: ).*\n", "", done.stdout, flags=re.MULTILINE)  # the compilers' part
     if done.returncode:
-        failed = re.search(r"^FAILED: (?:\[code=\d+\] )?(\S+)", done.stdout, re.MULTILINE)
-        output = done.stdout[failed.start() :] if failed else done.stdout
+        failed = re.search(r"^FAILED: (?:\[code=\d+\] )?(\S+)", said, re.MULTILINE)
         sources = [str(edge.inputs[0]) for edge in edges if failed and str(edge.output) == failed[1]]
-        raise CommandFailed(sources[0] if sources else "the native code", output)
-    warnings = re.sub(r"^(\[\d+/\d+\] |ninja: ).*\n", "", done.stdout, flags=re.MULTILINE)
-    print(warnings, end="", flush=True)
+        raise CommandFailed(sources[0] if sources else "the native code", said[failed.start() :] if failed else done.stdout)
+    print(said, end="", flush=True)
 
 
 def find_ninja(env: Mapping[str, str] = os.environ) -> str | None:

@@ -45,7 +45,36 @@ inline Activation activation_of(const char* op, int64_t number) {
   return static_cast<Activation>(number);
 }
 
-// ---- what other operators build on (cpu.cpp) --------------------------------------------------------------------------
+inline void check_statistics(const char* op, const Tensor& input, const Tensor& mean, const Tensor& invstd) {
+  FASTGAN_CHECK(op, input.dim() >= 2, "argument 'input' has shape ", shape_text(input),
+                "; it needs at least two dimensions, [N, C, ...].");
+  for (const auto& [name, tensor] : {std::pair{"mean", mean}, std::pair{"invstd", invstd}}) {
+    check_like(op, name, tensor, input);
+    FASTGAN_CHECK(op, tensor.scalar_type() == accumulate_type(input.scalar_type()), "argument '", name, "' has dtype ",
+                  dtype_name(tensor.scalar_type()), "; statistics of ", dtype_name(input.scalar_type()), " are ",
+                  dtype_name(accumulate_type(input.scalar_type())), ".");
+    FASTGAN_CHECK(op, tensor.dim() == 2 && tensor.size(1) == input.size(1) && tensor.size(0) == mean.size(0),
+                  "argument '", name, "' has shape ", shape_text(tensor), "; it must be [batch_groups, ",
+                  input.size(1), "].");
+  }
+}
+
+inline void check_statistics_arguments(const char* op, const Tensor& input, const Geometry& g,
+                                       const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                                       bool training) {
+  check_channels(op, "running_mean", running_mean, g.channels, input);
+  check_channels(op, "running_var", running_var, g.channels, input);
+  FASTGAN_CHECK(op, running_mean.has_value() == running_var.has_value(),
+                "arguments 'running_mean' and 'running_var' must be given together.");
+  FASTGAN_CHECK(op, training || running_mean.has_value(),
+                "training is False and there are no running statistics; give 'running_mean' and 'running_var', or use "
+                "training=True.");
+  FASTGAN_CHECK(op, !training || g.numel() == 0 || g.count() > 1,
+                "Expected more than 1 value per channel when training, got input size ", shape_text(input), " in ",
+                g.groups, " batch_groups; use a larger batch.");
+}
+
+// ---- what other operators build on (cpu.cpp, cuda.cu) --------------------------------------------------------------------------
 
 struct Statistics {
   Tensor mean;    // [groups, channels], float32 (float64 for float64 input)
@@ -69,5 +98,22 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
 // The activation without batch-norm: in place, and its gradient from the output (which is all that is kept of it).
 void activate_(const Tensor& tensor, int64_t activation, double negative_slope);
 Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int64_t activation, double negative_slope);
+
+// ---- as the dispatcher calls them -------------------------------------------------------------------------------------
+
+inline std::tuple<Tensor, Tensor> statistics_op(const Tensor& input, const OptionalTensor& running_mean,
+                                                const OptionalTensor& running_var, bool training, double momentum,
+                                                double eps, int64_t batch_groups) {
+  auto [mean, invstd] = statistics(input, running_mean, running_var, training, momentum, eps, batch_groups);
+  return {mean, invstd};
+}
+
+inline std::tuple<Tensor, Tensor, Tensor> backward_op(const Tensor& grad_output, const Tensor& input,
+                                                      const Tensor& mean, const Tensor& invstd,
+                                                      const OptionalTensor& weight, const OptionalTensor& bias,
+                                                      int64_t activation, double negative_slope, bool training) {
+  auto gradients = backward(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training);
+  return {gradients.input, gradients.weight, gradients.bias};
+}
 
 }  // namespace fastgan::batch_norm_act

@@ -256,20 +256,6 @@ void count_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
   count("batch_norm_act", kernel_name(pass, g, dtype));
 }
 
-void check_statistics(const char* op, const Tensor& input, const Tensor& mean, const Tensor& invstd) {
-  FASTGAN_CHECK(op, input.dim() >= 2, "argument 'input' has shape ", shape_text(input),
-                "; it needs at least two dimensions, [N, C, ...].");
-  for (const auto& [name, tensor] : {std::pair{"mean", mean}, std::pair{"invstd", invstd}}) {
-    check_like(op, name, tensor, input);
-    FASTGAN_CHECK(op, tensor.scalar_type() == accumulate_type(input.scalar_type()), "argument '", name, "' has dtype ",
-                  dtype_name(tensor.scalar_type()), "; statistics of ", dtype_name(input.scalar_type()), " are ",
-                  dtype_name(accumulate_type(input.scalar_type())), ".");
-    FASTGAN_CHECK(op, tensor.dim() == 2 && tensor.size(1) == input.size(1) && tensor.size(0) == mean.size(0),
-                  "argument '", name, "' has shape ", shape_text(tensor), "; it must be [batch_groups, ",
-                  input.size(1), "].");
-  }
-}
-
 }  // namespace
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
@@ -277,18 +263,12 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
-  check_channels(op, "running_mean", running_mean, g.channels, input);
-  check_channels(op, "running_var", running_var, g.channels, input);
-  FASTGAN_CHECK(op, running_mean.has_value() == running_var.has_value(),
-                "arguments 'running_mean' and 'running_var' must be given together.");
+  check_statistics_arguments(op, input, g, running_mean, running_var, training);
   const auto dtype = accumulate_type(input.scalar_type());
   Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
 
   Moments batch;
   if (training) {
-    FASTGAN_CHECK(op, g.numel() == 0 || g.count() > 1,
-                  "Expected more than 1 value per channel when training, got input size ", shape_text(input),
-                  batch_groups > 1 ? " in as many batch_groups; use a larger batch." : "; use a larger batch.");
     if (g.count() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
       batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
     } else {
@@ -302,8 +282,6 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       }
     }
   } else {
-    FASTGAN_CHECK(op, running_mean.has_value(), "training is False and there are no running statistics; give "
-                  "'running_mean' and 'running_var', or use training=True.");
     const auto mean = values<double>(running_mean, g.channels, 0.0);
     const auto variance = values<double>(running_var, g.channels, 1.0);
     for (int64_t group = 0; group < g.groups; ++group) {
@@ -475,27 +453,8 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   return result;
 }
 
-namespace {
-
-std::tuple<Tensor, Tensor> stats_op(const Tensor& input, const OptionalTensor& running_mean,
-                                    const OptionalTensor& running_var, bool training, double momentum, double eps,
-                                    int64_t batch_groups) {
-  auto [mean, invstd] = statistics(input, running_mean, running_var, training, momentum, eps, batch_groups);
-  return {mean, invstd};
-}
-
-std::tuple<Tensor, Tensor, Tensor> backward_op(const Tensor& grad_output, const Tensor& input, const Tensor& mean,
-                                               const Tensor& invstd, const OptionalTensor& weight,
-                                               const OptionalTensor& bias, int64_t activation, double negative_slope,
-                                               bool training) {
-  auto gradients = backward(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training);
-  return {gradients.input, gradients.weight, gradients.bias};
-}
-
-}  // namespace
-
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("_batch_norm_stats", TORCH_BOX(&stats_op));
+  m.impl("_batch_norm_stats", TORCH_BOX(&statistics_op));
   m.impl("_batch_norm_act", TORCH_BOX(&forward));
   m.impl("_batch_norm_act_backward", TORCH_BOX(&backward_op));
 }

@@ -1,3 +1,4 @@
+#include "bce/arguments.h"
 #include "bce/bce.h"
 
 #include <algorithm>
@@ -11,28 +12,6 @@ namespace fastgan::bce {
 namespace {
 
 constexpr int64_t kChunk = 4096;  // elements summed by one task; sums are merged in order, whatever the thread count
-enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
-
-struct Arguments {
-  Tensor input, target;
-  OptionalTensor weight, pos_weight;
-};
-
-Arguments checked(const char* op, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                  const OptionalTensor& pos_weight, bool from_logits, int64_t reduction) {
-  check_dtype(op, "input", input);
-  check_same(op, "target", target, input);
-  if (weight) check_same(op, "weight", *weight, input);
-  if (pos_weight) check_same(op, "pos_weight", *pos_weight, input);
-  FASTGAN_CHECK(op, from_logits || !pos_weight, "argument 'pos_weight' is for logits; leave it out for probabilities.");
-  FASTGAN_CHECK(op, reduction >= kNone && reduction <= kSum, "reduction number ", reduction,
-                " is unknown; 0 (none), 1 (mean) and 2 (sum) exist.");
-  const auto flat = [](const OptionalTensor& tensor) {
-    return tensor ? OptionalTensor(torch::stable::contiguous(*tensor)) : std::nullopt;
-  };
-  return {torch::stable::contiguous(input), torch::stable::contiguous(target), flat(weight), flat(pos_weight)};
-}
-
 template <class T>
 Element<Compute<T>> element(const T* input, const T* target, const T* pos_weight, bool from_logits, int64_t i) {
   using A = Compute<T>;
@@ -69,8 +48,6 @@ const T* data_or_null(const OptionalTensor& tensor) {
   return tensor ? data<T>(*tensor) : nullptr;
 }
 
-double mean_divisor(int64_t reduction, int64_t n) { return reduction == kMean ? static_cast<double>(n) : 1.0; }
-
 Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                const OptionalTensor& pos_weight, bool from_logits, int64_t reduction) {
   constexpr const char* op = "bce";
@@ -93,7 +70,7 @@ Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& 
       });
     } else {
       const double sum = chunked_sum(n, loss);
-      *to = from_compute<T>(static_cast<Compute<T>>(sum / mean_divisor(reduction, n)));
+      *to = from_compute<T>(static_cast<Compute<T>>(sum / divisor_of(reduction, n)));
     }
   });
   return output;
@@ -104,11 +81,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
   constexpr const char* op = "bce_backward";
   const auto a = checked(op, input, target, weight, pos_weight, from_logits, reduction);
   const int64_t n = a.input.numel();
-  FASTGAN_CHECK(op, grad_output.scalar_type() == input.scalar_type() && grad_output.device() == input.device() &&
-                    grad_output.numel() == (reduction == kNone ? n : 1),
-                "argument 'grad_output' has shape ", shape_text(grad_output), " and dtype ",
-                dtype_name(grad_output.scalar_type()), "; it must match the loss of 'input' ", shape_text(input), ", ",
-                dtype_name(input.scalar_type()), ".");
+  check_grad_output(op, grad_output, input, reduction);
   const Tensor grad = torch::stable::contiguous(grad_output);
   const Tensor result = empty(sizes_of(input), input.scalar_type(), input);
   count("bce", std::string("backward_") + dtype_name(input.scalar_type()));
@@ -118,7 +91,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
     const T *x = data<T>(a.input), *t = data<T>(a.target), *w = data_or_null<T>(a.weight);
     const T *p = data_or_null<T>(a.pos_weight), *g = data<T>(grad);
     T* to = mutable_data<T>(result);
-    const A divisor = static_cast<A>(mean_divisor(reduction, n));
+    const A divisor = static_cast<A>(divisor_of(reduction, n));
     torch::stable::parallel_for(0, n, kChunk, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const A outer = to_compute(g[reduction == kNone ? i : 0]) / divisor * (w ? to_compute(w[i]) : A(1));
@@ -132,12 +105,8 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
 std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::vector<double>& targets,
                                                const std::vector<double>& weights, bool from_logits) {
   constexpr const char* op = "adversarial_bce";
-  check_dtype(op, "input", input);
+  check_parts(op, input, targets, weights);
   const auto groups = static_cast<int64_t>(targets.size());
-  FASTGAN_CHECK(op, groups >= 1 && weights.size() == targets.size(), "there are ", targets.size(), " targets and ",
-                weights.size(), " weights; give one of each for every part of the batch.");
-  FASTGAN_CHECK(op, input.dim() >= 1 && input.size(0) % groups == 0, "argument 'input' has shape ", shape_text(input),
-                ", which cannot be divided into ", groups, " equal parts along its first dimension.");
   const Tensor scores = torch::stable::contiguous(input);
   const auto dtype = accumulate_type(input.scalar_type());
   const Tensor losses = empty({groups}, dtype, input), probability = empty({groups}, dtype, input);

@@ -1,5 +1,5 @@
 // Every activation, written once: for scalars on the device and for vectors on the host.
-// Include it after tanh_of and sigmoid_of of the value type are declared (common/vec.h does; so does common/scalar.cuh).
+// Included by common/vec.h and common/cuda.cuh after they have declared tanh_of and sigmoid_of of their value types.
 #pragma once
 
 #include "common/activation.h"

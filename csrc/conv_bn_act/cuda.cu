@@ -1,0 +1,6 @@
+#include "conv_bn_act/ops.h"
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("_conv_bn_act", TORCH_BOX(&fastgan::conv_bn_act::forward));
+  m.impl("_conv_bn_act_backward", TORCH_BOX(&fastgan::conv_bn_act::backward));
+}
