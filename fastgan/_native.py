@@ -1,15 +1,15 @@
 """The native libraries: loading them, and saying why one is not loaded.
 
-Three files lie beside this one. ``_cpu.so`` and ``_cuda.so`` register operators with torch's dispatcher; ``_C`` is a small
-Python module with build facts, CPU features and kernel counters. Any of them may be missing: the package still imports,
-with one warning, and torch's own kernels do the work. Under ``FASTGAN_STRICT=1`` that is an error instead.
+Three files lie beside this one. ``_cpu.so`` and ``_cuda.so`` register operators with torch's dispatcher; ``_C`` is a
+small Python module with build facts, CPU features and kernel counters. Any of them may be missing: the package still
+imports, with one warning, and torch's own kernels do the work. Under ``FASTGAN_STRICT=1`` that is an error instead.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from fastgan.errors import UserError, strict, warn_once
 
 __all__ = [
+    "build_info",
     "check_files",
     "counters",
     "cuda_covered",
@@ -30,34 +31,48 @@ __all__ = [
 
 FOLDER = Path(__file__).resolve().parent
 LOADED = "loaded"
+OLDEST_TORCH = (2, 11)
 
-_state: dict[str, str] = {}  # "cpu", "cuda", "_C": LOADED, or why not
-_module: ModuleType | None = None
+_lock = threading.RLock()
+_state: dict[str, str] = {}  # "_C", "cpu", "cuda": LOADED, or why not; empty until load()
+_covered: dict[int, bool] = {}  # by device index
+_module: ModuleType | None = None  # fastgan._C
 
 
 def check_files() -> None:
     """Warn, without importing torch, where the package has no compiled operators at all."""
-    if not _library("cpu").is_file():
-        _complain(_missing())
+    if not _path("cpu").is_file():
+        _complain(f"{_no_library()}.")
 
 
 def load() -> None:
-    """Load what there is; the first call does it. Raises UserError where FASTGAN_CPU_ISA is unknown."""
-    if not _state:
-        _load_module()
-        _check_isa()
-        _state["cpu"] = _load_library("cpu")
-        _state["cuda"] = _load_library("cuda") if _state["cpu"] == LOADED else "it needs _cpu.so, which is not loaded"
-        for name in ("cpu", "cuda"):
-            if not loaded(name) and _library(name).is_file() and not _torch_lacks_cuda(name):
-                _complain(f"fastgan's {_library(name)} cannot be loaded and torch's kernels are used: {reason(name)}.")
-        if not loaded("cpu"):
-            check_files()
+    """Load what there is; the first call does it.
+
+    Raises:
+        UserError: where FASTGAN_CPU_ISA is unknown.
+        RuntimeError: under FASTGAN_STRICT=1, where a library is missing or cannot be loaded.
+    """
+    global _module
+    with _lock:
+        if _state:
+            return
+        _module, module_state = _import_module()
+        cpu = _load_library("cpu")
+        cuda = _load_library("cuda") if cpu == LOADED else "it needs _cpu.so, which is not loaded"
+        _state.update({"_C": module_state, "cpu": cpu, "cuda": cuda})
+    check_files()
+    if cpu != LOADED and _path("cpu").is_file():
+        _complain(f"fastgan cannot load {_path('cpu')}, so torch's kernels are used: {cpu}.")
+    elif cuda != LOADED and _path("cuda").is_file() and _torch_has_cuda():
+        _complain(f"fastgan cannot load {_path('cuda')}, so torch's kernels are used on GPUs: {cuda}.")
+    elif module_state != LOADED and _built_modules():
+        _complain(f"fastgan cannot load fastgan._C, so kernel counters and build facts are missing: {module_state}.")
 
 
 def loaded(device: str) -> bool:
     """Whether the operators for ``device``, "cpu" or "cuda", are registered."""
-    load()
+    if not _state:
+        load()
     return _state[device] == LOADED
 
 
@@ -66,28 +81,33 @@ def reason(device: str) -> str:
     return "" if loaded(device) else _state[device]
 
 
-@functools.cache
 def cuda_covered(device_index: int) -> bool:
     """Whether the operators run on this GPU: ``_cuda.so`` is loaded and was built for its architecture.
 
     One warning says why not.
     """
-    if not loaded("cuda"):
-        _complain(f"fastgan's CUDA kernels are not there and torch's are used: {reason('cuda')}.")
-        return False
+    if device_index not in _covered:
+        why_not = _why_not_covered(device_index)
+        _covered[device_index] = not why_not
+        if why_not:
+            _complain(why_not)
+    return _covered[device_index]
+
+
+def _why_not_covered(device_index: int) -> str:
     import torch
 
-    capability = torch.cuda.get_device_capability(device_index)
-    archs = build_info().get("cuda", [])
-    if not isinstance(archs, list) or covers(archs, capability):
-        return True
-    major, minor = capability
-    _complain(
+    if not loaded("cuda"):
+        return f"fastgan's CUDA kernels are not loaded, so torch's are used: {reason('cuda')}."
+    major, minor = torch.cuda.get_device_capability(device_index)
+    archs = build_info().get("cuda")
+    if not isinstance(archs, list) or covers(archs, (major, minor)):  # without _C nothing is known against it
+        return ""
+    return (
         f"fastgan was built for {', '.join(archs)}, which does not cover {torch.cuda.get_device_name(device_index)} "
         f"(sm_{major}{minor}), so torch's kernels are used there; reinstall fastgan with "
         f"TORCH_CUDA_ARCH_LIST='{major}.{minor}'."
     )
-    return False
 
 
 def covers(archs: list[str], capability: tuple[int, int]) -> bool:
@@ -112,7 +132,7 @@ def covers(archs: list[str], capability: tuple[int, int]) -> bool:
     return any(one(arch) for arch in archs)
 
 
-# ---- facts and counters ----------------------------------------------------------------------------------------------
+# ---- facts and counters ---------------------------------------------------------------------------------------------
 
 
 def build_info() -> dict[str, Any]:
@@ -147,68 +167,73 @@ def info() -> dict[str, Any]:
     load()
     return {
         "torch": torch.__version__,
-        "build": build_info() or f"unknown: _C is not loaded ({_state['_C']})",
+        "build": build_info() or f"unknown, because _C is not loaded: {_state['_C']}",
         "cpu_isa": _module.cpu_isa() if _module else "unknown",
         "ops": {device: _registered(device) for device in ("cpu", "cuda")},
         "libraries": {"_C": _state["_C"], "_cpu": _state["cpu"], "_cuda": _state["cuda"]},
     }
 
 
-# ---- loading ----------------------------------------------------------------------------------------------------------
+# ---- loading ---------------------------------------------------------------------------------------------------------
 
 
-def _load_module() -> None:
-    global _module
+def _import_module() -> tuple[ModuleType | None, str]:
+    """fastgan._C, or None, and LOADED or why not."""
     try:
-        _module = importlib.import_module("fastgan._C")
-        _state["_C"] = LOADED
+        module = importlib.import_module("fastgan._C")
     except ImportError as error:
-        built = [path.name for path in FOLDER.glob("_C.*.so")]
-        version = ".".join(map(str, sys.version_info[:2]))
-        _state["_C"] = f"this is Python {version}, and it was built as {built[0]}" if built else str(error)
-
-
-def _check_isa() -> None:
-    if _module:
-        try:
-            _module.cpu_isa()
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        built = _built_modules()
+        wanted = ".".join(map(str, sys.version_info[:2]))
+        if built and not any(f"cpython-{wanted.replace('.', '')}-" in name for name in built):
+            return None, f"this is Python {wanted}, and it was built as {', '.join(built)}"
+        return None, str(error) if built else "it was not built; reinstall fastgan where Python.h can be found"
+    try:
+        module.cpu_isa()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return module, LOADED
 
 
 def _load_library(device: str) -> str:
     """LOADED, or why not."""
     import torch
 
-    path = _library(device)
+    path = _path(device)
     if not path.is_file():
-        return str(build_info_cuda()) if device == "cuda" else _missing()
-    if _torch_lacks_cuda(device):
+        return _no_library() if device == "cpu" else _no_cuda()
+    if device == "cuda" and not _torch_has_cuda():
         return f"torch {torch.__version__} is built without CUDA"
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        return f"torch is {torch.__version__}, and 2.11 or newer is needed"
     try:
         torch.ops.load_library(str(path))
-        if _module:
-            _module.attach(str(path))
     except (OSError, RuntimeError) as error:
         return str(error).strip().splitlines()[0].rstrip(".")
+    if _module:
+        _module.attach(str(path))
     return LOADED
 
 
-def build_info_cuda() -> object:
-    return _module.build_info()["cuda"] if _module else "this build has no _cuda.so"
-
-
-def _torch_lacks_cuda(device: str) -> bool:
-    import torch
-
-    return device == "cuda" and torch.version.cuda is None
-
-
-def _library(device: str) -> Path:
+def _path(device: str) -> Path:
     return FOLDER / f"_{device}.so"
 
 
-def _missing() -> str:
+def _built_modules() -> list[str]:
+    return sorted(path.name for path in FOLDER.glob("_C.*.so"))
+
+
+def _torch_has_cuda() -> bool:
+    import torch
+
+    return torch.version.cuda is not None
+
+
+def _no_cuda() -> str:
+    why_not = _module.build_info()["cuda"] if _module else None
+    return why_not if isinstance(why_not, str) else f"{_path('cuda')} is missing"
+
+
+def _no_library() -> str:
     root = FOLDER.parent
     if (root / "setup.py").is_file() and (root / "csrc").is_dir():
         return (
@@ -216,7 +241,7 @@ def _missing() -> str:
             "used; run `pip install -e .` there, or leave the folder so that Python finds the installed package"
         )
     return (
-        f"fastgan in {FOLDER} has no _cpu.so, so torch's kernels are used; "
+        f"fastgan in {FOLDER} has no compiled libraries, so torch's kernels are used; "
         "reinstall it with `pip install --force-reinstall --no-deps fastgan`"
     )
 
@@ -224,9 +249,9 @@ def _missing() -> str:
 def _registered(device: str) -> list[str]:
     import torch
 
-    names = [name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastgan::")]
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return sorted({name.split("::")[1].lstrip("_") for name in names if has(name, device.upper())})
+    names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastgan::")}
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return sorted(name.removeprefix("fastgan::").lstrip("_") for name in names if has_kernel(name, device.upper()))
 
 
 def _complain(sentence: str) -> None:

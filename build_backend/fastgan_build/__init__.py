@@ -1,1 +1,1 @@
-"""How fastgan is built: the packaging hooks, the decisions about toolchains, and the compilation. Standard library only."""
+"""How fastgan is built: the packaging hooks, the decisions about toolchains, and the compilation."""

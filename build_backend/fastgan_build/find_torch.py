@@ -64,7 +64,8 @@ def installed_torch() -> Torch | None:
     Under pip's build isolation this process does not see that environment, but its interpreter does once the variables
     that isolate it are ignored (-E), whether torch lies in site-packages, the user's site or behind a .pth file.
     """
-    code = "import sys; sys.path.pop(0); import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')"
+    # The first entry is the working directory, which is no part of the environment.
+    code = "import sys, importlib.util as u; del sys.path[0]; s = u.find_spec('torch'); print(s.origin if s else '')"
     found = subprocess.run([sys.executable, "-E", "-c", code], capture_output=True, text=True, check=False)
     return _torch_at(found.stdout.strip())
 

@@ -1,4 +1,7 @@
-"""What is compiled from what: csrc/ to fastgan/_C, _cpu.so and _cuda.so. A new operator's files are found by themselves."""
+"""What is compiled from what: csrc/ to fastgan/_C, _cpu.so and _cuda.so.
+
+Files are found by their place and name, so a new operator needs no word here.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ class Sources:
     module: list[Path]  # the pybind11 module
     cpu: list[Path]
     kernels: list[Path]  # *_kernels.cpp: compiled once for each instruction set
-    cuda: list[Path]
+    cuda: list[Path]  # *.cu
+    cuda_host: list[Path]  # *cuda.cpp: parts of _cuda.so without device code, which nvcc would compile once a GPU
     common: list[Path]  # those of `cpu` that every library holds
 
 
@@ -35,9 +39,11 @@ def find_sources(root: Path) -> Sources:
     cpp = [path for path in found if path.suffix == ".cpp"]
     module = [path for path in cpp if path.parts[1] == "python"]
     kernels = [path for path in cpp if path.name.endswith("_kernels.cpp")]
-    cpu = [path for path in cpp if path not in module and path not in kernels]
+    cuda = [path for path in found if path.suffix == ".cu"]
+    cuda_host = [path for path in cpp if path.name.endswith("cuda.cpp")]
+    cpu = [path for path in cpp if path not in module + kernels + cuda_host]
     common = [path for path in cpu if path.parts[1] == "common"]
-    return Sources(module, cpu, kernels, [path for path in found if path.suffix == ".cu"], common)
+    return Sources(module, cpu, kernels, cuda, cuda_host, common)
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,9 @@ def decide(root: Path, package: Path, version: str) -> Build:
     """Look at the machine and decide. Raises BuildError; warns where something is left out that was not asked to be."""
     toolchain.check()
     torch = find_torch.torch_to_build_with()
-    sources = find_sources(root)
-    build = Build(
-        root, version, torch, toolchain.find_compiler(), toolchain.decide_cuda(torch, bool(sources.cuda)), sources, package
-    )
+    compiler, sources = toolchain.find_compiler(), find_sources(root)
+    cuda = toolchain.decide_cuda(torch, has_sources=bool(sources.cuda))
+    build = Build(root, version, torch, compiler, cuda, sources, package)
     if build.module is None:
         warn(
             "fastgan._C (build facts and kernel counters) is left out, because this Python has no Python.h; "
@@ -79,78 +84,67 @@ def decide(root: Path, package: Path, version: str) -> Build:
 
 
 def compile(build: Build) -> None:
-    """Bring the libraries up to date."""
+    """Bring the libraries up to date. Raises BuildError after printing what the compiler said."""
     write_facts(build)
-    for stale in set(build.package.glob("*.so")) - set(build.outputs):
-        if stale.name == "_cuda.so":  # of an earlier build, with CUDA
-            stale.unlink()
+    if not build.cuda.nvcc:
+        (build.package / "_cuda.so").unlink(missing_ok=True)  # of an earlier build, with CUDA
     try:
         ninja.run(list(edges(build)), FOLDER, build.root)
     except ninja.CommandFailed as failed:
         print(failed.output, file=sys.stderr)
-        raise BuildError(remedy(build, failed.source)) from None
+        raise BuildError(f"{failed.action} failed with the message above; {_remedy(build, failed.action)}.") from None
 
 
-def remedy(build: Build, source: str) -> str:
-    where = f"compiling {source} failed with the message above, using "
-    if source.endswith(".cu") or "_cuda" in source:
-        return (
-            f"{where}{build.cuda.nvcc.path} {'.'.join(map(str, build.cuda.nvcc.version))}; set FASTGAN_CUDA=0 to build "
-            "without the CUDA kernels, or CUDA_HOME or CXX to toolchains that suit each other."
-        )
-    return (
-        f"{where}{build.compiler.description}; set CXX to another C++17 compiler (g++ 11 or clang 14 and newer), "
-        "or report the message."
-    )
+def _remedy(build: Build, action: str) -> str:
+    if build.cuda.nvcc and ("cuda" in action or action.endswith(".cu")):
+        used = f"{build.cuda.nvcc.path} {'.'.join(map(str, build.cuda.nvcc.version))} with {build.compiler.description}"
+        return f"{used} was used: choose others by CUDA_HOME and CXX, or do without CUDA by FASTGAN_CUDA=0"
+    return f"{build.compiler.description} was used: set CXX to another C++17 compiler, or report the message"
 
 
-# ---- commands ---------------------------------------------------------------------------------------------------------
+# ---- commands ------------------------------------------------------------------------------------
 
 
 def edges(build: Build) -> Iterator[Edge]:
-    """Every command of the build."""
+    """Every command of the build. CUDA comes first, since those files take longest."""
     flags = [*toolchain.cxx_flags(), "-Icsrc", "-isystem", str(build.torch.include)]
-    compiler = build.compiler.command
 
     def compiled(sources: Sequence[Path], extra: Sequence[str] = (), tag: str = "") -> list[Edge]:
-        return [_compile([*compiler, *flags, *extra], source, tag) for source in sources]
+        return [_compile([*build.compiler.command, *flags, *extra], source, tag) for source in sources]
 
-    objects = compiled(build.sources.cpu)
+    cpu = compiled(build.sources.cpu)
+    common = [edge for edge in cpu if edge.inputs[0] in build.sources.common]
     for isa, isa_flags in toolchain.isas().items():
-        objects += compiled(build.sources.kernels, [f"-DFASTGAN_ISA={isa}", *isa_flags], f".{isa}")
-    yield from objects
-    torch_lib = [f"-L{build.torch.lib}", "-ltorch_cpu"]
-    link = [*compiler, "-shared", "-Wl,-z,defs"]
-    yield _link(link, build.package / "_cpu.so", [edge.output for edge in objects], torch_lib)
-
+        cpu += compiled(build.sources.kernels, [f"-DFASTGAN_ISA={isa}", *isa_flags], f".{isa}")
+    if build.cuda.nvcc:
+        yield from _cuda_edges(build, compiled(build.sources.cuda_host, ["-DUSE_CUDA"]), common)
+    yield from cpu
+    link = [*build.compiler.command, "-shared", "-Wl,-z,defs"]
+    yield _link(link, build.package / "_cpu.so", cpu, [f"-L{build.torch.lib}", "-ltorch_cpu"])
     if build.module:
         include = ["-isystem", str(toolchain.python_include()), f"-I{FOLDER}"]
         module = compiled(build.sources.module, include)
+        features = [edge for edge in common if edge.inputs[0].name == "cpu_features.cpp"]
         yield from module
-        features = [edge.output for edge in objects if edge.inputs[0].name == "cpu_features.cpp"]
         # The interpreter provides the symbols of Python, so they stay undefined here.
-        yield _link([*compiler, "-shared"], build.module, [edge.output for edge in module] + features, ["-ldl"])
-
-    if build.cuda.nvcc:
-        yield from _cuda_edges(build, [edge for edge in objects if edge.inputs[0] in build.sources.common])
+        yield _link([*build.compiler.command, "-shared"], build.module, [*module, *features], ["-ldl"])
 
 
-def _cuda_edges(build: Build, common: Sequence[Edge]) -> Iterator[Edge]:
-    compiler, nvcc = build.compiler.command, str(build.cuda.nvcc.path)
+def _cuda_edges(build: Build, host: Sequence[Edge], common: Sequence[Edge]) -> Iterator[Edge]:
+    nvcc, flags = str(build.cuda.nvcc.path), toolchain.nvcc_flags(build.cuda)
+    ccbin = toolchain.nvcc_host(build.compiler)
+    include = ["-Icsrc", "-isystem", str(build.torch.include)]
+    objects = [_compile([nvcc, *ccbin, *flags, *include], source) for source in build.sources.cuda] + [*host]
+    yield from objects
+
     stub_source, stub = STUB.relative_to(build.root), FOLDER / "stub" / "libtorch_cuda.so"
     soname = ["-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so"]
-    yield Edge(stub, [stub_source], [*compiler, *soname, str(stub_source), "-o", str(stub)], "link")
+    yield Edge(stub, [stub_source], [*build.compiler.command, *soname, str(stub_source), "-o", str(stub)], "link")
 
-    flags = toolchain.nvcc_flags(build.cuda, build.compiler)
-    objects = [
-        _compile([nvcc, *flags, "-Icsrc", "-isystem", str(build.torch.include)], source) for source in build.sources.cuda
-    ]
-    yield from objects
     # The CUDA runtime is linked statically (nvcc's default), so that no other version of it need be found at run time.
-    link = [nvcc, "-shared", *flags[flags.index("-ccbin") :]] if "-ccbin" in flags else [nvcc, "-shared"]
     libraries = [f"-L{stub.parent}", f"-L{build.torch.lib}", "-Xlinker", "-z,defs", "-Xlinker", "--no-as-needed"]
-    inputs = [edge.output for edge in [*objects, *common]]
-    yield _link(link, build.package / "_cuda.so", inputs, [*libraries, "-ltorch_cuda", "-ltorch_cpu"], [stub])
+    libraries += ["-ltorch_cuda", "-ltorch_cpu"]
+    yield _link([nvcc, *ccbin, "-shared"], build.package / "_cuda.so", [*objects, *common], libraries, [stub])
 
 
 def _compile(command: Sequence[str], source: Path, tag: str = "") -> Edge:
@@ -160,12 +154,13 @@ def _compile(command: Sequence[str], source: Path, tag: str = "") -> Edge:
 
 
 def _link(
-    command: Sequence[str], output: Path, objects: Sequence[Path], libraries: Sequence[str], needs: Sequence[Path] = ()
+    command: Sequence[str], output: Path, objects: Sequence[Edge], libraries: Sequence[str], needs: Sequence[Path] = ()
 ) -> Edge:
-    return Edge(output, [*objects, *needs], [*command, *map(str, objects), *libraries, "-o", str(output)], "link")
+    files = [edge.output for edge in objects]
+    return Edge(output, [*files, *needs], [*command, *map(str, files), *libraries, "-o", str(output)], "link")
 
 
-# ---- facts ------------------------------------------------------------------------------------------------------------
+# ---- facts ---------------------------------------------------------------------------------------
 
 
 def facts(build: Build) -> dict[str, str | list[str]]:
@@ -185,25 +180,9 @@ def facts(build: Build) -> dict[str, str | list[str]]:
 
 def write_facts(build: Build) -> None:
     """build_facts.h, rewritten only where it changed, so that nothing is compiled for nothing."""
-    text = ["// Written by the build.", "#pragma once", "#include <utility>", "#include <vector>", ""]
-    text += ["namespace fastgan::build {"]
-    known = facts(build)
-    pairs = [f"{{{_quoted(k)}, {_quoted(v)}}}" for k, v in known.items() if isinstance(v, str)]
-    text += ["inline const std::vector<std::pair<const char*, const char*>> facts = {", *_rows(pairs), "};"]
-    lists = [
-        f"{{{_quoted(k)}, {{{', '.join(map(_quoted, v))}}}}}" for k, v in known.items() if not isinstance(v, str)
-    ]
-    text += ["inline const std::vector<std::pair<const char*, std::vector<const char*>>> lists = {", *_rows(lists), "};"]
+    text = json.dumps(facts(build), indent=1)
+    content = f'// Written by the build.\n#define FASTGAN_BUILD_FACTS R"json({text})json"\n'
     header = build.root / FOLDER / "build_facts.h"
-    content = "\n".join([*text, "}  // namespace fastgan::build", ""])
     if not header.is_file() or header.read_text() != content:
         header.parent.mkdir(parents=True, exist_ok=True)
         header.write_text(content)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
-
-
-def _rows(items: Sequence[str]) -> list[str]:
-    return [f"    {item}," for item in items]

@@ -18,24 +18,23 @@ from .errors import BuildError
 
 @dataclass(frozen=True)
 class Edge:
-    """One command: it makes `output` of `inputs`. A compile step names its source first and leaves a list of headers."""
+    """One command, which makes `output` of `inputs`; a compile step has one input and leaves a list of headers."""
 
     output: Path
     inputs: Sequence[Path]
     command: Sequence[str]
     kind: str  # "compile" or "link"
 
-    @property
-    def depfile(self) -> Path:
-        return Path(f"{self.output}.d")
+    def __str__(self) -> str:
+        return f"compiling {self.inputs[0]}" if self.kind == "compile" else f"linking {self.output.name}"
 
 
 class CommandFailed(Exception):
-    """A command of the build failed; `output` is what the compiler said, `source` the first input."""
+    """A command of the build failed; `action` is which, `output` what the compiler said."""
 
-    def __init__(self, source: str, output: str) -> None:
-        super().__init__(source)
-        self.source, self.output = source, output
+    def __init__(self, action: str, output: str) -> None:
+        super().__init__(action)
+        self.action, self.output = action, output
 
 
 def text_of(edges: Sequence[Edge], folder: Path) -> str:
@@ -66,8 +65,8 @@ def run(edges: Sequence[Edge], folder: Path, root: Path, env: Mapping[str, str] 
     said = re.sub(r"^(\[\d+/\d+\] |ninja: ).*\n", "", done.stdout, flags=re.MULTILINE)  # the compilers' part
     if done.returncode:
         failed = re.search(r"^FAILED: (?:\[code=\d+\] )?(\S+)", said, re.MULTILINE)
-        sources = [str(edge.inputs[0]) for edge in edges if failed and str(edge.output) == failed[1]]
-        raise CommandFailed(sources[0] if sources else "the native code", said[failed.start() :] if failed else done.stdout)
+        actions = [str(edge) for edge in edges if failed and str(edge.output) == failed[1]]
+        raise CommandFailed(actions[0] if actions else "ninja", said[failed.start() :] if failed else done.stdout)
     print(said, end="", flush=True)
 
 
@@ -96,13 +95,14 @@ def _run_without_ninja(edges: Sequence[Edge], root: Path, jobs: int) -> None:
     def execute(edge: Edge) -> None:
         done = subprocess.run(edge.command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            raise CommandFailed(str(edge.inputs[0]), done.stdout)
+            raise CommandFailed(str(edge), done.stdout)
         print(done.stdout, end="", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for kind in ("compile", "link"):  # in the order given, so that a library comes before those linked to it
-            work = [edge for edge in edges if edge.kind == kind]
-            list(pool.map(execute, work)) if kind == "compile" else [execute(edge) for edge in work]
+        list(pool.map(execute, [edge for edge in edges if edge.kind == "compile"]))
+    for edge in edges:
+        if edge.kind == "link":  # one by one, since a library comes before those linked to it
+            execute(edge)
 
 
 def _escape(path: str) -> str:

@@ -26,9 +26,11 @@ COMMON = ["-std=c++17", "-O3"]
 X86_ISAS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"]
-    # The warning is false for gcc's own AVX-512 intrinsics, which start from an undefined vector.
-    + ["-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
+    "avx512": [
+        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
+        "-mprefer-vector-width=512",
+        "-Wno-maybe-uninitialized",  # false for gcc's own AVX-512 intrinsics, which start from an undefined vector
+    ],
 }
 # torch's names for groups of architectures
 NAMED_ARCHS = {
@@ -123,7 +125,7 @@ def cuda_wish(env: Mapping[str, str] = os.environ) -> bool | None:
 
 
 def find_nvcc(env: Mapping[str, str] = os.environ) -> Path | None:
-    """nvcc where torch looks for it: CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda. None where it is not wanted or there."""
+    """nvcc where torch looks for it (CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda), if it is there and wanted."""
     wish = cuda_wish(env)
     if wish is False:
         return None
@@ -136,8 +138,8 @@ def find_nvcc(env: Mapping[str, str] = os.environ) -> Path | None:
         return candidate
     if wish:
         raise BuildError(
-            f"FASTGAN_CUDA=1 asks for the CUDA kernels, but no nvcc was found ({candidate} does not exist); install the CUDA toolkit, "
-            "point CUDA_HOME at it, or unset FASTGAN_CUDA."
+            f"FASTGAN_CUDA=1 asks for the CUDA kernels, but no nvcc was found ({candidate} does not exist); "
+            "install the CUDA toolkit and set CUDA_HOME to it, or unset FASTGAN_CUDA."
         )
     return None
 
@@ -161,23 +163,25 @@ def decide_cuda(torch: Torch, has_sources: bool, env: Mapping[str, str] = os.env
         return Cuda(why_not="this version of fastgan has no CUDA kernels")
     version = nvcc_version(path)
     mismatch = nvcc_mismatch(version, torch)
-    if mismatch and cuda_wish(env):
-        raise BuildError(f"FASTGAN_CUDA=1 asks for the CUDA kernels, but {mismatch}.")
     if mismatch:
-        warn(f"the CUDA kernels are left out: {mismatch}; FASTGAN_CUDA=0 says that this is meant.")
+        wanted = torch.cuda or "12.0 or newer"
+        remedy = f"install the CUDA toolkit {wanted} and set CUDA_HOME to it, or set FASTGAN_CUDA=0"
+        if cuda_wish(env):
+            raise BuildError(f"FASTGAN_CUDA=1 asks for the CUDA kernels, but {mismatch}; {remedy}.")
+        warn(f"the CUDA kernels are left out, because {mismatch}; {remedy}.")
         return Cuda(why_not=mismatch)
     return Cuda(Nvcc(path, version), parse_archs(env.get("TORCH_CUDA_ARCH_LIST", "")))
 
 
 def nvcc_mismatch(version: tuple[int, int], torch: Torch) -> str:
-    """Why this nvcc does not suit this torch; empty where it does."""
+    """Why this nvcc does not suit this torch; empty where it does. A torch without CUDA leaves the choice open."""
     text = f"{version[0]}.{version[1]}"
     if torch.hip:
         return f"torch {torch.version} is built for ROCm"
     if version < OLDEST_NVCC:
         return f"nvcc is {text}, and 12.0 or newer is needed"
     if torch.cuda and int(torch.cuda.split(".")[0]) != version[0]:
-        return f"nvcc is {text} but torch {torch.version} is built for CUDA {torch.cuda}; install a CUDA toolkit {torch.cuda}"
+        return f"nvcc is {text} and torch {torch.version} is built for CUDA {torch.cuda}"
     return ""
 
 
@@ -204,7 +208,11 @@ def gencode(archs: list[str]) -> list[str]:
     return [f"-gencode=arch=compute_{arch.split('_')[1]},code={arch}" for arch in archs]
 
 
-def nvcc_flags(cuda: Cuda, compiler: Compiler, env: Mapping[str, str] = os.environ) -> list[str]:
+def nvcc_flags(cuda: Cuda) -> list[str]:
     flags = [*COMMON, "--expt-relaxed-constexpr", "-DUSE_CUDA", *_defines(), "-Xcompiler", ",".join(HOST)]
-    flags += gencode(cuda.archs)
-    return flags if env.get("NVCC_CCBIN") else [*flags, "-ccbin", compiler.command[-1]]
+    return [*flags, *gencode(cuda.archs)]
+
+
+def nvcc_host(compiler: Compiler, env: Mapping[str, str] = os.environ) -> list[str]:
+    """The host compiler nvcc is to use: ours, unless nvcc's own variable names another."""
+    return [] if env.get("NVCC_CCBIN") else ["-ccbin", compiler.command[-1]]

@@ -28,7 +28,8 @@ FASTGAN_HOST_DEVICE inline Element<A> from_probability(A p, A t) {
   const A log_p = std::log(p), log_q = std::log1p(-p);
   const A loss = (t - 1) * (log_q < floor ? floor : log_q) - t * (log_p < floor ? floor : log_p);
   const A spread = p * (1 - p);
-  return {loss, (p - t) / (spread < A(1e-12) ? A(1e-12) : spread), p};
+  const A least = A(1e-12f);  // torch's constant is a float, in double too
+  return {loss, (p - t) / (spread < least ? least : spread), p};
 }
 
 template <class A>

@@ -72,16 +72,7 @@ void reset_counters() {
   for (const auto& [path, library] : libraries()) library.reset();
 }
 
-py::dict build_info() {
-  py::dict info;
-  for (const auto& [name, value] : fastgan::build::facts) info[name] = value;
-  for (const auto& [name, values] : fastgan::build::lists) {
-    py::list list;
-    for (const char* value : values) list.append(value);
-    info[name] = list;
-  }
-  return info;
-}
+py::object build_info() { return py::module_::import("json").attr("loads")(FASTGAN_BUILD_FACTS); }
 
 std::map<std::string, bool> cpu_features() {
   const auto& f = fastgan::cpu_features();

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["RESIZE_MODES", "SUFFIXES", "fit", "read_image", "with_channels"]
+__all__ = ["RESIZE_MODES", "SUFFIXES", "eight_bit", "fit", "read_image", "with_channels"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 # Only these decoders are ever tried, whatever a file calls itself: Pillow has others that start programs (EPS).
@@ -29,17 +29,22 @@ _UPRIGHT = {
 def read_image(path: Path, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
     """The first frame of a file, upright, as uint8 [height, width, channels] with ``image_size`` (height, width).
 
-    Raises whatever Pillow raises for a damaged file: OSError, SyntaxError, ValueError, DecompressionBombError and others.
+    Raises whatever Pillow raises for a damaged file: OSError, SyntaxError, ValueError, DecompressionBombError and
+    others.
     """
     height, width = image_size
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")  # a pipe would be waited for without end
     with Image.open(path, formats=FORMATS) as file:
         on_its_side = _orientation(file) >= 5
-        # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice what is wanted leaves the filter enough to work on.
+        # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice what is wanted leaves the filter enough to work
+        # on.
         file.draft(None, (2 * height, 2 * width) if on_its_side else (2 * width, 2 * height))
         file.load()
-        # Read again: PNG may hold its orientation behind the pixels, and TIFF is turned by Pillow itself while it loads.
+        # Read again: PNG may hold its orientation behind the pixels, and TIFF is turned by Pillow itself while it
+        # loads.
         upright = _UPRIGHT.get(_orientation(file))
-        image = _eight_bit(file)
+        image = eight_bit(file)
     if upright is not None:
         image = image.transpose(upright)
     border = "white" if image.mode == "RGBA" and channels != 4 else None
@@ -54,7 +59,7 @@ def _orientation(file: Image.Image) -> int:
         return 1
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """The image in mode L, RGB, or, where it has transparency of any kind, RGBA."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_scale_to_eight_bit(np.asarray(image)))
@@ -67,8 +72,8 @@ def _scale_to_eight_bit(grey: np.ndarray) -> np.ndarray:
     """Grey values of 16 or 32 bits [H, W] as uint8, where Pillow's own conversion would clip them.
 
     16 bits: 0 to 65535 becomes 0 to 255, as also for 32-bit integers within that range (so Pillow gives 16-bit PGM, and
-    its older versions 16-bit PNG). Floats within [0, 1]: 1 becomes 255. Any other range has no agreed white, so that the image's
-    own minimum becomes 0 and its maximum 255.
+    its older versions 16-bit PNG). Floats within [0, 1]: 1 becomes 255. Any other range has no agreed white, so that
+    the image's own minimum becomes 0 and its maximum 255.
     """
     if not np.isfinite(grey).all():
         raise ValueError("it has pixels that are not finite numbers")
@@ -91,8 +96,8 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
 def fit(image: Image.Image, image_size: tuple[int, int], resize: str, border: str | None = None) -> Image.Image:
     """``image`` (mode L, RGB or RGBA) at ``image_size`` (height, width), with Pillow's antialiased Lanczos filter.
 
-    ``resize``: "crop" takes the largest centred part of the wanted shape; "pad" takes the whole image and fills the rest
-    with ``border`` (default: transparent for RGBA, otherwise black); "stretch" takes the whole image and bends it.
+    ``resize``: "crop" takes the largest centred part of the wanted shape; "pad" takes the whole image and fills the
+    rest with ``border`` (default: transparent for RGBA, otherwise black); "stretch" takes the whole image and bends it.
     """
     height, width = image_size
     if resize == "stretch":
@@ -109,7 +114,8 @@ def fit(image: Image.Image, image_size: tuple[int, int], resize: str, border: st
 
 
 def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
-    # Pillow weights the colours of RGBA by alpha here. reducing_gap averages large images first; 3 hides the difference.
+    # Pillow weights the colours of RGBA by alpha here. reducing_gap averages large images first; 3 hides the
+    # difference.
     if box is not None:  # rounding may set an edge outside by 1e-13, which Pillow refuses
         box = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
     return image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -21,7 +21,8 @@ PADDING = 2  # pixels a side: 32 halves evenly, as networks of stride-2 layers n
 def load_digits(image_size: tuple[int, int], channels: int, resize: str) -> ImageSet:
     """500 handwritten images of each digit, white ink (255) on black (0), in the order of their labels.
 
-    28x28 are the original images, 32x32 the same pixels with a black border of 2; other sizes are the 32x32 ones resized.
+    28x28 are the original images, 32x32 the same pixels with a black border of 2; other sizes are the 32x32 ones
+    resized.
     """
     with np.load(ASSET, allow_pickle=False) as archive:
         digits, labels = archive["images"], archive["labels"]

@@ -67,7 +67,9 @@ def load_folder(
 def _find(folder: Path) -> tuple[list[PurePath], Skipped]:
     """Paths of image files relative to ``folder``, sorted, and the subfolders that cannot be read."""
     if not folder.exists():
-        raise DataNotFound(f"the folder {folder} does not exist; give a folder of images, or 'digits' for the embedded digits")
+        raise DataNotFound(
+            f"the folder {folder} does not exist; give a folder of images, or 'digits' for the embedded digits"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder; give the folder that holds the images")
     found, unreadable, others, visited = [], [], 0, set()
@@ -106,10 +108,8 @@ def _decode_all(
     def decode(index: int) -> str | None:
         try:
             buffer[index] = read_image(folder / files[index], (height, width), channels, resize)
-        except UnidentifiedImageError:
-            return "no image that Pillow knows"
         except Exception as error:  # damaged files raise nearly anything; every one is reported by name
-            return " ".join(str(error).split()) or type(error).__name__
+            return _reason(error)
         return None
 
     reasons = []
@@ -119,6 +119,12 @@ def _decode_all(
             if progress is not None:
                 progress(len(reasons), len(files))
     return reasons
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 def _usable_cpus() -> int:

@@ -1,4 +1,4 @@
-"""Images in memory: one uint8 tensor, from which batches are gathered, mirrored and scaled without a loop over images."""
+"""Images in memory: one uint8 tensor, from which batches are gathered, mirrored and scaled without a loop."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ class ImageSet:
         """The images at ``indices`` (int64 [B]) as [B, C, H, W], from black at -1 to white at 1.
 
         They are gathered where this set lies, travel to ``device`` (default: stay there) as uint8, and are mirrored and
-        scaled there. With ``mirror``, a generator on the CPU, each image is mirrored left to right with probability 1/2.
+        scaled there. With ``mirror``, a generator on the CPU, each image is mirrored left to right with probability
+        1/2.
         """
         indices = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
         batch = _gather(self.images, indices).to(device or self.images.device, non_blocking=True)

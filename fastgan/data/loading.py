@@ -30,31 +30,34 @@ def load(
     """Loads images into memory, decoded once, as uint8.
 
     Args:
-        spec: "digits" for the 5,000 embedded MNIST digits, otherwise the path of a folder (``"./digits"`` or a ``Path`` for
-            a folder of that name). Every PNG, JPEG, WebP, GIF (first frame), BMP, TIFF and PPM file in it and its subfolders
-            is read; hidden files and folders are not. JPEGs are turned upright as their EXIF data says. Where the images lie
-            in two or more top-level subfolders, these are their classes.
-        image_size: pixels, one number for a square or (height, width). Default: 32 for the digits (28 is their native size;
-            32 adds a black border of 2), 64 for a folder.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA). "auto" is 1 where red, green and blue are equal in every image, otherwise 3.
-            Transparency is composited on white unless 4 channels are asked for. 16-bit grey is scaled to 8 bits; 32-bit
-            grey likewise (floats in [0, 1] and integers to 65535 by that scale, any other image from its minimum to its
-            maximum).
-        resize: how another shape becomes ``image_size``, always antialiased: "crop" scales to cover it and cuts what stands
-            out on both sides; "pad" scales to fit into it and fills up with black (white for an image composited on white,
-            transparent with 4 channels); "stretch" changes the proportions.
+        spec: "digits" for the 5,000 embedded MNIST digits, otherwise the path of a folder (``"./digits"`` or a ``Path``
+            for a folder of that name). Every PNG, JPEG, WebP, GIF (first frame), BMP, TIFF and PPM file in it and its
+            subfolders is read; hidden files and folders are not. JPEGs are turned upright as their EXIF data says.
+            Where the images lie in two or more top-level subfolders, these are their classes.
+        image_size: pixels, one number for a square or (height, width). Default: 32 for the digits (28 is their native
+            size; 32 adds a black border of 2), 64 for a folder.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA). "auto" is 1 where red, green and blue are equal in every image,
+            otherwise 3. Transparency is composited on white unless 4 channels are asked for. 16-bit grey is scaled to 8
+            bits; 32-bit grey likewise (floats in [0, 1] and integers to 65535 by that scale, any other image from its
+            minimum to its maximum).
+        resize: how another shape becomes ``image_size``, always antialiased: "crop" scales to cover it and cuts what
+            stands out on both sides; "pad" scales to fit into it and fills up with black (white for an image composited
+            on white, transparent with 4 channels); "stretch" changes the proportions.
         workers: threads that decode; default: one for every usable CPU.
         progress: called with (files done, files in all) as a folder is read.
 
     Raises:
         DataNotFound: (a UserError and a FileNotFoundError) no such folder, or no images in it.
-        UserError: (a ValueError) a file instead of a folder, images none of which can be read, or another argument's value.
+        UserError: (a ValueError) a file instead of a folder, images none of which can be read, or another argument's
+            value.
 
-    Files that cannot be read are left out, all named in one FastganWarning and in the result's ``skipped``. That includes
-    images of more pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+    Files that cannot be read are left out, all named in one FastganWarning and in the result's ``skipped``. That
+    includes images of more pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     if not isinstance(spec, (str, os.PathLike)):
-        raise UserError(f"data must be 'digits' or the path of a folder, but it is a {type(spec).__name__}; give one of them")
+        raise UserError(
+            f"data must be 'digits' or the path of a folder, but it is a {type(spec).__name__}; give one of them"
+        )
     if channels not in ("auto", 1, 3, 4):
         raise UserError(f"channels must be 'auto', 1, 3 or 4, but it is {channels!r}; give one of them")
     if resize not in RESIZE_MODES:
@@ -74,6 +77,6 @@ def _height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
     if not is_pair or not all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in pair):
         raise UserError(
-            f"image_size must be a positive whole number or (height, width), but it is {image_size!r}; give for example 64"
+            f"image_size must be a positive whole number or (height, width), but it is {image_size!r}; give say 64"
         )
     return pair[0], pair[1]

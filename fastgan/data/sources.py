@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..errors import UserError
+from .decode import eight_bit
 from .image_set import ImageSet, mirror_some, to_float, to_uint8
 from .loading import load
-from .stream import BatchStream
+from .stream import BatchStream, mirror_generator
 
 __all__ = ["Stream", "from_dataset", "from_tensor", "stream_of"]
 
@@ -24,8 +26,8 @@ Range = tuple[float, float]
 class Stream(Protocol):
     """Batches of images by step number.
 
-    ``n`` is the number of images, or None where nobody knows; ``resumable`` says whether ``batch(step)`` is a function of
-    the step (up to the randomness that a foreign dataset may have of its own).
+    ``n`` is the number of images, or None where nobody knows; ``resumable`` says whether ``batch(step)`` is a function
+    of the step (up to the randomness that a foreign dataset may have of its own).
     """
 
     name: str
@@ -51,8 +53,9 @@ def from_tensor(
 ) -> ImageSet:
     """An :class:`ImageSet` of a tensor or array [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4.
 
-    Where both readings are possible, dimension 1 is C. The values of black and white are ``value_range``; by default 0 and
-    255 for integers, 0 and 1 for floats without a negative value, -1 and 1 for floats with one. Values are rounded to 8 bits.
+    Where both readings are possible, dimension 1 is C. The values of black and white are ``value_range``; by default 0
+    and 255 for integers, 0 and 1 for booleans and for floats without a negative value, -1 and 1 for floats with one.
+    Values are rounded to 8 bits; uint8 is taken as it is, without a copy.
 
     Raises:
         UserError: for another shape, or where a value lies outside of the range.
@@ -72,8 +75,8 @@ def from_tensor(
 def from_dataset(dataset: Dataset, *, value_range: Range | None = None, name: str | None = None) -> ImageSet:
     """An :class:`ImageSet` of every item of a map-style dataset, read once (so that random transforms are frozen).
 
-    Items are images, or tuples of an image and a label; an image is a tensor, an array or a PIL image (see
-    :func:`from_tensor` for shapes and values; 1, 3 or 4 channels are a must for items of three dimensions).
+    Items are images, or tuples of an image and a label; an image is a tensor, an array or a PIL image, all of one size.
+    Shapes and values are those of :func:`from_tensor`, without the first dimension.
     """
     items = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
     if not items:
@@ -96,8 +99,8 @@ def stream_of(
     - a ``DataLoader``: iterated again and again as it is, ``batch_size`` and ``seed`` are its own; not resumable;
     - an ``IterableDataset``: the same through a ``DataLoader`` of ``batch_size`` that drops a ragged end.
 
-    Floats are taken for [-1, 1] where the first batch has a negative value and for [0, 1] otherwise; ``value_range``, the
-    values of black and white, says it explicitly.
+    Floats are taken for [-1, 1] where the first batch has a negative value and for [0, 1] otherwise; ``value_range``,
+    the values of black and white, says it explicitly.
 
     Raises:
         UserError: for any other type, for an empty set, and for values outside of the range.
@@ -129,16 +132,16 @@ class _ImageStream:
         self.channels, self.image_size = images.channels, images.image_size
 
     def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        mirror = self.stream.mirror(step) if self.mirror else None
+        mirror = mirror_generator(self.stream.seed, step) if self.mirror else None
         return self.images.batch(self.stream.indices(step), device=device, dtype=dtype, mirror=mirror)
 
 
 class _FetchedStream:
     """Batches as they come from elsewhere: checked, scaled, and mirrored by the step's own generator."""
 
-    def __init__(self, name: str, probe: Tensor, mirror: BatchStream | None, value_range: Range | None) -> None:
+    def __init__(self, name: str, probe: Tensor, seed: int, mirror: bool, value_range: Range | None) -> None:
         probe = _channels_first(probe)
-        self.name, self._mirror = name, mirror
+        self.name, self.seed, self.mirror = name, seed, mirror
         self.channels, self.image_size = probe.shape[1], (probe.shape[2], probe.shape[3])
         self._range = value_range or _guess_range(probe)
 
@@ -150,7 +153,7 @@ class _FetchedStream:
                 f"{[self.channels, *self.image_size]}; give images of one size and number of channels"
             )
         images = _scale(images, self._range).to(device, dtype, memory_format=torch.channels_last)
-        return images if self._mirror is None else mirror_some(images, self._mirror.mirror(step))
+        return mirror_some(images, mirror_generator(self.seed, step)) if self.mirror else images
 
 
 class _DatasetStream(_FetchedStream):
@@ -162,7 +165,7 @@ class _DatasetStream(_FetchedStream):
         self.dataset, self.n, self.batch_size = dataset, len(dataset), batch_size
         self.stream = BatchStream(self.n, batch_size, seed)
         probe = _stack([dataset[index] for index in range(min(self.n, 64))])
-        super().__init__(_name_of(dataset), probe, self.stream if mirror else None, value_range)
+        super().__init__(_name_of(dataset), probe, seed, mirror, value_range)
 
     def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
         images = _stack([self.dataset[index] for index in self.stream.indices(step).tolist()])
@@ -177,8 +180,7 @@ class _LoaderStream(_FetchedStream):
         self.n = None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
         self._batches = self._forever()
         self._first: Tensor | None = next(self._batches)
-        name = _name_of(loader.dataset)
-        super().__init__(name, self._first, BatchStream(1, 1, seed) if mirror else None, value_range)
+        super().__init__(_name_of(loader.dataset), self._first, seed, mirror, value_range)
 
     def _forever(self) -> Iterator[Tensor]:
         while True:
@@ -196,7 +198,19 @@ class _LoaderStream(_FetchedStream):
 def _image_of(item: Any) -> Tensor:
     """The image (or the batch of them) of a dataset's item, which may be a tuple that starts with it."""
     image = item[0] if isinstance(item, (tuple, list)) else item
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    if isinstance(image, Image.Image):
+        image = eight_bit(image)
+    try:
+        return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    except TypeError:
+        raise UserError(
+            f"the items of a dataset must be images, or tuples that start with one, but one has a "
+            f"{type(image).__name__} there; give tensors, arrays or PIL images"
+        ) from None
+
+
+def _name_of(dataset: Any) -> str:
+    return type(dataset).__name__.lower()
 
 
 def _stack(items: Sequence[Any]) -> Tensor:
@@ -204,8 +218,8 @@ def _stack(items: Sequence[Any]) -> Tensor:
     for index, image in enumerate(images):
         if image.shape != images[0].shape:
             raise UserError(
-                f"the images of a dataset must be of one shape, but one is {list(images[0].shape)} and another, {index} "
-                f"further on, is {list(image.shape)}; resize them in the dataset"
+                f"the images of a dataset must be of one shape, but one is {list(images[0].shape)} and another, "
+                f"{index} further on, is {list(image.shape)}; resize them in the dataset"
             )
     return torch.stack(images)
 
@@ -217,7 +231,9 @@ def _channels_first(images: Tensor) -> Tensor:
     elif images.dim() == 4 and images.shape[1] not in (1, 3, 4):
         images = images.permute(0, 3, 1, 2)
     if images.dim() != 4 or images.shape[1] not in (1, 3, 4):
-        raise UserError(f"images must be [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4, but they are {shape}")
+        raise UserError(
+            f"images must be [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4, but they are {shape}"
+        )
     if len(images) == 0:
         raise UserError(f"images must hold at least one image, but their shape is {shape}; give more")
     return images
@@ -225,7 +241,7 @@ def _channels_first(images: Tensor) -> Tensor:
 
 def _guess_range(images: Tensor) -> Range:
     if not images.is_floating_point():
-        return 0.0, 255.0
+        return 0.0, 1.0 if images.dtype == torch.bool else 255.0
     return (-1.0, 1.0) if images.amin() < 0 else (0.0, 1.0)
 
 
@@ -234,11 +250,11 @@ def _scale(images: Tensor, value_range: Range) -> Tensor:
     black, white = value_range
     if images.dtype == torch.uint8 and (black, white) == (0.0, 255.0):
         return to_float(images)
-    low, high = images.amin().item(), images.amax().item()
+    wide = images if images.dtype == torch.float64 else images.to(torch.float32)
+    low, high = wide.amin().item(), wide.amax().item()
     if not (black <= low and high <= white):  # written so that NaN fails
         raise UserError(
             f"images must have values from {black:g} to {white:g}, but they have {low:g} to {high:g}; "
             f"scale them, or give their range as value_range"
         )
-    wide = images.to(torch.promote_types(images.dtype, torch.float32))
     return (wide - black) * (2 / (white - black)) - 1

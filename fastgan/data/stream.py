@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["BatchStream"]
+__all__ = ["BatchStream", "mirror_generator"]
 
 _PERMUTATION, _MIRROR = 0, 1  # spawn keys: the two kinds of randomness never share a stream
 
@@ -16,9 +16,9 @@ _PERMUTATION, _MIRROR = 0, 1  # spawn keys: the two kinds of randomness never sh
 class BatchStream:
     """An endless sequence of index batches over ``n`` images.
 
-    Each epoch is one random permutation of all images; the permutations follow each other without a gap, and batch after
-    batch is cut from them. So every epoch visits every image exactly once, no batch is ever ragged, and a batch may hold the
-    end of one epoch and the start of the next (of several where ``n < batch_size``).
+    Each epoch is one random permutation of all images; the permutations follow each other without a gap, and batch
+    after batch is cut from them. So every epoch visits every image exactly once, no batch is ever ragged, and a batch
+    may hold the end of one epoch and the start of the next (of several where ``n < batch_size``).
 
     There is no state: the batch of a step depends on ``n``, ``batch_size``, ``seed`` and the step alone.
 
@@ -46,10 +46,6 @@ class BatchStream:
             first += len(parts[-1])
         return torch.cat(parts)
 
-    def mirror(self, step: int) -> torch.Generator:
-        """The generator that decides which images of the batch of ``step`` are mirrored."""
-        return torch.Generator().manual_seed(int(self._random(_MIRROR, step).integers(2**63)))
-
     @property
     def steps_per_epoch(self) -> int:
         """Steps until every image has been seen once: n / batch_size, rounded up."""
@@ -58,22 +54,29 @@ class BatchStream:
     def steps_for(self, epochs: float) -> int:
         """Steps that see ``epochs`` times ``n`` images (to the nearest image); the last batch rounds up.
 
-        The rounding is of the whole, not of each epoch: 10 epochs of 5,000 images in batches of 64 are 782 steps, not 790.
+        The rounding is of the whole, not of each epoch: 10 epochs of 5,000 images in batches of 64 are 782 steps, not
+        790.
         """
         return -(-round(epochs * self.n) // self.batch_size)
 
     def epoch_of(self, step: int) -> int:
-        """The epoch (from 0) that the first image of the batch of ``step`` belongs to: how many are complete before it."""
+        """The epoch (from 0) of the first image of the batch of ``step``, which is how many epochs are complete."""
         return step * self.batch_size // self.n
 
     def _permutation(self, epoch: int) -> Tensor:
         cached_epoch, permutation = self._cached
         if cached_epoch != epoch:
-            permutation = torch.from_numpy(self._random(_PERMUTATION, epoch).permutation(self.n))
+            permutation = torch.from_numpy(_random(self.seed, _PERMUTATION, epoch).permutation(self.n))
             self._cached = (epoch, permutation)
         return permutation
 
-    def _random(self, purpose: int, counter: int) -> np.random.Generator:
-        # NumPy's seed sequence keeps (seed, counter) pairs independent; torch's generator keeps 32 bits of a seed only.
-        sequence = np.random.SeedSequence(self.seed % 2**64, spawn_key=(purpose, counter))
-        return np.random.Generator(np.random.PCG64(sequence))
+
+def mirror_generator(seed: int, step: int) -> torch.Generator:
+    """The generator that decides which images of the batch of ``step`` are mirrored."""
+    return torch.Generator().manual_seed(int(_random(seed, _MIRROR, step).integers(2**63)))
+
+
+def _random(seed: int, purpose: int, counter: int) -> np.random.Generator:
+    # NumPy's seed sequence keeps (seed, counter) pairs independent; torch's generator keeps 32 bits of a seed only.
+    sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(purpose, counter))
+    return np.random.Generator(np.random.PCG64(sequence))

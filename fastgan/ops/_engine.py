@@ -15,6 +15,7 @@ The rule under ``FASTGAN_ENGINE=auto`` (the default):
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -68,3 +69,13 @@ def _why_not(device: str, input: Tensor) -> str | None:
     if device == "cuda" and not _native.cuda_covered(input.device.index):
         return f"the build does not cover the architecture of {input.device}."
     return None
+
+
+def is_autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for a device type; some, such as meta, have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def no_autocast(device: str) -> AbstractContextManager:
+    """Switches autocast off, so that nothing inside is cast a second time."""
+    return torch.autocast(device, enabled=False) if is_autocast_enabled(device) else nullcontext()

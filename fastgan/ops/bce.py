@@ -111,7 +111,7 @@ def adversarial_bce(
     Source: Goodfellow et al., "Generative Adversarial Nets", 2014.
     """
     targets, weights = _checked_labels(input, targets, weights)
-    with torch.autocast(input.device.type, enabled=False):
+    with _engine.no_autocast(input.device.type):
         if not _engine.use_native("adversarial_bce", input) or input.numel() == 0:
             return adversarial_bce_reference(input, targets, weights=weights, from_logits=from_logits)
         loss, losses, probability = _AdversarialBCE.apply(input, targets, weights, from_logits)
@@ -171,8 +171,8 @@ def _bce(
             f"target has shape {tuple(target.shape)} and input {tuple(input.shape)}; the shapes must be equal."
         )
     device = input.device.type
-    if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
+    if _engine.is_autocast_enabled(device):
+        with _engine.no_autocast(device):
             input, target = _widened(input), _widened(target)
             weight, pos_weight = (None if t is None else _widened(t) for t in (weight, pos_weight))
             return _bce(input, target, weight, pos_weight, from_logits, reduction)

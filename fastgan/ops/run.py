@@ -91,10 +91,10 @@ def run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]
         The last block's output, in the dtype and memory format that the unfused modules would give.
     """
     device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _engine.is_autocast_enabled(device):
         return _run(input, blocks, parameters, batch_groups)
     dtype = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
+    with _engine.no_autocast(device):
         if blocks[0].conv is None and input.dtype != dtype:  # autocast leaves a batch-norm in its input's dtype
             input = _run(input, blocks[:1], parameters[:1], batch_groups)
             blocks, parameters = blocks[1:], parameters[1:]
@@ -302,7 +302,7 @@ def _differentiable_backward(ctx, grad_output: Tensor, tensors: list[Tensor | No
     # Aliases: gradients stop at them, and second gradients flow on through them to the caller's tensors.
     aliases = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
     wanted = [t for t, need in zip(aliases, needs, strict=True) if need]
-    with torch.autocast(grad_output.device.type, enabled=False):
+    with _engine.no_autocast(grad_output.device.type):
         output = run_reference(aliases[0], ctx.blocks, _unflatten(aliases[1:]), ctx.batch_groups)
         found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]

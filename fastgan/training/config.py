@@ -1,0 +1,218 @@
+"""Everything a training run is told, as one plain dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastgan.errors import UserError
+
+__all__ = ["PRESETS", "TrainConfig"]
+
+# What None stands for. The digits' values make legible digits in about a minute on two CPU cores; see docs/performance.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "image_size": 32,
+        "epochs": 12.0,
+        "batch_size": 32,
+        "lr": 5e-4,
+        "width": 32,
+        "label_smoothing": 0.0,
+        "ema_decay": 0.99,
+        "sample_every": 200,
+        "checkpoint_every": 1000,
+    },
+    "images": {
+        "image_size": 64,
+        "steps": 10_000,
+        "batch_size": 64,
+        "lr": 2e-4,
+        "width": 64,
+        "label_smoothing": 0.0,
+        "ema_decay": 0.999,
+        "sample_every": 500,
+        "checkpoint_every": 1000,
+    },
+}
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """The settings of a training run; None stands for the preset's value, "digits" for these and "images" otherwise.
+
+    Raises:
+        UserError: (a ValueError) for a value that cannot be used; the message names the field.
+    """
+
+    data: str = "digits"
+    """"digits", or the path of a folder of images."""
+    out: str | None = None
+    """The run's folder; None: the next free ``runs/00000-<data>-<model>-<size>``."""
+    model: str = "dcgan"
+    """The family of networks, as :func:`fastgan.models.build` knows it."""
+    image_size: int | tuple[int, int] | None = None
+    """Pixels, one number for a square or (height, width)."""
+    resize: str = "crop"
+    """How other shapes become ``image_size``: "crop", "pad" or "stretch"."""
+    channels: int | str = "auto"
+    """1, 3, 4, or "auto": 1 where all images are grey, otherwise 3."""
+    mirror: bool = False
+    """Mirror each image left to right with probability 1/2."""
+    steps: int | None = None
+    """Updates of both networks; or else ``epochs``."""
+    epochs: float | None = None
+    """Passes over the images; or else ``steps``."""
+    batch_size: int | None = None
+    """Real images a step, and as many generated ones."""
+    lr: float | None = None
+    """Adam's learning rate."""
+    lr_g: float | None = None
+    """The generator's learning rate, if another than ``lr``."""
+    lr_d: float | None = None
+    """The discriminator's learning rate, if another than ``lr``."""
+    beta1: float = 0.5
+    """Adam's decay of the mean of gradients; its beta2 is 0.999."""
+    latent_dim: int = 100
+    """Length of the generator's latent vectors."""
+    width: int | None = None
+    """Feature maps of the layer next to the image."""
+    loss: str = "non_saturating"
+    """The generator's loss: "non_saturating" or "minimax"."""
+    label_smoothing: float | None = None
+    """Real images are labelled with 1 - this (one-sided)."""
+    ema_decay: float | None = None
+    """Decay a step of the averaged generator, which samples are made with; 0: no averaging."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "auto"
+    """A torch device; "auto": the first GPU, otherwise the CPU."""
+    precision: str = "auto"
+    """"fp32", "bf16" (autocast), or "auto": bf16 where the hardware has it."""
+    workers: int | str = "auto"
+    """Threads that decode images; "auto": one a CPU."""
+    sample_every: int | None = None
+    """Steps between grids of samples; 0: at the beginning and the end only."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; 0: at the end only."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image_size, list):  # as JSON and TOML have it
+            self.image_size = tuple(self.image_size)
+        for name, (allowed, sentence) in _RULES.items():
+            value = getattr(self, name)
+            optional = _DEFAULTS[name] is None
+            if not (value is None and optional) and not allowed(value):
+                raise UserError(f"{name} must be {sentence}, but it is {value!r}.")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError(f"steps ({self.steps}) and epochs ({self.epochs:g}) are both given; give one of them.")
+
+    def resolved(self) -> TrainConfig:
+        """The same with the preset's values where this has None."""
+        values = dict(PRESETS["digits" if self.data == "digits" else "images"])
+        if self.steps is not None or self.epochs is not None:
+            values |= {"steps": self.steps, "epochs": self.epochs}
+        return dataclasses.replace(self, **{k: v for k, v in values.items() if getattr(self, k) is None})
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Raises a UserError for a key that is no field, with the nearest one."""
+        for key in values:
+            if key not in _DEFAULTS:
+                near = difflib.get_close_matches(key, _DEFAULTS, 1)
+                raise UserError(f"there is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        return cls.from_dict(_parsed("JSON", json.loads, text))
+
+    def to_toml(self) -> str:
+        """TOML has no null: fields that are None are left out."""
+        return "".join(f"{key} = {_toml(value)}\n" for key, value in self.to_dict().items() if value is not None)
+
+    @classmethod
+    def from_toml(cls, text: str) -> TrainConfig:
+        try:
+            import tomllib
+        except ModuleNotFoundError:  # Python 3.10
+            import tomli as tomllib
+        return cls.from_dict(_parsed("TOML", tomllib.loads, text))
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+
+
+def _parsed(language: str, parse: Callable[[str], Any], text: str) -> dict[str, Any]:
+    try:
+        values = parse(text)
+    except ValueError as error:
+        raise UserError(f"the configuration is not {language}: {error}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"the configuration must be a table of settings, but it is a {type(values).__name__}.")
+    return values
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, numbers, booleans and arrays are TOML's too, but for the one control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _size(value: Any) -> bool:
+    return _whole(value, 1) or (isinstance(value, tuple) and len(value) == 2 and all(_whole(side, 1) for side in value))
+
+
+_RATE = (lambda value: _number(value) and value > 0, "a number above 0, such as 2e-4")
+_COUNT = (lambda value: _whole(value, 1), "a whole number of at least 1")
+_INTERVAL = (lambda value: _whole(value, 0), "a whole number of steps, or 0 for never")
+_TEXT = (lambda value: isinstance(value, str) and value != "", "a text that is not empty")
+
+
+def _one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: not isinstance(value, bool) and value in choices, f"one of {', '.join(map(str, choices))}"
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "data": _TEXT,
+    "out": _TEXT,
+    "model": _TEXT,
+    "image_size": (_size, "a number of pixels, or two as height and width"),
+    "resize": _one_of("crop", "pad", "stretch"),
+    "channels": _one_of("auto", 1, 3, 4),
+    "mirror": (lambda value: isinstance(value, bool), "true or false"),
+    "steps": _COUNT,
+    "epochs": (lambda value: _number(value) and value > 0, "a number above 0"),
+    "batch_size": _COUNT,
+    "lr": _RATE,
+    "lr_g": _RATE,
+    "lr_d": _RATE,
+    "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
+    "latent_dim": _COUNT,
+    "width": _COUNT,
+    "loss": _one_of("non_saturating", "minimax"),
+    "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
+    "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
+    "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),
+    "device": _TEXT,
+    "precision": _one_of("auto", "fp32", "bf16"),
+    "workers": (lambda value: value == "auto" or _whole(value, 1), "a whole number of at least 1, or auto"),
+    "sample_every": _INTERVAL,
+    "checkpoint_every": _INTERVAL,
+}

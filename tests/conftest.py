@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from fastgan.ops import _engine
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Sets FASTGAN_ENGINE's choice for one test."""
+    return lambda mode: monkeypatch.setattr(_engine, "mode", mode)
