@@ -26,21 +26,24 @@ test-long: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.dev
+format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist *.egg-info fastgan/*.so .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev
+	rm -rf build dist *.egg-info fastgan/*.so .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev $(VENV)/.lint
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
 
 # torch: that of the environment PYTHON stands in, where it is new enough, seen through a .pth file; otherwise the pinned one.
 # It comes first, because a dependency on torch alone would be free to fetch a build of several gigabytes.
-$(VENV)/.torch:
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.torch: | $(VENV)/.made
 	@site="$$(PYTHONPATH=build_backend $(PYTHON) -m fastgan_build.find_torch site)"; \
 	if [ -n "$$site" ]; then \
 		echo "using the torch in $$site"; \
@@ -55,5 +58,10 @@ $(VENV)/.demo: $(VENV)/.torch $(BUILD_INPUTS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch $(BUILD_INPUTS)
-	$(BIN)/python -m pip install -e '.[test,bench,lint]'
+	$(BIN)/python -m pip install -e '.[test,bench]'
+	@touch $@
+
+# Into this environment even where another's packages are seen, because the program of that one is not in $(BIN).
+$(VENV)/.lint: | $(VENV)/.made
+	$(BIN)/python -m pip install --ignore-installed 'ruff>=0.12'
 	@touch $@

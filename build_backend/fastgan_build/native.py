@@ -9,7 +9,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import find_torch, ninja, toolchain
@@ -134,7 +134,9 @@ def _cuda_edges(build: Build, host: Sequence[Edge], common: Sequence[Edge]) -> I
     nvcc, flags = str(build.cuda.nvcc.path), toolchain.nvcc_flags(build.cuda)
     ccbin = toolchain.nvcc_host(build.compiler)
     include = ["-Icsrc", "-isystem", str(build.torch.include)]
-    objects = [_compile([nvcc, *ccbin, *flags, *include], source) for source in build.sources.cuda] + [*host]
+    largest_first = sorted(build.sources.cuda, key=lambda source: -(build.root / source).stat().st_size)
+    device = [_compile([nvcc, *ccbin, *flags, *include], source) for source in largest_first]
+    objects = [*(replace(edge, report=_ptxas_report(edge)) for edge in device), *host]
     yield from objects
 
     stub_source, stub = STUB.relative_to(build.root), FOLDER / "stub" / "libtorch_cuda.so"
@@ -151,6 +153,11 @@ def _compile(command: Sequence[str], source: Path, tag: str = "") -> Edge:
     output = FOLDER / "objects" / source.with_suffix(f"{source.suffix}{tag}.o").relative_to("csrc")
     dependencies = ["-MD", "-MF", f"{output}.d"]  # -MD: the headers of torch and the system are dependencies too
     return Edge(output, [source], [*command, *dependencies, "-c", str(source), "-o", str(output)], "compile")
+
+
+def _ptxas_report(edge: Edge) -> Path:
+    """Registers and spills of each kernel."""
+    return FOLDER / "ptxas" / edge.inputs[0].relative_to("csrc").with_suffix(".txt")
 
 
 def _link(
@@ -180,7 +187,7 @@ def facts(build: Build) -> dict[str, str | list[str]]:
 
 def write_facts(build: Build) -> None:
     """build_facts.h, rewritten only where it changed, so that nothing is compiled for nothing."""
-    text = json.dumps(facts(build), indent=1)
+    text = json.dumps(facts(build))
     content = f'// Written by the build.\n#define FASTGAN_BUILD_FACTS R"json({text})json"\n'
     header = build.root / FOLDER / "build_facts.h"
     if not header.is_file() or header.read_text() != content:

@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BuildError
+from .toolchain import max_jobs
+
+PTXAS_REPORT = "^ptxas info|^ +[0-9]+ bytes stack frame"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Edge:
     inputs: Sequence[Path]
     command: Sequence[str]
     kind: str  # "compile" or "link"
+    report: Path | None = None  # where ptxas's register counts go; everything else the command says is shown
+
+    @property
+    def shell(self) -> str:
+        """The command for /bin/sh."""
+        command = shlex.join(self.command)
+        if not self.report:
+            return command
+        report = shlex.quote(str(self.report))
+        return f"{command} > {report} 2>&1; code=$?; grep -vE '{PTXAS_REPORT}' {report}; exit $code"
 
     def __str__(self) -> str:
         return f"compiling {self.inputs[0]}" if self.kind == "compile" else f"linking {self.output.name}"
@@ -46,14 +58,15 @@ def text_of(edges: Sequence[Edge], folder: Path) -> str:
     for edge in edges:
         inputs = " ".join(_escape(str(path)) for path in edge.inputs)
         lines += [f"build {_escape(str(edge.output))}: {edge.kind} {inputs}"]
-        lines += [f"  command = {shlex.join(edge.command).replace('$', '$$')}", ""]
+        lines += [f"  command = {edge.shell.replace('$', '$$')}", ""]
     return "\n".join(lines)
 
 
 def run(edges: Sequence[Edge], folder: Path, root: Path, env: Mapping[str, str] = os.environ) -> None:
     """Run what is out of date, in parallel, with `root` as the working directory. Raises CommandFailed."""
     for edge in edges:
-        (root / edge.output).parent.mkdir(parents=True, exist_ok=True)
+        for made in filter(None, (edge.output, edge.report)):
+            (root / made).parent.mkdir(parents=True, exist_ok=True)
     (root / folder).mkdir(parents=True, exist_ok=True)
     (root / folder / "build.ninja").write_text(text_of(edges, folder))
     ninja, jobs = find_ninja(env), max_jobs(env)
@@ -79,21 +92,12 @@ def find_ninja(env: Mapping[str, str] = os.environ) -> str | None:
     return str(beside) if beside.is_file() else None
 
 
-def max_jobs(env: Mapping[str, str] = os.environ) -> int | None:
-    """MAX_JOBS, or None for one a core."""
-    text = env.get("MAX_JOBS", "")
-    if not text:
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise BuildError(f"MAX_JOBS is {text!r}; set it to a number of at least 1, or unset it for one job a core.")
-    return int(text)
-
-
 def _run_without_ninja(edges: Sequence[Edge], root: Path, jobs: int) -> None:
     """Everything anew, for a --no-build-isolation install where no ninja is at hand."""
 
     def execute(edge: Edge) -> None:
-        done = subprocess.run(edge.command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(edge.shell, shell=True, cwd=root, check=False, **said)
         if done.returncode:
             raise CommandFailed(str(edge), done.stdout)
         print(done.stdout, end="", flush=True)

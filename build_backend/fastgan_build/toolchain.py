@@ -75,6 +75,16 @@ def check_platform(system: str = sys.platform) -> None:
         raise BuildError(f"the native code builds on Linux only, and this is {system!r}; on Windows use WSL 2.")
 
 
+def max_jobs(env: Mapping[str, str] = os.environ) -> int | None:
+    """MAX_JOBS, or None for one a core."""
+    text = env.get("MAX_JOBS", "")
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise BuildError(f"MAX_JOBS is {text!r}; set it to a number of at least 1, or unset it for one job a core.")
+    return int(text)
+
+
 # ---- C++ ------------------------------------------------------------------------------------------------------------
 
 
@@ -130,18 +140,15 @@ def find_nvcc(env: Mapping[str, str] = os.environ) -> Path | None:
     if wish is False:
         return None
     home = env.get("CUDA_HOME") or env.get("CUDA_PATH")
-    if home:
-        candidate = Path(home) / "bin" / "nvcc"
-    else:
-        candidate = Path(shutil.which("nvcc", path=env.get("PATH")) or "/usr/local/cuda/bin/nvcc")
-    if candidate.is_file():
-        return candidate
-    if wish:
+    folders = [f"{home}/bin"] if home else [*env.get("PATH", "").split(os.pathsep), "/usr/local/cuda/bin"]
+    found = shutil.which("nvcc", path=os.pathsep.join(folders))
+    if wish and not found:
+        where = f"in {folders[0]}" if home else "on PATH or in /usr/local/cuda/bin"
         raise BuildError(
-            f"FASTGAN_CUDA=1 asks for the CUDA kernels, but no nvcc was found ({candidate} does not exist); "
+            f"FASTGAN_CUDA=1 asks for the CUDA kernels, but there is no nvcc {where}; "
             "install the CUDA toolkit and set CUDA_HOME to it, or unset FASTGAN_CUDA."
         )
-    return None
+    return Path(found) if found else None
 
 
 def nvcc_version(path: Path) -> tuple[int, int]:
@@ -193,7 +200,7 @@ def parse_archs(text: str) -> list[str]:
     for entry in re.split(r"[;,\s]+", text.strip()):
         if not entry:
             continue
-        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)*", entry)
+        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
         if not match:
             raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST has the entry {entry!r}; give numbers such as '8.0', '9.0a' or '9.0+PTX' "
@@ -208,11 +215,13 @@ def gencode(archs: list[str]) -> list[str]:
     return [f"-gencode=arch=compute_{arch.split('_')[1]},code={arch}" for arch in archs]
 
 
-def nvcc_flags(cuda: Cuda) -> list[str]:
+def nvcc_flags(cuda: Cuda, env: Mapping[str, str] = os.environ) -> list[str]:
+    """One call compiles for all architectures, side by side: what they share of the work is then done once."""
     flags = [*COMMON, "--expt-relaxed-constexpr", "-DUSE_CUDA", *_defines(), "-Xcompiler", ",".join(HOST)]
-    return [*flags, *gencode(cuda.archs)]
+    return [*flags, *gencode(cuda.archs), "--threads", str(max_jobs(env) or 0), "-Xptxas", "-v"]
 
 
 def nvcc_host(compiler: Compiler, env: Mapping[str, str] = os.environ) -> list[str]:
-    """The host compiler nvcc is to use: ours, unless nvcc's own variable names another."""
-    return [] if env.get("NVCC_CCBIN") else ["-ccbin", compiler.command[-1]]
+    """The host compiler nvcc is to use: ours, without ccache and flags, unless nvcc's own variable names another."""
+    program = [word for word in compiler.command if not word.startswith("-")][-1]
+    return [] if env.get("NVCC_CCBIN") else ["-ccbin", program]

@@ -21,6 +21,7 @@ from .stream import BatchStream, mirror_generator
 __all__ = ["Stream", "from_dataset", "from_tensor", "stream_of"]
 
 Range = tuple[float, float]
+OVERSHOOT = 0.05  # of the range: what resampling filters add at edges is cut off, what is further out is an error
 
 
 class Stream(Protocol):
@@ -54,8 +55,9 @@ def from_tensor(
     """An :class:`ImageSet` of a tensor or array [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4.
 
     Where both readings are possible, dimension 1 is C. The values of black and white are ``value_range``; by default 0
-    and 255 for integers, 0 and 1 for booleans and for floats without a negative value, -1 and 1 for floats with one.
-    Values are rounded to 8 bits; uint8 is taken as it is, without a copy.
+    and 255 for integers, 0 and 1 for booleans and for floats without a value below -0.05, -1 and 1 for floats with one.
+    Values are rounded to 8 bits; uint8 is taken as it is, without a copy. Up to 5% of the range beyond its ends, which
+    resampling filters add, are cut off.
 
     Raises:
         UserError: for another shape, or where a value lies outside of the range.
@@ -99,8 +101,8 @@ def stream_of(
     - a ``DataLoader``: iterated again and again as it is, ``batch_size`` and ``seed`` are its own; not resumable;
     - an ``IterableDataset``: the same through a ``DataLoader`` of ``batch_size`` that drops a ragged end.
 
-    Floats are taken for [-1, 1] where the first batch has a negative value and for [0, 1] otherwise; ``value_range``,
-    the values of black and white, says it explicitly.
+    Values are those of :func:`from_tensor`; which range it is, the first images decide, or ``value_range`` does (the
+    values of black and white).
 
     Raises:
         UserError: for any other type, for an empty set, and for values outside of the range.
@@ -242,7 +244,7 @@ def _channels_first(images: Tensor) -> Tensor:
 def _guess_range(images: Tensor) -> Range:
     if not images.is_floating_point():
         return 0.0, 1.0 if images.dtype == torch.bool else 255.0
-    return (-1.0, 1.0) if images.amin() < 0 else (0.0, 1.0)
+    return (-1.0, 1.0) if images.amin() < -OVERSHOOT else (0.0, 1.0)
 
 
 def _scale(images: Tensor, value_range: Range) -> Tensor:
@@ -252,9 +254,10 @@ def _scale(images: Tensor, value_range: Range) -> Tensor:
         return to_float(images)
     wide = images if images.dtype == torch.float64 else images.to(torch.float32)
     low, high = wide.amin().item(), wide.amax().item()
-    if not (black <= low and high <= white):  # written so that NaN fails
+    slack = OVERSHOOT * (white - black)
+    if not (black - slack <= low and high <= white + slack):  # written so that NaN fails
         raise UserError(
             f"images must have values from {black:g} to {white:g}, but they have {low:g} to {high:g}; "
             f"scale them, or give their range as value_range"
         )
-    return (wide - black) * (2 / (white - black)) - 1
+    return ((wide - black) * (2 / (white - black)) - 1).clamp_(-1, 1)

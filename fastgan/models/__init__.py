@@ -8,14 +8,16 @@ logits = discriminator(images)                               # [16]; D(x) = sigm
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from fastgan.errors import UserError
 
+from ._shapes import check_image_size
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 
-__all__ = ["FAMILIES", "DCGANDiscriminator", "DCGANGenerator", "build"]
+__all__ = ["FAMILIES", "DCGANDiscriminator", "DCGANGenerator", "arguments_of", "build", "check"]
 
 
 def _dcgan(image_size: int | tuple[int, int], channels: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
@@ -48,9 +50,20 @@ def build(
     Raises:
         UserError: for an unknown family, or values that its networks cannot be made of.
     """
-    if family not in FAMILIES:
-        raise UserError(f"model {family!r} is unknown; choose one of: {', '.join(FAMILIES)}.")
+    check(family, image_size)
     for name, value in (("latent_dim", latent_dim), ("width", width)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name} must be a whole number of at least 1, but it is {value!r}.")
     return FAMILIES[family](image_size, channels, latent_dim, width)
+
+
+def check(family: str, image_size: int | tuple[int, int]) -> None:
+    """Raises a UserError for an unknown family, or a size that its networks do not make."""
+    if family not in FAMILIES:
+        raise UserError(f"model {family!r} is unknown; choose one of: {', '.join(FAMILIES)}.")
+    check_image_size(image_size)
+
+
+def arguments_of(generator: nn.Module) -> dict[str, Any]:
+    """The arguments with which :func:`build` makes a generator of its own again."""
+    return {name: getattr(generator, name) for name in ("family", "image_size", "channels", "latent_dim", "width")}

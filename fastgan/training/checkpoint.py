@@ -1,139 +1,204 @@
-"""A run's state in one safetensors file: both networks, the average, both optimizers, random state; nothing is pickled."""
+"""The whole state of a run in one safetensors file: tensors, and JSON in its metadata. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastgan.errors import UserError
+from fastgan.training.ema import EMA
 
-from .run_folder import write_whole
-
-__all__ = ["load_checkpoint", "load_into", "read_tensors", "save_checkpoint", "save_tensors"]
+__all__ = ["TrainState", "load_checkpoint", "read_tensors", "save_checkpoint", "sub_state", "write_tensors"]
 
 FORMAT = 1
-Networks = dict[str, nn.Module]
-Optimizers = dict[str, Optimizer]
+KEY = "fastgan"  # of the JSON in a file's metadata
 
 
-def save_checkpoint(path: Path, networks: Networks, optimizers: Optimizers, about: dict[str, Any]) -> None:
-    """Writes everything that continuing needs, whole or not at all.
+@dataclass
+class TrainState:
+    """What changes while a run trains."""
 
-    Args:
-        path: the file to write.
-        networks: each by its name; parameters and buffers are kept under ``<name>/<key>``.
-        optimizers: each by its name; tensors of their state are kept under ``<name>/<parameter number>/<key>``.
-        about: what else to remember, as JSON (the step, the configuration).
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: EMA
+    opt_g: Optimizer
+    opt_d: Optimizer
+    step: int = 0
+    """Updates done."""
+    images: int = 0
+    """Images seen by them."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else the checkpoint is to remember, as JSON has it; the run's configuration."""
 
-    Raises:
-        OSError: where it cannot be written.
+
+def save_checkpoint(path: str | os.PathLike[str], state: TrainState) -> None:
+    """Writes the networks, the averaged generator, the optimizers and the state of every random generator.
+
+    The file appears under its name when it is whole and on the disk. Raises OSError where it cannot be written.
     """
-    tensors = {f"{name}/{key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
-    rest: dict[str, Any] = {}
-    for name, optimizer in optimizers.items():
-        state = optimizer.state_dict()
-        rest[name] = {"param_groups": state["param_groups"], "state": {}}
-        for number, entries in state["state"].items():
-            for key, value in entries.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{name}/{number}/{key}"] = value
-                else:
-                    rest[name]["state"].setdefault(str(number), {})[key] = value
-    tensors |= {f"rng/{device}": state for device, state in _rng_states().items()}
-    save_tensors(path, tensors, {**about, "optimizers": rest})
+    tensors: dict[str, Tensor] = {}
+    for name, module in _modules(state).items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+    optimizers = {}
+    for name, optimizer in _optimizers(state).items():
+        part, optimizers[name] = _optimizer_out(optimizer)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+    generators, rng = _random_out()
+    tensors |= generators
+    described = {
+        "kind": "checkpoint",
+        "step": state.step,
+        "images": state.images,
+        "ema": {"updates": state.ema.updates, "decay": state.ema.decay},
+        "optimizers": optimizers,
+        "rng": rng,
+        "facts": state.facts,
+    }
+    write_tensors(Path(path), tensors, described)
 
 
-def load_checkpoint(path: Path, networks: Networks, optimizers: Optimizers | None = None, *, rng: bool = True) -> dict[str, Any]:
-    """Puts a checkpoint's state into ``networks`` and ``optimizers``, in place, and torch's random state back.
+def load_checkpoint(path: str | os.PathLike[str], state: TrainState) -> TrainState:
+    """Restores, in place, all that :func:`save_checkpoint` wrote, the random generators of this process included.
 
     Args:
-        path: a file that :func:`save_checkpoint` wrote.
-        networks, optimizers: by the names they were saved under; those left out here are not read.
-        rng: False leaves torch's random state as it is.
+        path: the file.
+        state: networks and optimizers built as those that were saved.
 
     Returns:
-        What was saved as ``about``.
+        ``state``, with its step and facts.
 
     Raises:
-        UserError: where the file is no checkpoint, is damaged, or is of other networks.
+        FileNotFoundError: where there is no such file.
+        UserError: where it is damaged, no checkpoint, or of other networks.
     """
-    tensors, about = read_tensors(path)
-    rest = about.pop("optimizers", {})
-    for name, network in networks.items():
-        load_into(network, _under(tensors, f"{name}/"), path)
-    for name, optimizer in (optimizers or {}).items():
-        if name not in rest:
-            raise UserError(f"{path} holds no optimizer {name!r}; give a run's checkpoint.")
-        state: dict[int, dict[str, Any]] = {int(n): dict(values) for n, values in rest[name]["state"].items()}
-        for key, value in _under(tensors, f"{name}/").items():
-            number, _, field = key.partition("/")
-            state.setdefault(int(number), {})[field] = value
-        optimizer.load_state_dict({"state": state, "param_groups": rest[name]["param_groups"]})
-    if rng:
-        _set_rng_states(_under(tensors, "rng/"))
-    return about
+    tensors, described = read_tensors(path, "checkpoint")
+    for name, module in _modules(state).items():
+        try:
+            module.load_state_dict(sub_state(tensors, name))
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())
+            raise UserError(f"the checkpoint {path} is of another {name} than the given one: {problem}") from None
+    for name, optimizer in _optimizers(state).items():
+        _optimizer_in(optimizer, sub_state(tensors, name), described["optimizers"][name])
+    state.ema.updates, state.ema.decay = described["ema"]["updates"], described["ema"]["decay"]
+    _random_in(tensors, described["rng"])
+    state.step, state.images, state.facts = described["step"], described["images"], described["facts"]
+    return state
 
 
-def load_into(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """``network.load_state_dict(state)``, where a mismatch is one sentence."""
-    own = network.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or sorted(key for key in own if own[key].shape != state[key].shape)
-    if wrong:
-        raise UserError(
-            f"{path} holds the weights of another network than this {type(network).__name__}: they differ in {wrong[0]} "
-            f"and {len(wrong) - 1} more; give the network that it was trained with."
-        )
-    network.load_state_dict(state)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], described: dict[str, Any]) -> None:
+    """Writes a safetensors file beside ``path``, sees it to the disk, and renames it. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(whole, temporary, {KEY: json.dumps({"format": FORMAT, **described})})
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """One safetensors file with ``about`` as JSON in its header, written whole or not at all."""
-    # A copy of each: the format knows neither strides nor shared memory.
-    copies = {key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    header = {"format": "pt", "fastgan": json.dumps({"format": FORMAT, **about})}
-    write_whole(path, safetensors.torch.save(copies, header))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`save_tensors` wrote: the tensors and ``about``.
+def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file that :func:`write_tensors` wrote, on the CPU, and its description.
 
     Raises:
-        UserError: where the file is not there, is damaged, or was not written by this program.
+        FileNotFoundError: where there is no such file.
+        UserError: where it is damaged or of another kind.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; give the path of a {kind} that a run has written.")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("fastgan", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = "is damaged or is no safetensors file" if path.is_file() else "is not there"
-        raise UserError(f"{path} {reason} ({str(error).splitlines()[0]}); give another file.") from None
-    if about is None or about.pop("format", None) != FORMAT:
-        raise UserError(f"{path} was not written by this version of fastgan; give a file out of a run's folder.")
-    return tensors, about
+            described = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error}); give another {kind}.") from None
+    if described.get("kind") != kind:
+        raise UserError(f"{path} is not a {kind} of fastgan; give one that a run has written.")
+    if described["format"] > FORMAT:
+        raise UserError(f"{path} was written by a newer fastgan (format {described['format']}); install that one to read it.")
+    return tensors, described
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def sub_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under ``name.``, without it."""
+    return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
 
-def _rng_states() -> dict[str, Tensor]:
-    return {"cpu": torch.get_rng_state(), **{f"cuda:{n}": torch.cuda.get_rng_state(n) for n in _cuda_devices()}}
+def _modules(state: TrainState) -> dict[str, nn.Module]:
+    return {"generator": state.generator, "discriminator": state.discriminator, "ema": state.ema.module}
 
 
-def _set_rng_states(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    for n in _cuda_devices():
-        if f"cuda:{n}" in states:
-            torch.cuda.set_rng_state(states[f"cuda:{n}"], n)
+def _optimizers(state: TrainState) -> dict[str, Optimizer]:
+    return {"opt_g": state.opt_g, "opt_d": state.opt_d}
 
 
-def _cuda_devices() -> Iterator[int]:
-    return iter(range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0))
+def _optimizer_out(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors "index.name", and the rest of it as JSON has it."""
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+
+
+def _optimizer_in(optimizer: Optimizer, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **described["numbers"]}.items():
+        index, name = key.split(".", 1)
+        if isinstance(value, Tensor) and value.shape == parameters[int(index)].shape:
+            # The file has no strides, and the fused optimizers walk a parameter and its moments as if they had the same.
+            value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    groups = [{name: tuple(v) if name == "betas" else v for name, v in group.items()} for group in described["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _random_out() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The states of torch's, NumPy's and Python's global generators as tensors, and what of them is no tensor."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    tensors = {
+        "rng.torch": torch.get_rng_state(),
+        "rng.python": torch.tensor(words, dtype=torch.int64),
+        "rng.numpy": torch.from_numpy(keys.astype(np.int64)),
+    }
+    if torch.cuda.is_available():
+        tensors |= {f"rng.cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return tensors, {"python": [version, gauss], "numpy": [kind, int(position), int(has_gauss), float(cached)]}
+
+
+def _random_in(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> None:
+    version, gauss = described["python"]
+    random.setstate((version, tuple(tensors["rng.python"].tolist()), gauss))
+    kind, *rest = described["numpy"]
+    np.random.set_state((kind, tensors["rng.numpy"].numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(tensors["rng.torch"])
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if f"rng.cuda.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.cuda.{index}"], index)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -206,7 +206,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "latent_dim": _COUNT,
     "width": _COUNT,
-    "loss": _one_of("non_saturating", "minimax"),
+    "loss": _one_of(*GENERATOR_LOSSES),
     "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
     "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),

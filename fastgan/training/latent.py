@@ -34,13 +34,17 @@ class LatentSource:
         self._like = next(generator.parameters(), torch.empty(0))
 
     def __call__(self, batch_size: int, rng: torch.Generator | None = None) -> Tensor:
-        """[batch_size, ...], from torch's default generator, or from ``rng``, a generator on the CPU."""
+        """[batch_size, ...], from torch's default generator, or from ``rng``, a generator on the CPU.
+
+        From ``rng`` row after row is drawn, so that the first ones do not depend on how many there are.
+        """
         device, dtype = self._like.device, self._like.dtype
         if self._draw is not None:
             return self._draw(batch_size).to(device)
         if rng is None:
             return torch.randn(batch_size, *self._shape, device=device, dtype=dtype)
-        return torch.randn(batch_size, *self._shape, generator=rng).to(device, dtype)
+        rows = [torch.randn(self._shape, generator=rng) for _ in range(batch_size)]
+        return torch.stack(rows).to(device, dtype)
 
 
 def latent_shape(generator: nn.Module, latent: int | Sequence[int] | None = None) -> tuple[int, ...]:

@@ -1,118 +1,118 @@
-"""The folder of a run: what lies where, and how it gets there whole."""
+"""The folder of a run: its name, what lies where, and finding it again."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 
 from fastgan.errors import UserError
 
-__all__ = ["RUNS", "RunFolder", "newest_run", "write_whole"]
+__all__ = ["RUNS", "RunFolder", "newest_run", "next_name"]
 
 RUNS = Path("runs")
 
 
 class RunFolder:
-    """config.json, metrics.jsonl, samples/, checkpoints/ and generator.safetensors of one run."""
+    """Where the parts of a run lie."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
-        self.generator = self.path / "generator.safetensors"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
+        self.generator = self.path / "generator.safetensors"
+
+    @staticmethod
+    def check(out: str | os.PathLike[str] | None) -> None:
+        """Raises, before any work is done, what :meth:`create` would, as far as can be told without making anything."""
+        folder = RUNS if out is None else Path(out)
+        if out is not None:
+            _check_empty(folder)
+        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not nearest.is_dir():
+            raise UserError(f"out: {nearest} is a file, so that {folder} cannot be a folder; choose another one.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"out: {nearest} cannot be written to, so that {folder} cannot be made; choose another folder.")
 
     @classmethod
-    def create(cls, out: str | os.PathLike[str] | None, name: str) -> RunFolder:
-        """A new run's folder: ``out``, or the next number under ``runs/``, as in ``runs/00000-<name>``.
+    def create(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Makes the folder, which must not exist or be empty.
 
         Raises:
-            UserError: where ``out`` has something in it, or cannot be written to.
+            UserError: where it holds something or cannot be written.
         """
+        folder = cls(path)
+        check_free(folder.path)
         try:
-            folder = cls(_next_under(RUNS, name) if out is None else _empty(Path(out)))
-            folder.samples.mkdir()
+            folder.samples.mkdir(parents=True)
             folder.checkpoints.mkdir()
         except OSError as error:
-            where = error.filename or out or RUNS
-            raise UserError(f"out: the run's folder cannot be made ({where}: {error.strerror}); choose another one.") from None
+            raise unwritable(folder.path, error) from None
         return folder
 
     def sample(self, step: int) -> Path:
+        """The picture of this step."""
         return self.samples / f"step-{step:06d}.png"
 
     def checkpoint(self, step: int) -> Path:
+        """The checkpoint of this step."""
         return self.checkpoints / f"step-{step:06d}.safetensors"
 
-    def newest_checkpoint(self) -> Path | None:
-        """The checkpoint of the most steps, or None."""
-        found = {int(match[1]): path for path in self.checkpoints.glob("*") if (match := _CHECKPOINT.fullmatch(path.name))}
-        return found[max(found)] if found else None
-
-    def read_config(self) -> dict:
-        return json.loads(self.config.read_text(encoding="utf-8"))
+    def all_checkpoints(self) -> list[Path]:
+        """Those that are there, the oldest first."""
+        found = [(int(match[1]), path) for path in self.checkpoints.glob("step-*") if (match := _STEP.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
 
 
-_CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+_STEP = re.compile(r"step-(\d+)\.safetensors")
+_NUMBER = re.compile(r"(\d{5,})-.*")
 
 
-def _empty(folder: Path) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"out: the folder {folder} is not empty; choose another folder or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _next_under(runs: Path, name: str) -> Path:
-    runs.mkdir(parents=True, exist_ok=True)
-    number = max((number for number, _ in _numbered(runs)), default=-1) + 1
-    while True:
-        try:
-            (folder := runs / f"{number:05d}-{name}").mkdir()
-            return folder
-        except FileExistsError:  # another run has just taken it
-            number += 1
-
-
-def _numbered(runs: Path) -> list[tuple[int, Path]]:
-    if not runs.is_dir():
-        return []
-    return sorted((int(match[1]), path) for path in runs.iterdir() if (match := re.match(r"(\d{5,})-", path.name)))
+def next_name(data: str, model: str, image_size: tuple[int, int]) -> str:
+    """The name of the next run: "00000-digits-dcgan-32x32", the number one above the highest under ``runs/``."""
+    height, width = image_size
+    word = re.sub(r"[^\w.]+", "-", data).strip("-.")[:40] or "images"
+    numbers = [int(match[1]) for path in RUNS.glob("*") if (match := _NUMBER.fullmatch(path.name))]
+    return f"{max(numbers, default=-1) + 1:05d}-{word}-{model}-{height}x{width}"
 
 
 def newest_run() -> Path:
-    """The folder of the highest number under ``runs/``.
+    """The run under ``runs/`` that was begun last and has a generator.
 
     Raises:
-        UserError: where there is none.
+        FileNotFoundError: where there is none.
     """
-    numbered = _numbered(RUNS)
-    if not numbered:
-        raise UserError(f"there is no run under {RUNS}/ yet; train one with `fastgan train`, or name a run's folder.")
-    return numbered[-1][1]
+    found = [folder for path in RUNS.glob("*") if (folder := RunFolder(path)).generator.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"there is no trained run under {RUNS.absolute()}; train one with `fastgan train`, or give the path of a run."
+        )
+    return max(found, key=lambda folder: (folder.config.stat().st_mtime_ns if folder.config.exists() else 0)).path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file such that at any moment, a crash included, either the old one is there or the whole new one."""
+def check_free(path: Path) -> None:
+    """Raises UserError where ``path`` is not a place for a new run."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"out is {path}, which is a file; give the path of a new folder.")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"out is {path}, which is not empty; choose another folder or remove it.")
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise unwritable(path, error) from None
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"out is {path}, but {parent} cannot be written to; choose another folder.")
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The sentence for a folder that cannot be made."""
+    return UserError(f"out is {path}, which cannot be written ({error.strerror or error}); choose another folder.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside ``path`` and renames. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -54,6 +54,11 @@ def test_floats_without_a_negative_value_run_from_0_to_1():
     assert data.from_tensor(torch.eye(4).bool()[None]).images.unique().tolist() == [0, 255]
 
 
+def test_the_overshoot_of_filters_is_cut_off():
+    assert data.from_tensor(torch.tensor([[[-0.04, 0.0, 1.0, 1.04]]])).images.flatten().tolist() == [0, 0, 255, 255]
+    assert data.from_tensor(torch.tensor([[[-1.09, -1.0, 1.0, 1.09]]])).images.flatten().tolist() == [0, 0, 255, 255]
+
+
 def test_value_range_says_what_cannot_be_guessed():
     assert torch.equal(data.from_tensor(GREY.float(), value_range=(0, 255)).images, GREY)
     from_half = data.from_tensor(GREY / 255, value_range=(-1, 1)).images

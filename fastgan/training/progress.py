@@ -1,0 +1,95 @@
+"""What a run says while it trains: one live line in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+__all__ = ["Progress", "progress_on"]
+
+
+class Progress(Protocol):
+    """Told of rows of metrics as they are written."""
+
+    def update(self, row: dict[str, Any]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def progress_on(total: int, start: int = 0) -> Progress:
+    """The live line where stdout is a terminal, plain lines otherwise; ``total`` steps, ``start`` of them done."""
+    return LiveProgress(total, start) if sys.stdout.isatty() else PlainProgress(total, start)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Speed, losses, D(x), and D(G(z)) before and after the discriminator's update."""
+    number = {name: float("nan") if value is None else value for name, value in row.items()}
+    return (
+        "{images_per_second:,.0f} images/s  loss D {loss_d:.3f} G {loss_g:.3f}  "
+        "D(x) {d_real:.2f}  D(G(z)) {d_fake_before:.2f}/{d_fake_after:.2f}".format(**number)
+    )
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class TimeLeft:
+    """Extrapolates from the steps done so far, pauses for pictures and checkpoints included."""
+
+    def __init__(self, total: int, start: int) -> None:
+        self.total, self._start, self._began = total, start, time.perf_counter()
+
+    def after(self, step: int) -> float:
+        """Seconds."""
+        return (time.perf_counter() - self._began) / max(step - self._start, 1) * (self.total - step)
+
+
+class PlainProgress:
+    """A line after the first row, then every ``interval`` seconds, and at the end."""
+
+    def __init__(self, total: int, start: int = 0, interval: float = 10.0) -> None:
+        self._left, self._interval, self._said = TimeLeft(total, start), interval, float("-inf")
+
+    def update(self, row: dict[str, Any]) -> None:
+        now, step, total = time.perf_counter(), row["step"], self._left.total
+        if now - self._said >= self._interval or step == total:
+            self._said = now
+            self.say(f"step {step}/{total}  {describe(row)}  {clock(self._left.after(step))} left")
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class LiveProgress:
+    """One line that is redrawn as rows come; there is no thread that would take time from the training."""
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._left = TimeLeft(total, start)
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._bar = RichProgress(*columns, auto_refresh=False)
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=total, completed=start)
+        self._bar.refresh()
+
+    def update(self, row: dict[str, Any]) -> None:
+        text = f"{describe(row)}  {clock(self._left.after(row['step']))} left"
+        self._bar.update(self._task, completed=row["step"], description=text, refresh=True)
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
