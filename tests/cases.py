@@ -13,10 +13,11 @@ from fastgan import ops
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-# Largest error against the float64 truth, as norm(a - b) / max(norm(b), 1). float32 sums a few thousand terms of relative
-# error 6e-8; of the 16-bit dtypes the bar is torch's own eager error, because rounding the output alone exceeds any fixed one.
+# Largest error against the float64 truth, as norm(a - b) / max(norm(b), 1). float32 sums a few thousand terms of
+# relative error 6e-8; 16-bit dtypes have torch's own eager error as their bar, because rounding the output alone
+# exceeds any fixed one.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Ill-conditioned values (a bias before a batch-norm: the sum of terms that cancel to 0) have eager's error as their bar too.
+# Ill-conditioned values (a bias before a batch-norm: a sum of terms that cancel to 0) have eager's error as theirs too.
 EAGER_FACTOR = {torch.float64: 2.0, torch.float32: 2.0, torch.bfloat16: 1.2, torch.float16: 1.2}
 
 
@@ -129,8 +130,17 @@ CONV_TRANSPOSE_BN_ACT = [
     _conv("from_latent", (4, 10, 1, 1), (10, 16, 4, 4), transposed=True, activation="relu"),
     _conv("output_padding", (2, 6, 5, 3), (6, 4, 4, 4), transposed=True, stride=2, padding=1, output_padding=(1, 0)),
     _conv("groups", (2, 6, 5, 5), (6, 4, 3, 3), transposed=True, groups=2, dilation=2, bias=True),
-    _conv("tanh", (2, 8, 4, 4), (8, 3, 4, 4), transposed=True, stride=2, padding=1, batch_norm=False, bias=True,
-          activation="tanh"),
+    _conv(
+        "tanh",
+        (2, 8, 4, 4),
+        (8, 3, 4, 4),
+        transposed=True,
+        stride=2,
+        padding=1,
+        batch_norm=False,
+        bias=True,
+        activation="tanh",
+    ),
     _conv("eval", (3, 16, 4, 4), (16, 8, 4, 4), transposed=True, stride=2, padding=1, training=False),
 ]
 

@@ -3,10 +3,10 @@ import os
 # The tests' tensors are tiny: threads would only wait for each other. Tests of threading ask for more (`threads`).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from fastgan.ops import _engine  # noqa: E402
+from fastgan.ops import _engine
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A ``torch.nn`` namespace: ``import fastgan.layers as nn`` instead of ``import torch.nn as nn``.
 
-Every name of ``torch.nn`` works. The classes listed in ``__all__`` are fastgan's own: subclasses of torch's with the same
-arguments and the same ``state_dict``, which run fused where they can, and as torch's otherwise.
+Every name of ``torch.nn`` works. The classes listed in ``__all__`` are fastgan's own: subclasses of torch's with the
+same arguments and the same ``state_dict``, which run fused where they can, and as torch's otherwise.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class ConvBNAct2d(FusedBlock):
     """``Conv2d -> BatchNorm2d -> activation`` as one module.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: of the convolution;
-            ``bias`` is False by default, since batch-norm takes it out again.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: of the
+            convolution; ``bias`` is False by default, since batch-norm takes it out again.
         eps, momentum, affine, track_running_stats: of the batch-norm.
         activation: ``none``, ``relu``, ``leaky_relu``, ``tanh`` or ``sigmoid``.
         negative_slope: of ``leaky_relu``; 0.2, the slope of DCGAN's discriminator.
@@ -114,8 +114,8 @@ class ConvTransposeBNAct2d(FusedBlock):
     """``ConvTranspose2d -> BatchNorm2d -> activation`` as one module.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode: of
-            the transposed convolution; ``bias`` is False by default, since batch-norm takes it out again.
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode:
+            of the transposed convolution; ``bias`` is False by default, since batch-norm takes it out again.
         eps, momentum, affine, track_running_stats: of the batch-norm.
         activation: ``none``, ``relu``, ``leaky_relu``, ``tanh`` or ``sigmoid``; ReLU, as in DCGAN's generator.
         negative_slope: of ``leaky_relu``.

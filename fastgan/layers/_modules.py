@@ -25,7 +25,7 @@ class LeakyReLU(torch.nn.LeakyReLU):
 
 
 class BatchNorm2d(torch.nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d`` on the native kernel; fused with its neighbours in :class:`fastgan.layers.Sequential`."""
+    """``torch.nn.BatchNorm2d`` on the native kernel; fused with its neighbours in :class:`Sequential`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""

@@ -54,9 +54,7 @@ def is_batch_norm(module: Module) -> bool:
 
 def is_activation(module: Module) -> bool:
     """Whether this module can be a block's activation."""
-    return (
-        type(module) in _ACTIVATIONS and not _gate.has_hooks(module) and getattr(module, "negative_slope", 0.0) >= 0
-    )
+    return type(module) in _ACTIVATIONS and not _gate.has_hooks(module) and getattr(module, "negative_slope", 0.0) >= 0
 
 
 def block_of(members: Members) -> tuple[Block, Parameters]:

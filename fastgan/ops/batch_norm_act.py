@@ -39,8 +39,8 @@ def batch_norm_act(
         eps: added to the variance.
         activation: ``none``, ``relu``, ``leaky_relu``, ``tanh`` or ``sigmoid``.
         negative_slope: of ``leaky_relu``.
-        batch_groups: takes statistics apart for each of so many equal parts of the batch, and leaves the running ones as
-            forwards of the parts one after another would.
+        batch_groups: takes statistics apart for each of so many equal parts of the batch, and leaves the running ones
+            as forwards of the parts one after another would.
 
     Returns:
         [N, C, ...], in the input's dtype and memory format.
@@ -53,7 +53,17 @@ def batch_norm_act(
     Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
     """
     block, parameters = _block(
-        input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        activation,
+        negative_slope,
+        batch_groups,
     )
     return run(input, [block], [parameters], batch_groups)
 
@@ -74,7 +84,17 @@ def batch_norm_act_reference(
 ) -> Tensor:
     """:func:`batch_norm_act` in plain torch."""
     block, parameters = _block(
-        input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        activation,
+        negative_slope,
+        batch_groups,
     )
     return run_reference(input, [block], [parameters], batch_groups)
 

@@ -60,7 +60,7 @@ def bce_with_logits(
 ) -> Tensor:
     """``F.binary_cross_entropy_with_logits(input, target, weight, reduction=reduction, pos_weight=pos_weight)``.
 
-    The cross-entropy of sigmoid(x), computed so that nothing overflows or cancels for large logits. Differentiable twice.
+    The cross-entropy of sigmoid(x), computed so that nothing overflows or cancels. Differentiable twice.
 
     Args:
         input: logits x, any shape.
@@ -96,8 +96,8 @@ def adversarial_bce(
     """The cross-entropy of a discriminator's output against constant labels, its gradient and D(x), in one kernel.
 
     The batch is cut into ``len(targets)`` equal parts. For real and generated images judged in one batch,
-    ``targets=(1, 0)`` is the discriminator's loss H(1, D(x)) + H(0, D(G(z))); ``targets=(1,)`` on generated images is the
-    generator's non-saturating loss, and ``targets=(0,), weights=(-1,)`` the original minimax one.
+    ``targets=(1, 0)`` is the discriminator's loss H(1, D(x)) + H(0, D(G(z))); ``targets=(1,)`` on generated images is
+    the generator's non-saturating loss, and ``targets=(0,), weights=(-1,)`` the original minimax one.
 
     Args:
         input: [N, ...], logits, or probabilities where ``from_logits`` is False.
@@ -143,7 +143,9 @@ def _checked_labels(
     targets = [float(target) for target in targets]
     weights = [1.0] * len(targets) if weights is None else [float(weight) for weight in weights]
     if len(weights) != len(targets):
-        raise UserError(f"there are {len(targets)} targets and {len(weights)} weights; give one weight for each target.")
+        raise UserError(
+            f"there are {len(targets)} targets and {len(weights)} weights; give one weight for each target."
+        )
     if not targets or input.dim() < 1 or input.shape[0] % len(targets):
         raise UserError(
             f"input of shape {tuple(input.shape)} cannot be divided into {len(targets)} equal parts along its first "
@@ -201,9 +203,7 @@ class _BCE(torch.autograd.Function):
     def forward(ctx, input, target, weight, pos_weight, from_logits, reduction):
         ctx.save_for_backward(input, target, weight, pos_weight)
         ctx.options = (from_logits, reduction)
-        return torch.ops.fastgan._bce.default(
-            input, target, weight, pos_weight, from_logits, _REDUCTIONS[reduction]
-        )
+        return torch.ops.fastgan._bce.default(input, target, weight, pos_weight, from_logits, _REDUCTIONS[reduction])
 
     @staticmethod
     def backward(ctx, grad_output):

@@ -45,7 +45,7 @@ def conv_bn_act(
         input: [N, C_in, H, W], float32, float64, bfloat16 or float16, in either memory format.
         weight: [C_out, C_in / groups, kH, kW], in the input's dtype (autocast casts both).
         bias: [C_out].
-        stride, padding, dilation, groups: as for :func:`torch.nn.functional.conv2d`, ``"same"`` and ``"valid"`` included.
+        stride, padding, dilation, groups: as for :func:`torch.nn.functional.conv2d`, ``"same"`` and ``"valid"`` too.
         batch_norm: False leaves batch-norm out, and ignores its arguments.
         bn_weight, bn_bias, running_mean, running_var: [C_out]; see :func:`fastgan.ops.batch_norm_act`.
         training, momentum, eps: of the batch-norm.

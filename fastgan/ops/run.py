@@ -1,8 +1,8 @@
 """A run: a chain of blocks, each [convolution] -> [batch-norm] -> [activation], as one autograd.Function.
 
 Inside a run no block's activation has to exist. A block with batch-norm hands on its convolution's output and leaves
-normalise + activate pending; the next block applies them as it takes in its input. For backward a run keeps one tensor a
-block: the convolution's output and its statistics, or, without batch-norm, the block's output.
+normalise + activate pending; the next block applies them as it takes in its input. For backward a run keeps one tensor
+a block: the convolution's output and its statistics, or, without batch-norm, the block's output.
 
 Every public operator on a convolution or a batch-norm is a run of one block; ``layers.Sequential`` makes longer ones.
 """
@@ -136,9 +136,7 @@ def run_reference(
             )
         if (norm := block.norm) is not None:
             parts = input.chunk(batch_groups) if batch_groups > 1 else (input,)
-            parts = [
-                F.batch_norm(part, p.running_mean, p.running_var, p.bn_weight, p.bn_bias, *norm) for part in parts
-            ]
+            parts = [F.batch_norm(part, p.running_mean, p.running_var, p.bn_weight, p.bn_bias, *norm) for part in parts]
             input = torch.cat(parts) if batch_groups > 1 else parts[0]
         input = activation.apply(input, block.activation, block.negative_slope)
     return input

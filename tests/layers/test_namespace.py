@@ -32,7 +32,7 @@ def test_submodules_are_torchs(name):
 
 
 def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="neither fastgan.layers nor torch.nn has 'Conv5d'"):
+    with pytest.raises(AttributeError, match=r"neither fastgan\.layers nor torch\.nn has 'Conv5d'"):
         nn.Conv5d  # noqa: B018
 
 

@@ -151,12 +151,14 @@ def test_a_run_keeps_one_tensor_a_block():
 
 
 def _plan(network) -> list[str]:
-    """Each chain as "cba.ca." (a letter for conv, batch-norm, activation, a dot a block), each other module by its name."""
+    """Each chain as "cba.ca." (letters for conv, batch-norm, activation; a dot a block), other modules by name."""
     words = []
     for part in chains(list(network)):
         if isinstance(part, list):
             assert all(isinstance(block, Members) for block in part)
-            words.append("".join("".join(k for k, m in zip("cba", b, strict=True) if m is not None) + "." for b in part))
+            words.append(
+                "".join("".join(k for k, m in zip("cba", b, strict=True) if m is not None) + "." for b in part)
+            )
         else:
             words.append(type(part).__name__)
     return words

@@ -76,7 +76,11 @@ def test_large_mean_does_not_cancel(memory_format):
     input, tensors, _ = case.sample(torch.float32, memory_format)
     input = input + 10_000
     results = []
-    for function, dtype in ((case.function, torch.float32), (case.reference, torch.float32), (case.reference, torch.float64)):
+    for function, dtype in (
+        (case.function, torch.float32),
+        (case.reference, torch.float32),
+        (case.reference, torch.float64),
+    ):
         running = {"running_mean": torch.zeros(24, dtype=dtype), "running_var": torch.ones(24, dtype=dtype)}
         options = {**case.options, "momentum": 1.0, **{k: v.to(dtype) for k, v in tensors.items()}}
         results.append((function(input.to(dtype), **running, **options), running["running_var"]))
@@ -90,7 +94,9 @@ def test_large_mean_does_not_cancel(memory_format):
 def test_special_values_pass_through(activation):
     from fastgan import ops
 
-    special = torch.tensor([0.0, -0.0, 1e-40, -1e-40, 1e38, -1e38, float("inf"), float("-inf"), float("nan"), 90.0, -90.0])
+    special = torch.tensor(
+        [0.0, -0.0, 1e-40, -1e-40, 1e38, -1e38, float("inf"), float("-inf"), float("nan"), 90.0, -90.0]
+    )
     input = special.repeat(3).view(1, 1, 3, 11)
     arguments = (input, torch.zeros(1), torch.ones(1))
     options = {"eps": 0.0, "activation": activation, "negative_slope": 0.2}

@@ -13,9 +13,20 @@ from fastgan import ops
 SMALL = [
     Case("train", "batch_norm_act", (3, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": True}),
     Case("eval", "batch_norm_act", (3, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": False}, 2),
-    Case("groups", "batch_norm_act", (4, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": True, "batch_groups": 2}),
-    Case("norm", "conv_bn_act", (2, 2, 4, 4), {"weight": (3, 2, 2, 2), "bn_weight": (3,), "bn_bias": (3,)}, {"stride": 2}),
-    Case("eval", "conv_bn_act", (2, 1, 3, 3), {"weight": (2, 1, 2, 2), "bn_weight": (2,), "bn_bias": (2,)}, {"training": False}, 2),
+    Case(
+        "groups", "batch_norm_act", (4, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": True, "batch_groups": 2}
+    ),
+    Case(
+        "norm", "conv_bn_act", (2, 2, 4, 4), {"weight": (3, 2, 2, 2), "bn_weight": (3,), "bn_bias": (3,)}, {"stride": 2}
+    ),
+    Case(
+        "eval",
+        "conv_bn_act",
+        (2, 1, 3, 3),
+        {"weight": (2, 1, 2, 2), "bn_weight": (2,), "bn_bias": (2,)},
+        {"training": False},
+        2,
+    ),
     Case("act", "conv_bn_act", (2, 2, 3, 3), {"weight": (2, 2, 2, 2), "bias": (2,)}, {"batch_norm": False}),
     Case(
         "norm",
@@ -91,7 +102,10 @@ def _raw_calls():
         "_batch_norm_stats": [(x, torch.zeros(3, dtype=d), torch.ones(3, dtype=d), True, 0.1, 1e-5, 2)],
         "_batch_norm_act": [(x, mean, invstd, None, None, 1, 0.0)],
         "_batch_norm_act_backward": [(x.cos(), x, mean, invstd, mean[0], None, 2, 0.2, True)],
-        "_conv_bn_act": [(x, *pending, w, None, *conv, *norm), (x, *([None] * 4), 0, 0.0, w, w[:, 0, 0, 0], *conv, *plain)],
+        "_conv_bn_act": [
+            (x, *pending, w, None, *conv, *norm),
+            (x, *([None] * 4), 0, 0.0, w, w[:, 0, 0, 0], *conv, *plain),
+        ],
         "_conv_bn_act_backward": [
             (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, w, *conv, 7),
             (c.cos(), c, *([None] * 4), False, 1, 0.0, x, *([None] * 4), 0, 0.0, w, *conv, 2),
@@ -117,8 +131,6 @@ def test_opcheck(name):
 
 
 def test_every_raw_operator_is_checked():
-    registered = {
-        name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastgan::")
-    }
+    registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastgan::")}
     assert registered == set(_raw_calls())
     assert ops.__all__ == sorted(ops.__all__)

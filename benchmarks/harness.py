@@ -1,0 +1,80 @@
+"""One set-up for every provider: torch eager, torch.compile and fastgan, on the same sample.
+
+pytest-benchmark times each provider by itself and prints a group for each case. Neighbours on a shared machine make
+single times unreliable, so the speedup that is recorded comes from rounds in which fastgan and eager take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from cases import EAGER_FACTOR, TOLERANCE, Case, evaluate, relative_error
+
+ROUNDS = 30
+PROVIDERS = ["eager", "compile", "fastgan"]
+MODES = ["forward", "forward_backward"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One row: a case, and in which dtype and memory format it runs."""
+
+    case: Case
+    dtype: torch.dtype
+    memory_format: torch.memory_format = torch.channels_last
+
+    def __str__(self) -> str:
+        format = "nhwc" if self.memory_format == torch.channels_last else "nchw"
+        shape = "x".join(map(str, self.case.input))
+        return f"{self.case.op}-{self.case.name}-{shape}-{str(self.dtype).removeprefix('torch.')}-{format}"
+
+    def call(self, function: Callable, mode: str) -> Callable[[], object]:
+        """What is timed."""
+        input, tensors, buffers = self.case.sample(self.dtype, self.memory_format)
+        if self.case.op == "batch_norm_act" and not buffers:
+            buffers = {"running_mean": None, "running_var": None}
+        leaves = [input, *tensors.values()]
+        options = {**tensors, **buffers, **self.case.options}
+        if mode == "forward":
+
+            def forward():
+                with torch.no_grad():
+                    return function(input, **options)
+
+            return forward
+        for leaf in leaves:
+            leaf.requires_grad_()
+        grad = torch.randn_like(function(input, **options))
+
+        def forward_backward():
+            return torch.autograd.grad(function(input, **options), leaves, grad)
+
+        return forward_backward
+
+
+def interleaved(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each function; they take turns, so that what disturbs one disturbs all."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def check_error(bench: Bench) -> None:
+    """A fast wrong answer is no answer: the error against float64 comes first."""
+    case, dtype, format = bench.case, bench.dtype, bench.memory_format
+    found = evaluate(case.function, case, dtype, format, 1)
+    eager = evaluate(case.reference, case, dtype, format, 1)
+    truth = evaluate(case.reference, case, dtype, format, 1, as_dtype=torch.float64)
+    for name, value in found.items():
+        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * relative_error(eager[name], truth[name]))
+        assert relative_error(value, truth[name]) <= bar, name
