@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "batch_norm_act/batch_norm_act.h"
-#include "batch_norm_act/kernels.h"
+#include "batch_norm_act/runs.h"
 #include "common/counters.h"
 #include "common/dispatch.h"
 
@@ -25,151 +24,6 @@ const Kernels<Half>& kernels<Half>() { return FASTGAN_KERNELS_IN_USE(kernels_Hal
 
 namespace {
 
-constexpr int64_t kRunElements = 32 * 1024;  // what one kernel call works on: well inside a second-level cache
-
-// The tensor cut into contiguous runs, each inside one group: by shape alone, never by thread count, so that every sum is
-// formed in one order.
-class Runs {
- public:
-  explicit Runs(const Geometry& g) : g_(g) {
-    if (g.channels_last) {
-      const int64_t rows = g.count();
-      // Whole periods but for a group's last run.
-      rows_ = std::max<int64_t>(kPeriod, kRunElements / std::max<int64_t>(g.channels, 1) / kPeriod * kPeriod);
-      per_group_ = (rows + rows_ - 1) / rows_;
-      period_ = g.channels / std::gcd(g.channels, int64_t{kPeriod}) * kPeriod;
-    } else {
-      per_group_ = g.outer * g.channels;
-      period_ = kPeriod;
-    }
-  }
-
-  int64_t size() const { return g_.groups * per_group_; }
-  int64_t per_group() const { return per_group_; }
-  int64_t period() const { return period_; }
-  int64_t group(int64_t run) const { return run / per_group_; }
-  // Channels that a run holds: all of them in rows, one in a plane.
-  int64_t width() const { return g_.channels_last ? g_.channels : 1; }
-  int64_t channel(int64_t run) const { return g_.channels_last ? 0 : run % g_.channels; }
-  int64_t offset(int64_t run) const {
-    if (!g_.channels_last) return run * g_.inner;
-    return (group(run) * g_.count() + run % per_group_ * rows_) * g_.channels;
-  }
-  int64_t length(int64_t run) const {  // elements of one channel
-    if (!g_.channels_last) return g_.inner;
-    return std::min(rows_, g_.count() - run % per_group_ * rows_);
-  }
-  int64_t grain() const { return std::max<int64_t>(1, kRunElements / std::max<int64_t>(length(0) * width(), 1)); }
-
- private:
-  Geometry g_;
-  int64_t rows_ = 0, per_group_ = 0, period_ = 0;
-};
-
-// Per-channel values of one group tiled to the period of a run; refilled only where group or channel change.
-template <class A>
-class Tiled {
- public:
-  Tiled(const Runs& runs, int64_t arrays) : runs_(runs), buffer_(arrays * runs.period()) {}
-
-  // Array `index` from values[channel] of the run's channels.
-  const A* fill(int64_t index, const A* values) {
-    A* to = buffer_.data() + index * runs_.period();
-    const int64_t width = runs_.width();
-    for (int64_t p = 0; p < runs_.period(); p += width) std::copy(values, values + width, to + p);
-    return to;
-  }
-  A* raw(int64_t index) { return buffer_.data() + index * runs_.period(); }
-
-  bool changed(int64_t run) {
-    const int64_t key = runs_.width() == 1 ? run : runs_.group(run);
-    return std::exchange(key_, key) != key;
-  }
-
- private:
-  const Runs& runs_;
-  std::vector<A> buffer_;
-  int64_t key_ = -1;
-};
-
-// scale and shift of every group and channel, in the compute type.
-template <class A>
-struct Affine {
-  const A* mean;                // [groups, channels]
-  const A* invstd;              // [groups, channels]
-  std::vector<A> scale, shift;  // [groups, channels], [channels]
-
-  Affine(const Geometry& g, const Tensor& mean_tensor, const Tensor& invstd_tensor, const OptionalTensor& weight,
-         const OptionalTensor& bias)
-      : mean(data<A>(mean_tensor)),
-        invstd(data<A>(invstd_tensor)),
-        scale(values<A>(weight, g.channels, A(1))),
-        shift(values<A>(bias, g.channels, A(0))) {
-    scale.resize(g.groups * g.channels);
-    for (int64_t i = g.groups * g.channels; i-- > 0;) scale[i] = scale[i % g.channels] * invstd[i];
-  }
-};
-
-template <class A>
-class TiledAffine {
- public:
-  TiledAffine(const Runs& runs, const Geometry& g, const Affine<A>& affine, double negative_slope, int64_t extra)
-      : channels_(g.channels), affine_(affine), tiled(runs, 3 + extra), runs_(runs) {
-    at.negative_slope = static_cast<A>(negative_slope);
-  }
-  // True where the caller has to refill its extra arrays.
-  bool select(int64_t run) {
-    if (!tiled.changed(run)) return false;
-    const int64_t channel = runs_.channel(run), index = runs_.group(run) * channels_ + channel;
-    at.mean = tiled.fill(0, affine_.mean + index);
-    at.scale = tiled.fill(1, affine_.scale.data() + index);
-    at.shift = tiled.fill(2, affine_.shift.data() + channel);
-    return true;
-  }
-
- private:
-  int64_t channels_;
-  const Affine<A>& affine_;
-
- public:
-  Parameters<A> at{};
-  Tiled<A> tiled;
-
- private:
-  const Runs& runs_;
-};
-
-// Adds the lanes of a period up to the channels of the run.
-template <class A>
-void fold(const A* lanes, int64_t period, int64_t width, double* sums) {
-  for (int64_t c = 0; c < width; ++c) {
-    double sum = 0;
-    for (int64_t p = c; p < period; p += width) sum += static_cast<double>(lanes[p]);
-    sums[c] = sum;
-  }
-}
-
-// Which channel and run of partial results a (group, channel) is made of.
-template <class Visit>
-void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, int64_t channel, const Visit& visit) {
-  const int64_t first = group * runs.per_group();
-  const int64_t step = g.channels_last ? 1 : g.channels;
-  const int64_t lane = g.channels_last ? channel : 0;
-  for (int64_t run = first + (g.channels_last ? 0 : channel); run < first + runs.per_group(); run += step) {
-    visit(run * runs.width() + lane, runs.length(run));
-  }
-}
-
-// body(first element, elements) over n elements that have no channels.
-template <class Body>
-void for_each_run(int64_t n, const Body& body) {
-  torch::stable::parallel_for(0, (n + kRunElements - 1) / kRunElements, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t run = begin; run < end; ++run) {
-      body(run * kRunElements, std::min(kRunElements, n - run * kRunElements));
-    }
-  });
-}
-
 struct Moments {
   std::vector<double> mean, variance;  // [groups, channels]; the variance is biased
 };
@@ -178,26 +32,28 @@ template <class T>
 Moments moments(const Tensor& input, const Geometry& g) {
   using A = Compute<T>;
   const Runs runs(g);
-  const int64_t width = runs.width(), period = runs.period();
-  std::vector<double> means(runs.size() * width), squares(runs.size() * width);
+  const int64_t channels = runs.channels();
+  std::vector<double> means(runs.size() * channels), squares(runs.size() * channels);
   const T* x = data<T>(input);
   const auto& kernel = kernels<T>();
   torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
     Tiled<A> tiled(runs, 3);
-    std::vector<double> sum(width);
-    std::vector<A> pivots(width);
+    std::vector<double> sum(channels);
+    std::vector<A> pivots(channels);
     for (int64_t run = begin; run < end; ++run) {
-      const T* from = x + runs.offset(run);
       const int64_t length = runs.length(run);
-      // Sums of differences from the run's own first values: no cancellation at a large mean.
-      for (int64_t c = 0; c < width; ++c) pivots[c] = to_compute(from[c]);
-      const A* pivot = tiled.fill(0, pivots.data());
-      kernel.moments(from, length * width, period, pivot, tiled.raw(1), tiled.raw(2));
-      double* mean = means.data() + run * width;
-      double* square = squares.data() + run * width;
-      fold(tiled.raw(1), period, width, sum.data());
-      fold(tiled.raw(2), period, width, square);
-      for (int64_t c = 0; c < width; ++c) {
+      // Sums of differences from a value of the channel itself: no cancellation at a large mean.
+      if (tiled.changed(run)) {
+        const T* first = x + runs.offset(runs.first_alike(run));
+        for (int64_t c = 0; c < channels; ++c) pivots[c] = to_compute(first[c * runs.repeat()]);
+        tiled.fill(0, pivots.data());
+      }
+      kernel.moments(x + runs.offset(run), length * channels, runs.period(), tiled.raw(0), tiled.raw(1), tiled.raw(2));
+      double* mean = means.data() + run * channels;
+      double* square = squares.data() + run * channels;
+      fold(runs, tiled.raw(1), sum.data());
+      fold(runs, tiled.raw(2), square);
+      for (int64_t c = 0; c < channels; ++c) {
         square[c] = std::max(0.0, square[c] - sum[c] * sum[c] / static_cast<double>(length));
         mean[c] = static_cast<double>(pivots[c]) + sum[c] / static_cast<double>(length);
       }
@@ -322,10 +178,10 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     const auto kernel = kernels<T>().forward[kind];
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 0);
-      for (int64_t run = begin; run < end; ++run) {
+      for (int64_t run = end; run-- > begin;) {  // backwards: the statistics' pass left the last runs in the cache
         parameters.select(run);
         const int64_t offset = runs.offset(run);
-        kernel(from + offset, to + offset, runs.length(run) * runs.width(), runs.period(), parameters.at);
+        kernel(from + offset, to + offset, runs.length(run) * runs.channels(), runs.period(), parameters.at);
       }
     });
   });
@@ -358,9 +214,9 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     const T* grad = data<T>(dy);
     const T* from = data<T>(x);
     T* to = mutable_data<T>(result.input);
-    const int64_t width = runs.width(), period = runs.period();
+    const int64_t channels = runs.channels(), period = runs.period();
 
-    std::vector<double> sums(runs.size() * width), products(runs.size() * width);
+    std::vector<double> sums(runs.size() * channels), products(runs.size() * channels);
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
       const auto kernel = kernels<T>().backward_sums[kind];
@@ -369,9 +225,9 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
         A* sum = parameters.tiled.raw(3);
         A* product = parameters.tiled.raw(4);
         const int64_t offset = runs.offset(run);
-        kernel(grad + offset, from + offset, runs.length(run) * width, period, parameters.at, sum, product);
-        fold(sum, period, width, sums.data() + run * width);
-        fold(product, period, width, products.data() + run * width);
+        kernel(grad + offset, from + offset, runs.length(run) * channels, period, parameters.at, sum, product);
+        fold(runs, sum, sums.data() + run * channels);
+        fold(runs, product, products.data() + run * channels);
       }
     });
 
@@ -403,14 +259,14 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
       const auto kernel = kernels<T>().backward[kind];
       const A *offset_of = nullptr, *slope_of = nullptr;
-      for (int64_t run = begin; run < end; ++run) {
+      for (int64_t run = end; run-- > begin;) {  // backwards: the sums' pass left the last runs in the cache
         if (parameters.select(run)) {
-          const int64_t index = runs.group(run) * g.channels + runs.channel(run);
+          const int64_t index = runs.group(run) * g.channels + runs.first_channel(run);
           offset_of = parameters.tiled.fill(3, offsets.data() + index);
           slope_of = parameters.tiled.fill(4, slopes.data() + index);
         }
         const int64_t offset = runs.offset(run);
-        kernel(grad + offset, from + offset, to + offset, runs.length(run) * width, period, parameters.at, offset_of,
+        kernel(grad + offset, from + offset, to + offset, runs.length(run) * channels, period, parameters.at, offset_of,
                slope_of);
       }
     });

@@ -53,9 +53,13 @@ inline Vec<float> load(const float* from) { return load_raw<Vec<float>>(from); }
 inline Vec<double> load(const double* from) { return load_raw<Vec<double>>(from); }
 
 inline Vec<float> load(const BFloat16* from) {
+#if defined(__AVX512F__)  // the compiler would widen in two halves
+  return bits_as<Vec<float>>(_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, load_raw<__m256i>(from)), 16));
+#else
   constexpr int lanes = kLanes<float>;
   const auto wide = __builtin_convertvector(load_raw<VecN<uint16_t, lanes>>(from), VecN<uint32_t, lanes>);
   return bits_as<Vec<float>>(wide << 16);
+#endif
 }
 
 inline Vec<float> load(const Half* from) {

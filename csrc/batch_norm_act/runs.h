@@ -1,0 +1,175 @@
+// How batch_norm_act's CPU code cuts a tensor into contiguous runs, and lays per-channel values out along one.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/kernels.h"
+#include "common/dispatch.h"
+
+namespace fastgan::batch_norm_act {
+
+constexpr int64_t kRunElements = 32 * 1024;  // what one kernel call works on: well inside a second-level cache
+
+// The tensor cut into contiguous runs, each inside one group: by shape alone, never by thread count, so that every sum is
+// formed in one order. Along a run the channels repeat with a period:
+//   rows     channels-last: c0 c1 c2 ... c0 c1 c2 ...
+//   samples  contiguous, small planes: c0 c0 c0 c1 c1 c1 ... c0 c0 c0 ...
+//   planes   contiguous, large planes: one channel
+class Runs {
+ public:
+  explicit Runs(const Geometry& g) : g_(g) {
+    constexpr int64_t kSmallPlane = 256;  // below, a plane's own parameters cost more than its elements
+    if (!g.channels_last && g.inner >= kSmallPlane) {
+      channels_ = 1;
+      per_group_ = g.outer * g.channels;
+      period_ = kPeriod;
+      return;
+    }
+    channels_ = g.channels;
+    repeat_ = g.channels_last ? 1 : g.inner;
+    const int64_t row = width(), rows = g.count() / std::max<int64_t>(repeat_, 1);
+    period_ = row / std::gcd(row, int64_t{kPeriod}) * kPeriod;
+    const int64_t step = row ? period_ / row : 1;  // whole periods but for a group's last run
+    rows_ = std::max(step, kRunElements / std::max<int64_t>(row, 1) / step * step);
+    per_group_ = (rows + rows_ - 1) / rows_;
+  }
+
+  int64_t size() const { return g_.groups * per_group_; }
+  int64_t per_group() const { return per_group_; }
+  int64_t period() const { return period_; }
+  int64_t group(int64_t run) const { return run / per_group_; }
+  int64_t channels() const { return channels_; }  // that a run holds
+  int64_t repeat() const { return repeat_; }      // neighbours of one channel
+  int64_t width() const { return channels_ * repeat_; }
+  int64_t first_channel(int64_t run) const { return is_planes() ? run % g_.channels : 0; }
+  int64_t offset(int64_t run) const {
+    if (is_planes()) return run * g_.inner;
+    return group(run) * g_.count() * g_.channels + run % per_group_ * rows_ * width();
+  }
+  int64_t length(int64_t run) const {  // elements of one channel
+    if (is_planes()) return g_.inner;
+    return std::min(rows_ * repeat_, g_.count() - run % per_group_ * rows_ * repeat_);
+  }
+  int64_t grain() const { return std::max<int64_t>(1, kRunElements / std::max<int64_t>(length(0) * channels_, 1)); }
+  // The first of the runs that have the same parameters as this one.
+  int64_t first_alike(int64_t run) const { return is_planes() ? run : group(run) * per_group_; }
+
+ private:
+  bool is_planes() const { return rows_ == 0; }
+
+  Geometry g_;
+  int64_t channels_ = 0, repeat_ = 1, rows_ = 0, per_group_ = 0, period_ = 0;
+};
+
+// Per-channel values laid out along the period of a run; refilled only where a run's parameters are others.
+template <class A>
+class Tiled {
+ public:
+  Tiled(const Runs& runs, int64_t arrays) : runs_(runs), buffer_(arrays * runs.period()) {}
+
+  // Array `index` from the values of the run's channels.
+  const A* fill(int64_t index, const A* values) {
+    A* const to = raw(index);
+    A* at = to;
+    for (; at < to + runs_.width(); at += runs_.repeat()) std::fill_n(at, runs_.repeat(), *values++);
+    for (; at < to + runs_.period(); ++at) *at = at[-runs_.width()];
+    return to;
+  }
+  A* raw(int64_t index) { return buffer_.data() + index * runs_.period(); }
+
+  bool changed(int64_t run) {
+    const int64_t first = runs_.first_alike(run);
+    return std::exchange(filled_for_, first) != first;
+  }
+
+ private:
+  const Runs& runs_;
+  std::vector<A> buffer_;
+  int64_t filled_for_ = -1;
+};
+
+// scale and shift of every group and channel, in the compute type.
+template <class A>
+struct Affine {
+  const A* mean;                // [groups, channels]
+  const A* invstd;              // [groups, channels]
+  std::vector<A> scale, shift;  // [groups, channels], [channels]
+
+  Affine(const Geometry& g, const Tensor& mean_tensor, const Tensor& invstd_tensor, const OptionalTensor& weight,
+         const OptionalTensor& bias)
+      : mean(data<A>(mean_tensor)),
+        invstd(data<A>(invstd_tensor)),
+        scale(values<A>(weight, g.channels, A(1))),
+        shift(values<A>(bias, g.channels, A(0))) {
+    scale.resize(g.groups * g.channels);
+    for (int64_t i = g.groups * g.channels; i-- > 0;) scale[i] = scale[i % g.channels] * invstd[i];
+  }
+};
+
+template <class A>
+class TiledAffine {
+ public:
+  TiledAffine(const Runs& runs, const Geometry& g, const Affine<A>& affine, double negative_slope, int64_t extra)
+      : channels_(g.channels), affine_(affine), tiled(runs, 3 + extra), runs_(runs) {
+    at.negative_slope = static_cast<A>(negative_slope);
+  }
+  // True where the caller has to refill its extra arrays.
+  bool select(int64_t run) {
+    if (!tiled.changed(run)) return false;
+    const int64_t channel = runs_.first_channel(run), index = runs_.group(run) * channels_ + channel;
+    at.mean = tiled.fill(0, affine_.mean + index);
+    at.scale = tiled.fill(1, affine_.scale.data() + index);
+    at.shift = tiled.fill(2, affine_.shift.data() + channel);
+    return true;
+  }
+
+ private:
+  int64_t channels_;
+  const Affine<A>& affine_;
+
+ public:
+  Parameters<A> at{};
+  Tiled<A> tiled;
+
+ private:
+  const Runs& runs_;
+};
+
+// Adds the lanes of a period up to the channels of the run.
+template <class A>
+void fold(const Runs& runs, const A* lanes, double* sums) {
+  for (int64_t c = 0; c < runs.channels(); ++c) {
+    double sum = 0;
+    for (int64_t p = c * runs.repeat(); p < runs.period(); p += runs.width()) {
+      for (int64_t i = 0; i < runs.repeat(); ++i) sum += static_cast<double>(lanes[p + i]);
+    }
+    sums[c] = sum;
+  }
+}
+
+// Visits the partial results that a (group, channel) is made of, in order, with the number of elements in each.
+template <class Visit>
+void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, int64_t channel, const Visit& visit) {
+  const int64_t first = group * runs.per_group(), end = first + runs.per_group();
+  if (runs.channels() == g.channels) {
+    for (int64_t run = first; run < end; ++run) visit(run * g.channels + channel, runs.length(run));
+  } else {
+    for (int64_t run = first + channel; run < end; run += g.channels) visit(run, runs.length(run));
+  }
+}
+
+// body(first element, elements) over n elements that have no channels.
+template <class Body>
+void for_each_run(int64_t n, const Body& body) {
+  torch::stable::parallel_for(0, (n + kRunElements - 1) / kRunElements, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      body(run * kRunElements, std::min(kRunElements, n - run * kRunElements));
+    }
+  });
+}
+
+}  // namespace fastgan::batch_norm_act
