@@ -187,7 +187,9 @@ def _import_module() -> tuple[ModuleType | None, str]:
         wanted = ".".join(map(str, sys.version_info[:2]))
         if built and not any(f"cpython-{wanted.replace('.', '')}-" in name for name in built):
             return None, f"this is Python {wanted}, and it was built as {', '.join(built)}"
-        return None, str(error) if built else "it was not built; reinstall fastgan after `apt install python3-dev`"
+        if not built and _path("cpu").is_file():
+            return None, "it was not built; install Python's headers (`apt install python3-dev`) and fastgan again"
+        return None, str(error)
     try:
         module.cpu_isa()
     except ValueError as error:

@@ -10,74 +10,88 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import models
+from fastgan.data import to_float
 from fastgan.errors import UserError
-from fastgan.training.checkpoint import load_into, read_tensors
-from fastgan.training.latent import LatentSource
+from fastgan.training._device import choose_device
+from fastgan.training._latent import first_weight
+from fastgan.training.checkpoint import load_weights, read_tensors, sub_state
 from fastgan.training.run_folder import RunFolder
+from fastgan.training.samples import draw_latents, generate
 
-__all__ = ["TrainedGAN", "load"]
+__all__ = ["RunNotFound", "TrainedGAN", "load"]
+
+
+class RunNotFound(UserError, FileNotFoundError):
+    """There is no such run or file."""
 
 
 class TrainedGAN:
-    """A generator with averaged weights in eval mode, and, where there is a checkpoint, its discriminator.
+    """The averaged generator of a run in eval mode and, where it was saved, the discriminator.
 
     Attributes:
-        generator, discriminator: the networks; ``discriminator`` is None where only a generator was saved.
-        image_size: (height, width); with ``channels``, ``latent_dim``, ``width`` and ``family`` as the generator was built.
+        path: where it was loaded from.
+        generator, discriminator: the networks; ``discriminator`` is None for a generator's file.
+        image_size: (height, width) in pixels; with ``channels`` the shape of the images.
+        latent_shape: of one latent.
         step: how many updates it was trained for.
-        config: the settings of the run, as a dict.
+        data: the name of the images it was trained on.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module | None, about: dict[str, Any], path: Path) -> None:
-        self.generator, self.discriminator = generator, discriminator
-        self.path, self.step, self.config = path, about["step"], about["config"]
-        self.image_size = tuple(self.config["image_size"])
-        self.channels = self.config["channels"]
-        arguments = about["model"] or {}
-        self.family, self.latent_dim, self.width = (arguments.get(name) for name in ("family", "latent_dim", "width"))
-        self._latent = LatentSource(generator)
+    def __init__(
+        self, path: Path, generator: nn.Module, discriminator: nn.Module | None, described: dict[str, Any]
+    ) -> None:
+        self.path, self.generator, self.discriminator = path, generator, discriminator
+        self.image_size, self.channels = tuple(described["image_size"]), described["channels"]
+        self.latent_shape = tuple(described["latent_shape"])
+        self.step, self.data = described["step"], described["data"]
+        self._from_logits = described["from_logits"]
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_size))
-        return f"TrainedGAN({str(self.path)!r}, {self.family}, {size}, channels={self.channels}, step={self.step})"
+        return f"TrainedGAN({str(self.path)!r}, {self.data}, {size}, channels={self.channels}, step={self.step})"
 
-    @torch.no_grad()
     def generate(self, n: int, seed: int = 0, *, batch_size: int = 64) -> Tensor:
         """New images, float32 [n, C, H, W] in [-1, 1] on the CPU.
 
-        The same seed gives the same images, whatever ``batch_size`` (how many go through the network at a time) and ``n``.
+        Image i depends on the seed and i alone: not on ``n``, and not on ``batch_size``, how many are made at a time.
 
         Raises:
-            UserError: if ``n`` or ``batch_size`` is below 1.
+            UserError: where an argument is no whole number, or too small.
         """
-        _check_count("n", n)
-        _check_count("batch_size", batch_size)
-        latent = self._latent(n, torch.Generator().manual_seed(seed))
-        return torch.cat([self.generator(part).float().cpu().contiguous() for part in latent.split(batch_size)])
+        _check_count("n", n, 1)
+        _check_count("seed", seed, 0)
+        _check_count("batch_size", batch_size, 1)
+        return generate(self.generator, draw_latents(n, self.latent_shape, seed), batch_size)
 
     @torch.no_grad()
     def score(self, images: Tensor, *, batch_size: int = 64) -> Tensor:
         """D(x), the discriminator's probability that each image is real: float32 [N] on the CPU.
 
+        The discriminator runs in eval mode, so that an image's score does not depend on the others.
+
         Args:
-            images: floats in [-1, 1], [N, C, H, W] of the run's size and channels.
-            batch_size: how many go through the network at a time.
+            images: [N, C, H, W], of the run's size and channels: floats in [-1, 1], or uint8.
+            batch_size: how many are judged at a time.
 
         Raises:
-            UserError: where there is no discriminator, or for images of another shape or dtype.
+            UserError: where there is no discriminator, or the images are others than these.
         """
+        _check_count("batch_size", batch_size, 1)
         if self.discriminator is None:
-            raise UserError(f"{self.path} holds a generator only; load the run's folder or a checkpoint of it to score images.")
-        _check_count("batch_size", batch_size)
-        expected = (self.channels, *self.image_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+            raise UserError(f"{self.path} holds a generator only; load the run's folder to score images.")
+        shape = (self.channels, *self.image_size)
+        fits = isinstance(images, Tensor) and images.dim() == 4 and tuple(images.shape[1:]) == shape and len(images)
+        if not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
+            given = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise UserError(
-                f"images must be floats in [-1, 1] of shape [N, {', '.join(map(str, expected))}], but they are {images.dtype} "
-                f"{list(images.shape)}; scale and resize them."
+                f"images must be floats in [-1, 1] or uint8, [N, {str(shape)[1:-1]}], but they are {given}."
             )
-        like = next(self.discriminator.parameters())
-        parts = [self.discriminator(part.to(like.device, like.dtype)) for part in images.split(batch_size)]
-        return torch.cat(parts).float().sigmoid().cpu() if parts else torch.empty(0)
+        images = to_float(images) if images.dtype == torch.uint8 else images
+        weight = first_weight(self.discriminator)
+        images = images.to(weight.device, weight.dtype)
+        output = torch.cat([self.discriminator(part) for part in images.split(batch_size)]).float()
+        scores = output.sigmoid() if self._from_logits else output
+        return scores.flatten(1).mean(1).cpu() if scores.dim() > 1 else scores.cpu()
 
 
 def load(
@@ -87,18 +101,45 @@ def load(
     discriminator: nn.Module | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedGAN:
-    """Loads what a run has trained.
+    """What a run has trained: its averaged generator, and the discriminator of its newest checkpoint.
 
     Args:
-        run: a run's folder, a ``generator.safetensors``, or a checkpoint.
-        generator, discriminator: networks to load the weights into, for a run that trained networks of one's own.
-        device: where they are to run.
+        run: a run's folder, or a ``generator.safetensors`` alone.
+        generator, discriminator: networks that take the weights, for a run that trained networks of your own.
+        device: where they are to compute.
 
     Raises:
-        UserError: where there is no run or file, it is damaged, or its networks are not known.
+        RunNotFound: (a UserError and a FileNotFoundError) there is nothing of a run at that path.
+        UserError: (a ValueError) where a file is damaged, or the networks are your own and not given, or others.
     """
-    path = Path(run)
-    generator_file, checkpoint = _files(path)
-    tensors, about = read_tensors(checkpoint or generator_file)
-    
-    return TrainedGAN(generator, discriminator, about, path)
+    path, device = Path(run), choose_device(str(device))
+    checkpoints = RunFolder(path).all_checkpoints() if path.is_dir() else []
+    file = RunFolder(path).generator if path.is_dir() else path
+    if not file.is_file():
+        raise RunNotFound(
+            f"there is no {'generator.safetensors in' if path.is_dir() else 'run'} {path}; "
+            "give the folder of a run, such as runs/00000-digits-dcgan-32x32."
+        )
+    weights, described = read_tensors(file, "generator")
+    if generator is None and described["generator"] is not None:
+        generator = models.build(**described["generator"])[0]
+    if discriminator is None and described["discriminator"] is not None:
+        discriminator = models.build(**described["discriminator"])[1]
+    if generator is None:
+        raise UserError(
+            f"{path} trained a network of your own, {described['class']}; give such a one as generator, and the "
+            "discriminator likewise to score images."
+        )
+    load_weights(generator, weights, file)
+    if discriminator is not None and checkpoints:
+        tensors, _ = read_tensors(checkpoints[-1], "checkpoint")
+        load_weights(discriminator, sub_state(tensors, "discriminator"), checkpoints[-1])
+    for network in (generator, discriminator):
+        if network is not None:
+            network.to(device, memory_format=torch.channels_last).eval()
+    return TrainedGAN(path, generator, discriminator if checkpoints else None, described)
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, but it is {value!r}; give another one.")

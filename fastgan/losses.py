@@ -6,6 +6,7 @@ https://arxiv.org/abs/1406.2661. D(x) is the probability that x is real: the dis
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,12 +21,12 @@ __all__ = ["GENERATOR_LOSSES", "Objective", "discriminator", "minimax", "non_sat
 
 
 def discriminator(
-    output_real: Tensor, output_fake: Tensor, *, real_label: float = 1.0, from_logits: bool = True
+    output_real: Tensor, output_fake: Tensor, *, label_smoothing: float = 0.0, from_logits: bool = True
 ) -> AdversarialBCE:
     """What the discriminator minimises: -E[log D(x)] - E[log(1 - D(G(z)))].
 
-    With ``real_label`` t < 1 (one-sided label smoothing, Salimans et al., 2016, https://arxiv.org/abs/1606.03498) the first
-    term is -E[t log D(x) + (1 - t) log(1 - D(x))].
+    With ``label_smoothing`` s (one-sided, Salimans et al., 2016, https://arxiv.org/abs/1606.03498) the first term is
+    -E[(1 - s) log D(x) + s log(1 - D(x))].
 
     Args:
         output_real, output_fake: what it says of real and of generated images, of one shape [N, ...].
@@ -42,7 +43,7 @@ def discriminator(
             f"{list(output_fake.shape)}; judge as many generated images as real ones."
         )
     return ops.adversarial_bce(
-        torch.cat([output_real, output_fake]), targets=(real_label, 0.0), from_logits=from_logits
+        torch.cat([output_real, output_fake]), targets=(1.0 - label_smoothing, 0.0), from_logits=from_logits
     )
 
 
@@ -76,30 +77,29 @@ class Objective(NamedTuple):
     generator: Callable[[Tensor], AdversarialBCE]
 
 
-def objective(loss: str = "non_saturating", *, real_label: float = 1.0, from_logits: bool = True) -> Objective:
+def objective(loss: str = "non_saturating", *, label_smoothing: float = 0.0, from_logits: bool = True) -> Objective:
     """The losses of the two players by the name of the generator's.
 
     Args:
         loss: "non_saturating" or "minimax".
-        real_label: the discriminator's target for real images; below 1 for one-sided label smoothing.
+        label_smoothing: of the discriminator's target for real images; at least 0, below 0.5.
         from_logits: False for a discriminator that ends in a sigmoid.
 
     Raises:
-        UserError: for another name, or a label outside of (0.5, 1].
+        UserError: for another loss or smoothing.
     """
-    check_loss(loss, real_label)
-    generator = GENERATOR_LOSSES[loss]
+    check_options(loss, label_smoothing)
     return Objective(
-        lambda real, fake: discriminator(real, fake, real_label=real_label, from_logits=from_logits),
-        lambda fake: generator(fake, from_logits=from_logits),
+        functools.partial(discriminator, label_smoothing=label_smoothing, from_logits=from_logits),
+        functools.partial(GENERATOR_LOSSES[loss], from_logits=from_logits),
     )
 
 
-def check_loss(loss: str, real_label: float) -> None:
+def check_options(loss: str, label_smoothing: float) -> None:
     """Raises UserError for what :func:`objective` does not take."""
     if loss not in GENERATOR_LOSSES:
         raise UserError(f"loss must be one of {', '.join(GENERATOR_LOSSES)}, but it is {loss!r}; choose one of them.")
-    if not isinstance(real_label, (int, float)) or not 0.5 < real_label <= 1:
+    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing < 0.5:
         raise UserError(
-            f"real_label must be above 0.5 and at most 1, but it is {real_label!r}; 1 means no label smoothing, 0.9 is usual."
+            f"label_smoothing must be at least 0 and below 0.5, but it is {label_smoothing!r}; 0.1 is usual."
         )

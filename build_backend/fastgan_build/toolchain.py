@@ -99,7 +99,8 @@ def find_compiler(env: Mapping[str, str] = os.environ) -> Compiler:
             "no C++ compiler was found (looked for g++, clang++ and c++ on PATH, and CXX is not set); "
             "install one with C++17, such as with `apt install g++`, or set CXX to it."
         )
-    version = subprocess.run([*found, "--version"], capture_output=True, text=True, check=False).stdout
+    program = shutil.which(found[0], path=env.get("PATH"))
+    version = subprocess.run([program, *found[1:], "--version"], capture_output=True, text=True, check=False).stdout
     return Compiler(found, (version.splitlines() or [shlex.join(found)])[0])
 
 

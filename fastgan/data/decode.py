@@ -37,12 +37,10 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int, resize: s
         raise OSError("not a regular file")  # a pipe would be waited for without end
     with Image.open(path, formats=FORMATS) as file:
         on_its_side = _orientation(file) >= 5
-        # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice what is wanted leaves the filter enough to work
-        # on.
+        # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice what is wanted leaves the filter enough.
         file.draft(None, (2 * height, 2 * width) if on_its_side else (2 * width, 2 * height))
         file.load()
-        # Read again: PNG may hold its orientation behind the pixels, and TIFF is turned by Pillow itself while it
-        # loads.
+        # Read again: PNG may hold it behind the pixels, and Pillow itself turns a TIFF while it loads.
         upright = _UPRIGHT.get(_orientation(file))
         image = eight_bit(file)
     if upright is not None:
@@ -114,8 +112,7 @@ def fit(image: Image.Image, image_size: tuple[int, int], resize: str, border: st
 
 
 def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
-    # Pillow weights the colours of RGBA by alpha here. reducing_gap averages large images first; 3 hides the
-    # difference.
+    # Pillow weights the colours of RGBA by alpha. reducing_gap averages large images first; 3 hides the difference.
     if box is not None:  # rounding may set an edge outside by 1e-13, which Pillow refuses
         box = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], image.width), min(box[3], image.height))
     return image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .decode import fit, with_channels
-from .image_set import ImageSet
+from .image_set import ImageSet, allocate
 
 __all__ = ["load_digits"]
 
@@ -29,16 +29,15 @@ def load_digits(image_size: tuple[int, int], channels: int, resize: str) -> Imag
     if image_size != (NATIVE_SIZE, NATIVE_SIZE):
         digits = np.pad(digits, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))
     if digits.shape[1:] != image_size or channels != 1:
-        digits = np.stack([_convert(digit, image_size, channels, resize) for digit in digits])
-    images = torch.from_numpy(digits.reshape(len(digits), *image_size, channels)).permute(0, 3, 1, 2)
+        converted = allocate(len(digits), image_size, channels)
+        for pixels, digit in zip(converted, digits, strict=True):
+            image = fit(with_channels(Image.fromarray(digit), channels), image_size, resize)
+            pixels[:] = np.asarray(image).reshape(pixels.shape)
+        digits = converted
     return ImageSet(
-        images=images,
+        images=torch.from_numpy(digits.reshape(len(digits), *image_size, channels)).permute(0, 3, 1, 2),
         labels=torch.from_numpy(labels.astype(np.int64)),
         classes=tuple("0123456789"),
         name="digits",
         source="5,000 images of the MNIST database, embedded in fastgan",
     )
-
-
-def _convert(digit: np.ndarray, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
-    return np.asarray(fit(with_channels(Image.fromarray(digit), channels), image_size, resize))

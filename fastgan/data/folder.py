@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import FastganWarning, UserError
 from .decode import SUFFIXES, read_image
-from .image_set import ImageSet
+from .image_set import ImageSet, allocate
 
 __all__ = ["DataNotFound", "load_folder"]
 
@@ -38,17 +39,18 @@ def load_folder(
     See :func:`fastgan.data.load`, which checks the arguments.
     """
     files, skipped = _find(folder)
-    buffer = np.empty((len(files), *image_size, channels or 3), np.uint8)
+    buffer = allocate(len(files), image_size, channels or 3)
     reasons = _decode_all(folder, files, buffer, resize, workers, progress)
     kept = [index for index, reason in enumerate(reasons) if reason is None]
-    skipped += [(str(file), reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
+    skipped += [(_printable(file), reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
     if not kept:
         raise UserError(
-            f"none of the {len(files)} image files in {folder} can be read ({_listed(skipped[:3])}); "
+            f"none of the {len(files)} image files in {_printable(folder)} can be read ({_listed(skipped[:3])}); "
             f"give a folder with sound images"
         )
     if skipped:
-        warnings.warn(f"{folder}: left out what cannot be read: {_listed(skipped)}", FastganWarning, stacklevel=3)
+        message = f"{_printable(folder)}: left out what cannot be read: {_listed(skipped)}"
+        warnings.warn(message, FastganWarning, stacklevel=3)
 
     pixels = buffer if len(kept) == len(files) else buffer[kept]
     if channels is None and all(_is_grey(image) for image in pixels):
@@ -58,24 +60,27 @@ def load_folder(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
         labels=labels,
         classes=classes,
-        name=folder.resolve().name or "images",
-        source=str(folder),
+        name=_printable(folder.resolve().name) or "images",
+        source=_printable(folder),
         skipped=tuple(skipped),
     )
 
 
 def _find(folder: Path) -> tuple[list[PurePath], Skipped]:
     """Paths of image files relative to ``folder``, sorted, and the subfolders that cannot be read."""
-    if not folder.exists():
+    try:
+        is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+    except (OSError, ValueError) as error:
+        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({_reason(error)})"
         raise DataNotFound(
-            f"the folder {folder} does not exist; give a folder of images, or 'digits' for the embedded digits"
-        )
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder; give the folder that holds the images")
+            f"the folder {_printable(folder)} {problem}; give a folder of images, or 'digits' for the embedded digits"
+        ) from None
+    if not is_folder:
+        raise UserError(f"{_printable(folder)} is a file, not a folder; give the folder that holds the images")
     found, unreadable, others, visited = [], [], 0, set()
 
     def note(error: OSError) -> None:
-        unreadable.append((os.path.relpath(error.filename, folder), error.strerror))
+        unreadable.append((_printable(os.path.relpath(error.filename, folder)), error.strerror))
 
     for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(parent)
@@ -89,7 +94,9 @@ def _find(folder: Path) -> tuple[list[PurePath], Skipped]:
     if not found:
         what = f"{others} files, none of them an image" if others else "no files"
         what += f", and folders that cannot be read ({_listed(unreadable)})" if unreadable else ""
-        raise DataNotFound(f"the folder {folder} holds {what}; give one with files ending in {', '.join(SUFFIXES)}")
+        raise DataNotFound(
+            f"the folder {_printable(folder)} holds {what}; give one with files ending in {', '.join(SUFFIXES)}"
+        )
     return sorted(found, key=lambda file: file.parts), unreadable
 
 
@@ -113,11 +120,14 @@ def _decode_all(
         return None
 
     reasons = []
-    with ThreadPoolExecutor(workers or _usable_cpus()) as pool:
+    pool = ThreadPoolExecutor(workers or _usable_cpus())
+    try:
         for reason in pool.map(decode, range(len(files))):
             reasons.append(reason)
             if progress is not None:
                 progress(len(reasons), len(files))
+    finally:  # an interrupt does not wait for what has not begun
+        pool.shutdown(cancel_futures=True)
     return reasons
 
 
@@ -125,6 +135,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
+def _printable(path: str | os.PathLike[str]) -> str:
+    """The path with escapes for bytes that are no text, over which printing would fail."""
+    return os.fspath(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _usable_cpus() -> int:

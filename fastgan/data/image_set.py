@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["ImageSet", "mirror_some", "to_float", "to_uint8"]
+__all__ = ["ImageSet", "allocate", "mirror_some", "to_float", "to_uint8"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,6 +92,19 @@ class ImageSet:
         if mirror is not None:
             batch = mirror_some(batch, mirror)
         return to_float(batch, dtype, memory_format)
+
+
+def allocate(n: int, image_size: tuple[int, int], channels: int) -> np.ndarray:
+    """Memory for images as files are read: uint8 [n, height, width, channels], not filled."""
+    try:
+        return np.empty((n, *image_size, channels), np.uint8)
+    except (MemoryError, ValueError):  # ValueError: more bytes than there are addresses
+        height, width = image_size
+        gib = n * height * width * channels / 2**30
+        raise UserError(
+            f"{n:,} images of {height}x{width} with {channels} channels take {gib:,.0f} GiB of memory, more than there "
+            f"is; give a smaller image_size or fewer images"
+        ) from None
 
 
 def _gather(images: Tensor, indices: Tensor) -> Tensor:

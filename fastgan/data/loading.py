@@ -58,12 +58,14 @@ def load(
         raise UserError(
             f"data must be 'digits' or the path of a folder, but it is a {type(spec).__name__}; give one of them"
         )
+    if spec == "":
+        raise UserError("data must be 'digits' or the path of a folder, but it is empty; give one of them")
     if channels not in ("auto", 1, 3, 4):
         raise UserError(f"channels must be 'auto', 1, 3 or 4, but it is {channels!r}; give one of them")
     if resize not in RESIZE_MODES:
         raise UserError(f"resize must be one of {', '.join(RESIZE_MODES)}, but it is {resize!r}; give one of them")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers must be at least 1, but it is {workers}; leave it out for one thread a CPU")
+    if workers is not None and not (isinstance(workers, int) and workers >= 1):
+        raise UserError(f"workers must be at least 1, but it is {workers!r}; leave it out for one thread a CPU")
     size = _height_width(image_size if image_size is not None else DIGITS_SIZE if spec == "digits" else FOLDER_SIZE)
     if spec == "digits":
         return load_digits(size, 1 if channels == "auto" else int(channels), resize)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,8 +62,8 @@ def from_tensor(
     Raises:
         UserError: for another shape, or where a value lies outside of the range.
     """
-    images = _channels_first(torch.as_tensor(images))
-    value_range = value_range or _guess_range(images)
+    images = _channels_first(_numbers(images))
+    value_range = _checked_range(value_range) or _guess_range(images)
     if images.dtype != torch.uint8 or value_range != (0.0, 255.0):
         images = to_uint8(_scale(images, value_range))
     return ImageSet(
@@ -117,7 +117,7 @@ def stream_of(
         data = DataLoader(data, batch_size=batch_size, drop_last=True)
     if isinstance(data, DataLoader):
         return _LoaderStream(data, seed, mirror, value_range)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping):
         return _DatasetStream(data, batch_size, seed, mirror, value_range)
     raise UserError(
         f"data must be 'digits', a folder, an ImageSet, a tensor, an array, a Dataset or a DataLoader, "
@@ -145,7 +145,7 @@ class _FetchedStream:
         probe = _channels_first(probe)
         self.name, self.seed, self.mirror = name, seed, mirror
         self.channels, self.image_size = probe.shape[1], (probe.shape[2], probe.shape[3])
-        self._range = value_range or _guess_range(probe)
+        self._range = _checked_range(value_range) or _guess_range(probe)
 
     def _finish(self, images: Tensor, step: int, device: Any, dtype: torch.dtype) -> Tensor:
         images = _channels_first(images)
@@ -239,6 +239,29 @@ def _channels_first(images: Tensor) -> Tensor:
     if len(images) == 0:
         raise UserError(f"images must hold at least one image, but their shape is {shape}; give more")
     return images
+
+
+def _numbers(images: Any) -> Tensor:
+    """A tensor or array as a tensor of real numbers, in the same memory where torch can have it."""
+    if isinstance(images, np.ndarray) and min(images.strides, default=0) < 0:
+        images = images.copy()  # torch has no negative strides
+    try:
+        tensor = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.is_complex():
+        kind = f"{type(images).__name__} of {images.dtype}" if hasattr(images, "dtype") else type(images).__name__
+        raise UserError(f"images must be a tensor or an array of real numbers, but they are a {kind}; give one of them")
+    return tensor
+
+
+def _checked_range(value_range: Range | None) -> Range | None:
+    if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
+        raise UserError(
+            f"value_range must be the values of black and white, the smaller one first, but it is {value_range!r}; "
+            f"give say (0, 255)"
+        )
+    return value_range
 
 
 def _guess_range(images: Tensor) -> Range:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,10 +33,10 @@ class BatchStream:
     def __init__(self, n: int, batch_size: int, seed: int = 0) -> None:
         if n < 1:
             raise UserError(f"a stream of batches needs at least 1 image, but there are {n}; give a set with images")
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, but it is {batch_size}; give a positive whole number")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, but it is {batch_size!r}; give a positive whole number")
         self.n, self.batch_size, self.seed = n, batch_size, seed
-        self._cached: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
+        self._cached: tuple[int | None, Tensor] = (None, torch.empty(0, dtype=torch.int64))
 
     def indices(self, step: int) -> Tensor:
         """int64 [batch_size]: the images of the batch of ``step`` (from 0)."""
@@ -77,6 +79,8 @@ def mirror_generator(seed: int, step: int) -> torch.Generator:
 
 
 def _random(seed: int, purpose: int, counter: int) -> np.random.Generator:
+    if counter < 0:
+        raise UserError("the step of a batch must be at least 0, but it is negative; count steps from 0")
     # NumPy's seed sequence keeps (seed, counter) pairs independent; torch's generator keeps 32 bits of a seed only.
     sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(purpose, counter))
     return np.random.Generator(np.random.PCG64(sequence))

@@ -20,7 +20,9 @@ from .dcgan import DCGANDiscriminator, DCGANGenerator
 __all__ = ["FAMILIES", "DCGANDiscriminator", "DCGANGenerator", "arguments_of", "build", "check"]
 
 
-def _dcgan(image_size: int | tuple[int, int], channels: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
+def _dcgan(
+    image_size: int | tuple[int, int], channels: int, latent_dim: int, width: int
+) -> tuple[nn.Module, nn.Module]:
     return DCGANGenerator(image_size, channels, latent_dim, width), DCGANDiscriminator(image_size, channels, width)
 
 

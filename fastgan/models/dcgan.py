@@ -40,7 +40,11 @@ class DCGANGenerator(nn.Module):
         self.latent_dim, self.width = latent_dim, width
         stages = plan_stages(self.image_size)[::-1]
         maps = _feature_maps(width, len(stages))[::-1]
-        layers = [nn.ConvTranspose2d(latent_dim, maps[0], stages[0].small, bias=False), nn.BatchNorm2d(maps[0]), nn.ReLU(True)]
+        layers = [
+            nn.ConvTranspose2d(latent_dim, maps[0], stages[0].small, bias=False),
+            nn.BatchNorm2d(maps[0]),
+            nn.ReLU(True),
+        ]
         for stage, in_maps, out_maps in zip(stages, maps, maps[1:], strict=False):
             layers += [_up(stage, in_maps, out_maps), nn.BatchNorm2d(out_maps), nn.ReLU(True)]
         layers += [_up(stages[-1], maps[-1], self.channels), nn.Tanh()]

@@ -114,8 +114,10 @@ def adversarial_bce(
     with _engine.no_autocast(input.device.type):
         if not _engine.use_native("adversarial_bce", input) or input.numel() == 0:
             return adversarial_bce_reference(input, targets, weights=weights, from_logits=from_logits)
-        loss, losses, probability = _AdversarialBCE.apply(input, targets, weights, from_logits)
-    return AdversarialBCE(loss, losses, probability)
+        if torch.is_grad_enabled() and input.requires_grad:
+            return AdversarialBCE(*_AdversarialBCE.apply(input, targets, weights, from_logits))
+        losses, probability, _ = torch.ops.fastgan._adversarial_bce.default(input, targets, weights, from_logits)
+        return AdversarialBCE(_weighted_sum(losses, weights), losses, probability)
 
 
 def adversarial_bce_reference(
@@ -152,6 +154,12 @@ def _checked_labels(
             "dimension; give as many real as generated images."
         )
     return targets, weights
+
+
+def _weighted_sum(losses: Tensor, weights: Sequence[float]) -> Tensor:
+    if all(weight == 1 for weight in weights):
+        return losses.sum()
+    return torch.dot(losses, losses.new_tensor(weights))
 
 
 def _widened(input: Tensor) -> Tensor:
@@ -227,8 +235,7 @@ class _AdversarialBCE(torch.autograd.Function):
         ctx.save_for_backward(input, grad)
         ctx.options = (targets, weights, from_logits)
         ctx.mark_non_differentiable(losses, probability)
-        loss = losses[0] * weights[0] if len(weights) == 1 else torch.dot(losses, losses.new_tensor(weights))
-        return loss, losses, probability
+        return _weighted_sum(losses, weights), losses, probability
 
     @staticmethod
     def backward(ctx, grad_loss, _grad_losses, _grad_probability):

@@ -1,26 +1,26 @@
-"""Training: one alternating step, and the trainer that repeats it.
+"""Training: one exact alternating update, and a trainer around it.
 
 step = training.AdversarialStep(generator, discriminator, opt_g, opt_d)
-results = step(real)                                   # {"loss_d": ..., "loss_g": ..., "d_real": ..., ...}
+metrics = step(real)                                             # loss_d, loss_g, d_real, d_fake_before, d_fake_after
 
-training.Trainer(training.TrainConfig(data="photos", image_size=64)).train()
+training.Trainer(training.TrainConfig(data="photos", image_size=64, steps=2000)).train()
 """
 
-from .checkpoint import load_checkpoint, save_checkpoint
-from .config import PRESETS, TrainConfig
-from .ema import EMA
-from .run_folder import RunFolder, newest_run
-from .step import AdversarialStep
-from .trainer import Trainer
+from fastgan.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from fastgan.training.config import TrainConfig
+from fastgan.training.ema import EMA
+from fastgan.training.presets import PRESETS
+from fastgan.training.step import AdversarialStep
+from fastgan.training.trainer import Trainer, TrainResult
 
 __all__ = [
     "EMA",
     "PRESETS",
     "AdversarialStep",
-    "RunFolder",
     "TrainConfig",
+    "TrainResult",
+    "TrainState",
     "Trainer",
     "load_checkpoint",
-    "newest_run",
     "save_checkpoint",
 ]

@@ -32,7 +32,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
-    """"fp32" or "bf16", and why."""
+    """ "fp32" or "bf16", and why."""
     if precision != "auto":
         return precision, "as asked"
     if device.type == "cuda":

@@ -40,7 +40,9 @@ def resolve_latent(latent: LatentSpec, generator: nn.Module) -> Latent:
 
 def latent_shape(generator: nn.Module) -> tuple[int, ...]:
     """The shape of one latent of ``generator``, see :func:`resolve_latent`."""
-    layer = next((module for module in generator.modules() if next(module.parameters(recurse=False), None) is not None), None)
+    layer = next(
+        (module for module in generator.modules() if next(module.parameters(recurse=False), None) is not None), None
+    )
     declared = getattr(generator, "latent_dim", None)
     if declared is not None:
         shape = _checked("generator.latent_dim", declared)
@@ -68,7 +70,9 @@ def _checked(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     sizes = (shape,) if isinstance(shape, int) else shape
     is_shape = isinstance(sizes, (tuple, list)) and len(sizes) > 0
     if not is_shape or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes):
-        raise UserError(f"{name} must be a whole number or a shape such as (100, 1, 1), but it is {shape!r}; give one of them.")
+        raise UserError(
+            f"{name} must be a whole number or a shape such as (100, 1, 1), but it is {shape!r}; give one of them."
+        )
     return tuple(sizes)
 
 

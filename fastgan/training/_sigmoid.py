@@ -8,7 +8,18 @@ __all__ = ["gives_probabilities"]
 
 # What may stand behind the sigmoid and leave probabilities what they are: modules, and the names of autograd's nodes.
 _SHAPING_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity)
-_SHAPING_NODES = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Select", "Flatten", "Permute", "Mean", "ToCopy")
+_SHAPING_NODES = (
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Select",
+    "Flatten",
+    "Permute",
+    "Mean",
+    "ToCopy",
+)
 
 
 def gives_probabilities(discriminator: nn.Module, output: Tensor) -> bool:

@@ -20,7 +20,15 @@ from torch.optim import Optimizer
 from fastgan.errors import UserError
 from fastgan.training.ema import EMA
 
-__all__ = ["TrainState", "load_checkpoint", "read_tensors", "save_checkpoint", "sub_state", "write_tensors"]
+__all__ = [
+    "TrainState",
+    "load_checkpoint",
+    "load_weights",
+    "read_tensors",
+    "save_checkpoint",
+    "sub_state",
+    "write_tensors",
+]
 
 FORMAT = 1
 KEY = "fastgan"  # of the JSON in a file's metadata
@@ -85,11 +93,7 @@ def load_checkpoint(path: str | os.PathLike[str], state: TrainState) -> TrainSta
     """
     tensors, described = read_tensors(path, "checkpoint")
     for name, module in _modules(state).items():
-        try:
-            module.load_state_dict(sub_state(tensors, name))
-        except RuntimeError as error:
-            problem = " ".join(str(error).split())
-            raise UserError(f"the checkpoint {path} is of another {name} than the given one: {problem}") from None
+        load_weights(module, sub_state(tensors, name), path)
     for name, optimizer in _optimizers(state).items():
         _optimizer_in(optimizer, sub_state(tensors, name), described["optimizers"][name])
     state.ema.updates, state.ema.decay = described["ema"]["updates"], described["ema"]["decay"]
@@ -131,8 +135,21 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
     if described.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} of fastgan; give one that a run has written.")
     if described["format"] > FORMAT:
-        raise UserError(f"{path} was written by a newer fastgan (format {described['format']}); install that one to read it.")
+        raise UserError(
+            f"{path} was written by a newer fastgan (format {described['format']}); install that one to read it."
+        )
     return tensors, described
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """``module.load_state_dict``; raises UserError where the weights are of another network."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(
+            f"{path} does not fit the network {type(module).__name__} ({problem}); give the one it is of."
+        ) from None
 
 
 def sub_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

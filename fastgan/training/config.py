@@ -9,40 +9,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
+from fastgan.losses import GENERATOR_LOSSES
+from fastgan.training.presets import PRESETS, preset_of
+from fastgan.training.step import PRECISIONS
 
-__all__ = ["PRESETS", "TrainConfig"]
-
-# What None stands for. The digits' values make legible digits in about a minute on two CPU cores; see docs/performance.md.
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "image_size": 32,
-        "epochs": 12.0,
-        "batch_size": 32,
-        "lr": 5e-4,
-        "width": 32,
-        "label_smoothing": 0.0,
-        "ema_decay": 0.99,
-        "sample_every": 200,
-        "checkpoint_every": 1000,
-    },
-    "images": {
-        "image_size": 64,
-        "steps": 10_000,
-        "batch_size": 64,
-        "lr": 2e-4,
-        "width": 64,
-        "label_smoothing": 0.0,
-        "ema_decay": 0.999,
-        "sample_every": 500,
-        "checkpoint_every": 1000,
-    },
-}
+__all__ = ["TrainConfig"]
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """The settings of a training run; None stands for the preset's value, "digits" for these and "images" otherwise.
+    """The settings of a training run; None stands for the value of the preset (:mod:`fastgan.training.presets`).
 
     Raises:
         UserError: (a ValueError) for a value that cannot be used; the message names the field.
@@ -98,6 +76,8 @@ class TrainConfig:
     """Steps between grids of samples; 0: at the beginning and the end only."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; 0: at the end only."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept."""
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, list):  # as JSON and TOML have it
@@ -106,23 +86,34 @@ class TrainConfig:
             value = getattr(self, name)
             optional = _DEFAULTS[name] is None
             if not (value is None and optional) and not allowed(value):
-                raise UserError(f"{name} must be {sentence}, but it is {value!r}.")
+                raise UserError(f"{name} must be {sentence}, but it is {value!r}; give another value.")
         if self.steps is not None and self.epochs is not None:
             raise UserError(f"steps ({self.steps}) and epochs ({self.epochs:g}) are both given; give one of them.")
 
-    def resolved(self) -> TrainConfig:
-        """The same with the preset's values where this has None."""
-        values = dict(PRESETS["digits" if self.data == "digits" else "images"])
+    def resolved(self, preset: str | None = None) -> TrainConfig:
+        """A copy with the values of a preset, by default that of ``data``, where this has None.
+
+        ``out`` stays as it is, and so does one of ``steps`` and ``epochs``.
+        """
+        values = {**PRESETS[preset or preset_of(self.data)]}
         if self.steps is not None or self.epochs is not None:
             values |= {"steps": self.steps, "epochs": self.epochs}
+        lr = values["lr"] if self.lr is None else self.lr
+        values |= {"lr_g": lr, "lr_d": lr}
         return dataclasses.replace(self, **{k: v for k, v in values.items() if getattr(self, k) is None})
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The fields by name; a pair is a list, as JSON and TOML have it."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """Raises a UserError for a key that is no field, with the nearest one."""
+        """The inverse of :meth:`to_dict`; missing fields have their defaults.
+
+        Raises:
+            UserError: for a name that is no field, with the nearest one.
+        """
         for key in values:
             if key not in _DEFAULTS:
                 near = difflib.get_close_matches(key, _DEFAULTS, 1)
@@ -130,18 +121,21 @@ class TrainConfig:
         return cls(**values)
 
     def to_json(self) -> str:
+        """The fields as a JSON object."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
+        """The inverse of :meth:`to_json`. Raises UserError where the text is no JSON object of fields."""
         return cls.from_dict(_parsed("JSON", json.loads, text))
 
     def to_toml(self) -> str:
-        """TOML has no null: fields that are None are left out."""
+        """The fields as TOML, which has no null: those that are None are left out."""
         return "".join(f"{key} = {_toml(value)}\n" for key, value in self.to_dict().items() if value is not None)
 
     @classmethod
     def from_toml(cls, text: str) -> TrainConfig:
+        """The inverse of :meth:`to_toml`. Raises UserError where the text is not TOML, or not of fields."""
         try:
             import tomllib
         except ModuleNotFoundError:  # Python 3.10
@@ -156,9 +150,9 @@ def _parsed(language: str, parse: Callable[[str], Any], text: str) -> dict[str, 
     try:
         values = parse(text)
     except ValueError as error:
-        raise UserError(f"the configuration is not {language}: {error}.") from None
+        raise UserError(f"the configuration is not {language} ({error}); mend it or write it anew.") from None
     if not isinstance(values, dict):
-        raise UserError(f"the configuration must be a table of settings, but it is a {type(values).__name__}.")
+        raise UserError(f"the configuration must be a table of settings, but it is a {type(values).__name__}; mend it.")
     return values
 
 
@@ -179,7 +173,7 @@ def _size(value: Any) -> bool:
     return _whole(value, 1) or (isinstance(value, tuple) and len(value) == 2 and all(_whole(side, 1) for side in value))
 
 
-_RATE = (lambda value: _number(value) and value > 0, "a number above 0, such as 2e-4")
+_RATE = (lambda value: _number(value) and 0 < value <= 1, "a number above 0 and at most 1, such as 2e-4")
 _COUNT = (lambda value: _whole(value, 1), "a whole number of at least 1")
 _INTERVAL = (lambda value: _whole(value, 0), "a whole number of steps, or 0 for never")
 _TEXT = (lambda value: isinstance(value, str) and value != "", "a text that is not empty")
@@ -194,7 +188,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "out": _TEXT,
     "model": _TEXT,
     "image_size": (_size, "a number of pixels, or two as height and width"),
-    "resize": _one_of("crop", "pad", "stretch"),
+    "resize": _one_of(*RESIZE_MODES),
     "channels": _one_of("auto", 1, 3, 4),
     "mirror": (lambda value: isinstance(value, bool), "true or false"),
     "steps": _COUNT,
@@ -211,8 +205,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),
     "device": _TEXT,
-    "precision": _one_of("auto", "fp32", "bf16"),
+    "precision": _one_of(*PRECISIONS),
     "workers": (lambda value: value == "auto" or _whole(value, 1), "a whole number of at least 1, or auto"),
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
+    "keep_checkpoints": _COUNT,
 }

@@ -40,7 +40,8 @@ class EMA:
                 current.append(value)
             else:
                 mean.copy_(value)
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        if averaged:
+            torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 def _state(module: nn.Module) -> list[Tensor]:

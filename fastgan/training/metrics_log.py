@@ -1,4 +1,4 @@
-"""metrics.jsonl: one row a step, without waiting for the device at every step."""
+"""``metrics.jsonl``: a row a step, written many rows at a time so that the loop never waits for the device."""
 
 from __future__ import annotations
 
@@ -6,57 +6,64 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from .step import RESULTS
 
 __all__ = ["MetricsLog"]
 
 
 class MetricsLog:
-    """Collects the results of steps as tensors, and at intervals reads them in one go and appends them to the file.
+    """Keeps the tensors of the steps and writes their values about once a second.
 
-    A row: ``step`` (from 1), ``epoch`` (images seen / images there are; null where nobody knows how many there are),
-    ``images_per_second`` (real images, over the rows written together), and the results of
-    :class:`fastgan.training.AdversarialStep`. A value that is not finite is null.
+    Args:
+        path: the file; rows are appended.
+        interval: seconds between writes.
     """
 
-    def __init__(self, path: Path, interval: float = 0.5) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._interval = interval  # seconds
-        self._rows: list[tuple[int, float | None, Tensor]] = []
-        self._images, self._since = 0, time.perf_counter()
+    def __init__(self, path: Path, interval: float = 1.0) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._interval = interval
+        self._pending: list[tuple[int, float | None, dict[str, Tensor]]] = []
+        self._images = 0  # of the pending steps
+        self._since = time.perf_counter()
 
-    def add(self, step: int, epoch: float | None, images: int, results: dict[str, Tensor]) -> None:
-        """Notes one step over so many real images."""
-        self._rows.append((step, epoch, torch.stack([results[name] for name in RESULTS])))
+    def add(self, step: int, epoch: float | None, images: int, metrics: dict[str, Tensor]) -> dict[str, Any] | None:
+        """Takes the 0-d tensors of a step on so many images; the last row, where it was time to write."""
+        self._pending.append((step, epoch, metrics))
         self._images += images
+        return self.flush() if time.perf_counter() - self._since >= self._interval else None
 
-    def due(self) -> bool:
-        return time.perf_counter() - self._since >= self._interval
+    def flush(self) -> dict[str, Any] | None:
+        """Writes what is kept; the last row of it.
 
-    def flush(self) -> dict[str, float | int | None] | None:
-        """Writes what has been noted; returns the last row, or None where there is none."""
-        if not self._rows:
+        ``images_per_second`` is the mean over the rows that are written together, by the clock from the last flush (or
+        :meth:`restart_clock`) on.
+        """
+        if not self._pending:
             return None
-        values = torch.stack([row[2] for row in self._rows]).tolist()  # waits for the device
-        now = time.perf_counter()
-        rate = self._images / (now - self._since)
-        rows = [
-            {"step": step, "epoch": epoch, "images_per_second": round(rate, 1), **_finite(results)}
-            for (step, epoch, _), results in zip(self._rows, values, strict=True)
-        ]
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        names = list(self._pending[0][2])
+        stacked = torch.stack([metrics[name].detach().double() for _, _, metrics in self._pending for name in names])
+        table = stacked.view(-1, len(names)).tolist()  # waits for the device
+        speed = self._images / max(time.perf_counter() - self._since, 1e-9)
+        row: dict[str, Any] = {}
+        for (step, epoch, _), values in zip(self._pending, table, strict=True):
+            row = {"step": step, "epoch": epoch, "images_per_second": round(speed, 1)}
+            # JSON has no word for infinite and undefined numbers.
+            row |= {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
+            self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._rows, self._images, self._since = [], 0, now
-        return rows[-1]
+        self._pending.clear()
+        self._images = 0
+        self.restart_clock()
+        return row
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last flush out of the speed."""
+        self._since = time.perf_counter()
 
     def close(self) -> None:
+        """Writes what is kept and closes the file."""
         self.flush()
         self._file.close()
-
-
-def _finite(values: list[float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in zip(RESULTS, values, strict=True)}

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Protocol
 
-__all__ = ["Progress", "progress_on"]
+__all__ = ["Progress", "Reading", "progress_on"]
 
 
 class Progress(Protocol):
@@ -38,6 +38,19 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Reading:
+    """Says how many images of a large folder are read: a moving line in a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._moving = sys.stdout.isatty()
+        self._said, self._interval = time.perf_counter(), 0.5 if self._moving else 10.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.perf_counter() - self._said >= self._interval:
+            self._said = time.perf_counter()
+            print(f"read {done:,} of {total:,} images", end="\r" if self._moving else "\n", flush=True)
 
 
 class TimeLeft:

@@ -24,18 +24,6 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.generator = self.path / "generator.safetensors"
 
-    @staticmethod
-    def check(out: str | os.PathLike[str] | None) -> None:
-        """Raises, before any work is done, what :meth:`create` would, as far as can be told without making anything."""
-        folder = RUNS if out is None else Path(out)
-        if out is not None:
-            _check_empty(folder)
-        nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not nearest.is_dir():
-            raise UserError(f"out: {nearest} is a file, so that {folder} cannot be a folder; choose another one.")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"out: {nearest} cannot be written to, so that {folder} cannot be made; choose another folder.")
-
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Makes the folder, which must not exist or be empty.
@@ -62,7 +50,9 @@ class RunFolder:
 
     def all_checkpoints(self) -> list[Path]:
         """Those that are there, the oldest first."""
-        found = [(int(match[1]), path) for path in self.checkpoints.glob("step-*") if (match := _STEP.fullmatch(path.name))]
+        found = [
+            (int(match[1]), path) for path in self.checkpoints.glob("step-*") if (match := _STEP.fullmatch(path.name))
+        ]
         return [path for _, path in sorted(found)]
 
 
@@ -89,7 +79,7 @@ def newest_run() -> Path:
         raise FileNotFoundError(
             f"there is no trained run under {RUNS.absolute()}; train one with `fastgan train`, or give the path of a run."
         )
-    return max(found, key=lambda folder: (folder.config.stat().st_mtime_ns if folder.config.exists() else 0)).path
+    return max(found, key=lambda folder: folder.config.stat().st_mtime_ns if folder.config.exists() else 0).path
 
 
 def check_free(path: Path) -> None:

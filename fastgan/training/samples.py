@@ -1,22 +1,14 @@
-"""Drawing latents, generating images from them, and laying images out in one picture."""
+"""Latents from a seed, and the images that a generator makes of them."""
 
 from __future__ import annotations
 
-import math
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from fastgan.data import to_uint8
 from fastgan.training._latent import first_weight
 
-__all__ = ["draw_latents", "generate", "grid", "save_picture"]
-
-GAP = 2  # pixels between the images of a grid
+__all__ = ["draw_latents", "generate"]
 
 
 def draw_latents(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -27,31 +19,10 @@ def draw_latents(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch_size: int = 64) -> Tensor:
-    """The images of latents [N, ...], float32 [N, C, H, W] on the CPU, made ``batch_size`` at a time in the generator's mode."""
+    """The images of latents [N, ...]: float32 [N, C, H, W] on the CPU, made ``batch_size`` at a time.
+
+    The generator runs in the mode that it is in.
+    """
     weight = first_weight(generator)
     latents = latents.to(weight.device, weight.dtype)
-    return torch.cat([generator(part).float().cpu() for part in latents.split(batch_size)])
-
-
-def grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """One picture of images [N, C, H, W] in [-1, 1], row by row, in a square unless ``columns`` says otherwise."""
-    pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).numpy()
-    n, height, width, channels = pixels.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = -(-n // columns)
-    picture = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 128, np.uint8)
-    for index, image in enumerate(pixels):
-        row, column = divmod(index, columns)
-        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
-        picture[top : top + height, left : left + width] = image
-    return Image.fromarray(picture[..., 0] if channels == 1 else picture)
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes beside ``path`` and renames, so that no half-written picture is ever seen. Raises OSError."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        picture.save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return torch.cat([generator(part).float().cpu().contiguous() for part in latents.split(batch_size)])

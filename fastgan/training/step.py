@@ -1,4 +1,4 @@
-"""One alternating update of a discriminator and a generator."""
+"""One alternating update of the two networks."""
 
 from __future__ import annotations
 
@@ -11,41 +11,38 @@ from torch.optim import Optimizer
 
 from fastgan import losses
 from fastgan.errors import UserError
+from fastgan.training._latent import LatentSpec, first_weight, resolve_latent
+from fastgan.training._sigmoid import gives_probabilities
 
-from .latent import Latent, LatentSource
+__all__ = ["METRICS", "PRECISIONS", "AdversarialStep"]
 
-__all__ = ["RESULTS", "AdversarialStep"]
-
-RESULTS = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after")
+METRICS = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after")
 PRECISIONS = ("auto", "fp32", "bf16")
 CAPTURES = ("auto", "never")
 
-# What may stand between a network's sigmoid and its output, by the beginning of the names in autograd's graph.
-_SHAPING = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Select", "ToCopy", "Alias", "Clone")
-
 
 class AdversarialStep:
-    """One alternating GAN update: the discriminator on real and on generated images, then the generator against it.
+    """One alternating update: the discriminator on a real and on a generated batch, then the generator against the new one.
 
-    Real and generated images are separate batches to batch-norm, and the generator is judged by the updated
-    discriminator, as in the usual loop of a DCGAN. The generator's pass computes no gradients of the discriminator's weights.
+    It is the loop of Goodfellow et al. (2014), Algorithm 1 with k = 1, as DCGAN trainers write it: real and generated images
+    go through the discriminator as separate batches, and the images that the discriminator has learnt from are those that
+    the generator learns from. With the same seeds the parameters follow such a loop's. In the generator's half no gradients
+    of the discriminator's weights are computed.
 
     Args:
-        generator: latents [N, ...] -> images [N, C, H, W].
-        discriminator: images -> [N, ...], logits, or probabilities where it ends in a sigmoid, which is noticed.
+        generator, discriminator: both in training mode; the modes are the caller's business.
         opt_g, opt_d: their optimizers.
-        loss: the generator's, "non_saturating" or "minimax" (:mod:`fastgan.losses`).
-        latent: the shape of one latent, or a callable, batch size -> latents [N, ...]; by default ``generator.latent_dim``
-            or the first layer's input size.
-        precision: "auto" keeps the parameters' dtype and the surrounding autocast; "bf16" runs both networks under
-            bfloat16 autocast, "fp32" under none.
-        capture: "auto" or "never": whether the whole step may be recorded as one CUDA graph.
-        label_smoothing: real images are labelled with 1 - this (one-sided).
+        loss: the generator's objective, "non_saturating" or "minimax" (see :mod:`fastgan.losses`). A discriminator that ends
+            in a sigmoid is trained with the same cross-entropy on probabilities.
+        latent: the shape of one latent, or a function from the batch size to latents. By default
+            ``generator.latent_dim``, or else the input size of the generator's first layer.
+        precision: "auto" keeps the parameters' dtype and the surrounding autocast; "bf16" runs the networks under bfloat16
+            autocast, "fp32" without any.
+        capture: "auto" or "never": whether the step may be captured as a CUDA graph. No step is captured yet.
+        label_smoothing: the discriminator's target for real images is 1 minus this (one-sided); at least 0, below 0.5.
 
     Raises:
-        UserError: for an unknown loss, precision or capture, or where the shape of a latent cannot be told.
-
-    Source: Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661, Algorithm 1 with one step of D.
+        UserError: where an argument is none of these.
     """
 
     def __init__(
@@ -56,88 +53,104 @@ class AdversarialStep:
         opt_d: Optimizer,
         *,
         loss: str = "non_saturating",
-        latent: Latent = None,
+        latent: LatentSpec = None,
         precision: str = "auto",
         capture: str = "auto",
         label_smoothing: float = 0.0,
     ) -> None:
+        losses.check_options(loss, label_smoothing)
         for name, value, allowed in (("precision", precision, PRECISIONS), ("capture", capture, CAPTURES)):
             if value not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}.")
-        self.generator, self.discriminator = generator, discriminator
-        self.opt_g, self.opt_d = opt_g, opt_d
-        self.latent = LatentSource(generator, latent)
-        self.precision = precision
-        self.real_target = 1.0 - label_smoothing
-        self._generator_loss = losses.generator_loss(loss)
-        self._from_logits: bool | None = None  # known when the discriminator has run once
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}; choose one of them.")
+        self.generator, self.discriminator, self.opt_g, self.opt_d = generator, discriminator, opt_g, opt_d
+        self.loss, self.label_smoothing, self.precision, self.capture = loss, label_smoothing, precision, capture
+        self.draw_latents = resolve_latent(latent, generator)
+        self.from_logits: bool | None = None
+        """Whether the discriminator gives logits; known after the first step."""
 
     @torch.enable_grad()
     def __call__(self, real: Tensor, latent: Tensor | None = None) -> dict[str, Tensor]:
-        """Updates both networks once.
+        """Updates both networks.
 
         Args:
-            real: [N, C, H, W] on the networks' device, in the value range of the generator's images.
-            latent: [N, ...]; drawn where it is not given.
+            real: images [N, C, H, W], floating point, usually in [-1, 1].
+            latent: N latents; drawn with torch's global generator by default.
 
         Returns:
-            Detached 0-d tensors on the networks' device: ``loss_d`` and ``loss_g``; ``d_real``, the mean of D(x);
-            ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before and after the discriminator's update.
+            Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses; ``d_real``, the mean
+            of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before and after the discriminator's update.
 
         Raises:
-            UserError: if there are not as many latents as real images.
+            UserError: where ``real`` or ``latent`` does not fit the networks.
         """
-        if latent is not None and len(latent) != len(real):
-            raise UserError(f"latent has {len(latent)} rows and real {len(real)}; give one latent for each real image.")
-        with self._autocast(real.device.type):
-            judged_real = self.discriminator(real)
-            fake = self.generator(self.latent(len(real)) if latent is None else latent)
-            judged_fake = self.discriminator(fake.detach())
-        if self._from_logits is None:
-            self._from_logits = not _ends_in_sigmoid(self.discriminator, judged_fake)
-        on_d = losses.discriminator(
-            torch.cat([judged_real, judged_fake]), real_target=self.real_target, from_logits=self._from_logits
-        )
-        self.opt_d.zero_grad()
-        on_d.loss.backward()
-        self.opt_d.step()
+        self._check_real(real)
+        self.opt_d.zero_grad(set_to_none=True)
+        with self._autocast(real):
+            output_real = self.discriminator(real)
+            fake = self.generator(self.draw_latents(len(real)) if latent is None else latent)
+            _check_fake(fake, real)
+            output_fake = self.discriminator(fake.detach())
+        objective = self._objective(output_real)
+        judged = objective.discriminator(output_real, output_fake)
+        judged.loss.backward()
+        _update(self.opt_d)
 
-        # Autograd functions written in Python compute a weight's gradient wherever it requires one; backward(inputs=...)
-        # would only drop it.
+        self.opt_g.zero_grad(set_to_none=True)
+        # Frozen, and not merely left out of backward: an autograd function written in Python computes the gradient of a
+        # weight that asks for one, whoever wants it.
         with _frozen(self.discriminator):
-            with self._autocast(real.device.type):
-                judged_fake = self.discriminator(fake)
-            on_g = self._generator_loss(judged_fake, from_logits=self._from_logits)
-            self.opt_g.zero_grad()
-            on_g.loss.backward()
-        self.opt_g.step()
-        values = (on_d.loss.detach(), on_g.loss.detach(), *on_d.probability, *on_g.probability)
-        return dict(zip(RESULTS, values, strict=True))
+            with self._autocast(real):
+                output_fake = self.discriminator(fake)
+            deceived = objective.generator(output_fake)
+            deceived.loss.backward()
+        _update(self.opt_g)
+        values = (judged.loss.detach(), deceived.loss.detach(), *judged.probability, *deceived.probability)
+        return dict(zip(METRICS, values, strict=True))
 
-    def _autocast(self, device: str) -> AbstractContextManager:
+    def _autocast(self, real: Tensor) -> AbstractContextManager:
         if self.precision == "auto":
             return nullcontext()
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(real.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _objective(self, output: Tensor) -> losses.Objective:
+        if self.from_logits is None:
+            self.from_logits = not gives_probabilities(self.discriminator, output)
+        return losses.objective(self.loss, label_smoothing=self.label_smoothing, from_logits=self.from_logits)
+
+    def _check_real(self, real: Tensor) -> None:
+        if not isinstance(real, Tensor) or real.dim() != 4 or len(real) == 0 or not real.is_floating_point():
+            given = f"{real.dtype} {list(real.shape)}" if isinstance(real, Tensor) else f"a {type(real).__name__}"
+            raise UserError(
+                f"real must be a floating-point tensor [N, C, H, W] with N at least 1, but it is {given}; "
+                "fastgan.data.to_float makes such a one of uint8 images."
+            )
+        weight = first_weight(self.discriminator)
+        if weight.numel() and weight.device != real.device:
+            raise UserError(f"real is on {real.device}, but the discriminator is on {weight.device}; move one of them.")
+
+
+def _check_fake(fake: Tensor, real: Tensor) -> None:
+    if fake.shape != real.shape:
+        raise UserError(
+            f"real is {list(real.shape)}, but the generator makes {list(fake.shape)}; give real images of that size, and one "
+            "latent for each."
+        )
+
+
+def _update(optimizer: Optimizer) -> None:
+    optimizer.step()
+    # Under an autocast of the caller's, low-precision copies of the old weights would outlive them.
+    torch.clear_autocast_cache()
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter asks for a gradient; afterwards those do that did before."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in parameters:
+        for parameter in asking:
             parameter.requires_grad_(True)
-
-
-def _ends_in_sigmoid(network: nn.Module, output: Tensor) -> bool:
-    """Whether ``output``, of ``network``, is a sigmoid's: by its last module, or by the graph for ``torch.sigmoid``."""
-    *_, last = network.modules()
-    if isinstance(last, nn.Sigmoid):
-        return True
-    node = output.grad_fn
-    while node is not None and node.name().startswith(_SHAPING):
-        node = node.next_functions[0][0]
-    return node is not None and node.name().startswith("Sigmoid")

@@ -17,26 +17,27 @@ from torch import Tensor, nn
 from fastgan import data as data_room
 from fastgan import models
 from fastgan.errors import UserError
+from fastgan.images import image_grid, save_image
 from fastgan.training._device import choose_device, choose_precision
 from fastgan.training.checkpoint import TrainState, save_checkpoint, write_tensors
 from fastgan.training.config import TrainConfig
 from fastgan.training.ema import EMA
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.metrics_log import MetricsLog
-from fastgan.training.progress import Progress, progress_on
+from fastgan.training.progress import Progress, Reading, progress_on
 from fastgan.training.run_folder import RUNS, RunFolder, check_free, next_name, write_text
-from fastgan.training.samples import draw_latents, generate, grid, save_picture
+from fastgan.training.samples import draw_latents, generate
 from fastgan.training.step import AdversarialStep
 
 __all__ = ["TrainResult", "Trainer"]
 
 SAMPLES = 64  # images of a grid
-PARTS = 10  # grids and checkpoints a run has by default
+WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What :meth:`Trainer.train` leaves."""
+    """What :meth:`Trainer.train` leaves; as a path it is the run's folder."""
 
     folder: Path
     """The run."""
@@ -46,6 +47,9 @@ class TrainResult:
     """What ended the run early, such as "Ctrl-C"; empty where it is complete."""
     metrics: dict[str, Any]
     """The last row of ``metrics.jsonl``."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
 
 class Trainer:
@@ -62,7 +66,8 @@ class Trainer:
     Python's, NumPy's and torch's global random generators are seeded with ``config.seed``.
 
     Raises:
-        UserError: for options that do not fit each other, the data, the networks or this machine. Nothing has been written then.
+        UserError: for options that do not fit each other, the data, the networks or this machine. Nothing has been
+            written then.
     """
 
     def __init__(
@@ -77,18 +82,22 @@ class Trainer:
         config = config or TrainConfig()
         if isinstance(data, (str, os.PathLike)):
             config, data = replace(config, data=data if isinstance(data, str) else os.path.abspath(data)), None
-        config = config.resolved(preset=None if data is None else "")
+        given = config
+        config = config.resolved(preset=None if data is None else "images")
         self.device = choose_device(config.device)
         self.precision, self.precision_reason = choose_precision(config.precision, self.device)
         if config.out is not None:
             check_free(Path(config.out))
         if generator is None or discriminator is None:
-            _check_networks(config)
+            models.check(config.model, config.image_size)  # before the data is read
         self.stream = _open(config, data)
-        self.config = _fitted(config, self.stream, own_data=data is not None)
+        if data is not None:
+            _check_fits(given, self.stream)
+            config = replace(config, data=self.stream.name)
+        self.config = _fitted(config, self.stream)
         self.total_steps = _total_steps(self.config, self.stream)
 
-        seed_everything(self.config.seed)
+        seed_everything(self.config.seed, WEIGHTS)
         generator, discriminator = _networks(self.config, generator, discriminator)
         for module in (generator, discriminator):
             module.to(self.device, memory_format=torch.channels_last)
@@ -108,7 +117,7 @@ class Trainer:
             loss=self.config.loss,
             latent=latent,
             precision=self.precision,
-            real_label=self.config.real_label,
+            label_smoothing=self.config.label_smoothing,
         )
         self.latent_shape = tuple(self.step.draw_latents(1).shape[1:])
         self._noise = draw_latents(SAMPLES, self.latent_shape, self.config.seed)
@@ -121,12 +130,16 @@ class Trainer:
             UserError: where the run folder exists and is not empty, or cannot be written.
         """
         config = self.config
-        folder = RunFolder.create(config.out or RUNS / next_name(self.stream.name, self._family(), self.stream.image_size))
+        folder = RunFolder.create(
+            config.out or RUNS / next_name(self.stream.name, self._family(), self.stream.image_size)
+        )
         with _writing(folder):
             write_text(folder.config, config.to_json())
             log = MetricsLog(folder.metrics)
         for module in (self.state.generator, self.state.discriminator):
             module.train()
+        if self.state.step == 0:
+            seed_everything(config.seed, TRAINING)
         print(self.describe(), f"run       {folder.path}", sep="\n", flush=True)
         progress = progress_on(self.total_steps, self.state.step)
         try:
@@ -135,7 +148,9 @@ class Trainer:
         finally:
             progress.close()
             log.close()
-        return TrainResult(folder.path, self.state.step, interrupt.name if self.state.step < self.total_steps else "", last)
+        return TrainResult(
+            folder.path, self.state.step, interrupt.name if self.state.step < self.total_steps else "", last
+        )
 
     def describe(self) -> str:
         """The data, the networks, the device and the length, for people to read."""
@@ -151,9 +166,6 @@ class Trainer:
 
     def _loop(self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt) -> dict[str, Any]:
         state, last = self.state, {}
-        sample_every, checkpoint_every = (
-            every or -(-self.total_steps // PARTS) for every in (self.config.sample_every, self.config.checkpoint_every)
-        )
         while state.step < self.total_steps and not interrupt:
             real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
             if state.step == 0:
@@ -161,13 +173,14 @@ class Trainer:
                 log.restart_clock()
             metrics = self.step(real)
             self.state.ema.update(state.generator)
-            epoch = None if self.stream.n is None else state.images // self.stream.n
             state.step += 1
             state.images += len(real)
+            epoch = None if self.stream.n is None else round(state.images / self.stream.n, 4)
             row = log.add(state.step, epoch, len(real), metrics)
 
             done = state.step == self.total_steps or bool(interrupt)
-            sample, checkpoint = (done or state.step % every == 0 for every in (sample_every, checkpoint_every))
+            sample = done or _is_due(state.step, self.config.sample_every)
+            checkpoint = done or _is_due(state.step, self.config.checkpoint_every)
             if sample or checkpoint:
                 row = log.flush() or row
                 with _writing(folder):
@@ -182,12 +195,16 @@ class Trainer:
         return last
 
     def _save_first_pictures(self, folder: RunFolder, real: Tensor) -> None:
+        step = 0
+        while self.stream.resumable and len(real) < SAMPLES:  # other streams give each batch once
+            step += 1
+            real = torch.cat([real, self.stream.batch(step, device=self.device)])
         with _writing(folder):
-            save_picture(grid(real[:SAMPLES].float()), folder.samples / "real.png")
+            save_image(image_grid(real[:SAMPLES]), folder.samples / "real.png")
             self._save_samples(folder)
 
     def _save_samples(self, folder: RunFolder) -> None:
-        save_picture(grid(generate(self.state.ema.module, self._noise)), folder.sample(self.state.step))
+        save_image(image_grid(generate(self.state.ema.module, self._noise)), folder.sample(self.state.step))
 
     def _save_checkpoint(self, folder: RunFolder) -> None:
         """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""
@@ -197,14 +214,13 @@ class Trainer:
             old.unlink()
 
     def _described(self) -> dict[str, Any]:
-        """What :func:`fastgan.load` needs to build the generator again."""
-        generator = self.state.generator
-        known = type(generator) in (models.DCGANGenerator,)
-        options = ("image_size", "channels", "latent_dim", "width")
+        """What :func:`fastgan.load` needs to build the networks again and to use them."""
         return {
             "kind": "generator",
-            "model": {"family": generator.family, **{name: getattr(generator, name) for name in options}} if known else None,
-            "class": type(generator).__name__,
+            "generator": _arguments(self.state.generator),
+            "discriminator": _arguments(self.state.discriminator),
+            "class": type(self.state.generator).__name__,
+            "from_logits": self.step.from_logits,
             "latent_shape": self.latent_shape,
             "image_size": self.stream.image_size,
             "channels": self.stream.channels,
@@ -226,24 +242,12 @@ class Trainer:
             )
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds the global random generators of Python, NumPy and torch, on every device."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _check_networks(config: TrainConfig) -> None:
-    """Raises UserError for networks that cannot be built, before the data is read; nothing is allocated."""
-    channels = 3 if config.channels == "auto" else int(config.channels)
-    with torch.device("meta"):
-        models.build(
-            config.model,
-            image_size=config.image_size,
-            channels=channels,
-            latent_dim=config.latent_dim,
-            width=config.width,
-        )
+def seed_everything(seed: int, purpose: int) -> None:
+    """Seeds the global random generators of Python, NumPy and torch, on every device, differently for each purpose."""
+    mixed = int(np.random.SeedSequence((seed, purpose)).generate_state(1, np.uint64)[0])
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed)
 
 
 def _open(config: TrainConfig, data: Any) -> data_room.Stream:
@@ -253,25 +257,38 @@ def _open(config: TrainConfig, data: Any) -> data_room.Stream:
             image_size=config.image_size,
             channels=config.channels,
             resize=config.resize,
-            workers=config.workers,
+            workers=None if config.workers == "auto" else config.workers,
+            progress=Reading(),
         )
     return data_room.stream_of(data, config.batch_size, config.seed, mirror=config.mirror)
 
 
-def _fitted(config: TrainConfig, stream: data_room.Stream, own_data: bool) -> TrainConfig:
+def _fitted(config: TrainConfig, stream: data_room.Stream) -> TrainConfig:
     """The configuration with the size and channels that the data has."""
     height, width = stream.image_size
-    size = height if height == width else (height, width)
-    if own_data:
-        config = replace(config, data=stream.name)
-    return replace(config, image_size=size, channels=stream.channels)
+    return replace(config, image_size=height if height == width else (height, width), channels=stream.channels)
+
+
+def _check_fits(given: TrainConfig, stream: data_room.Stream) -> None:
+    """Raises UserError where the caller's own data has another size or other channels than asked for."""
+    height, width = stream.image_size
+    for name, asked, found in (
+        ("image_size", given.image_size, ((height, width), height if height == width else None)),
+        ("channels", given.channels, (stream.channels, "auto")),
+    ):
+        if asked is not None and asked not in found:
+            raise UserError(
+                f"{name} is {asked}, but {stream.name} has {found[0]}; leave it out, or give data that has been resized."
+            )
 
 
 def _total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
     if config.epochs is None:
         return config.steps
     if stream.n is None or stream.batch_size is None:
-        raise UserError(f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead.")
+        raise UserError(
+            f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead."
+        )
     return data_room.BatchStream(stream.n, stream.batch_size).steps_for(config.epochs)
 
 
@@ -299,128 +316,14 @@ def _writing(folder: RunFolder) -> Iterator[None]:
             "make room or choose another folder."
         ) from None
 
-    def _one_step(self, step: int, log: MetricsLog) -> None:
-        real = self._batch(step)
-        results = self.step(real)
-        self.ema.update()
-        self._images_seen += len(real)
-        epoch = None if self.stream.n is None else round(self._images_seen / self.stream.n, 4)
-        log.add(step, epoch, len(real), results)
-        if log.due() or step == self.steps:
-            self.display.update(log.flush())
-        if _is_due(step, self.config.sample_every):
-            self._save_samples(step)
-        if _is_due(step, self.config.checkpoint_every):
-            log.flush()
-            self._save_checkpoint(step)
 
-    def _batch(self, step: int) -> Tensor:
-        """The real images of a step (from 1)."""
-        if step == 1 and self._first is not None:  # already taken, for the grid of real images
-            real, self._first = self._first, None
-            return real
-        return self.stream.batch(step - 1, device=self.device, dtype=self.dtype)
-
-    def _planned_steps(self) -> int:
-        config, stream = self.config, self.stream
-        if config.steps is not None:
-            return config.steps
-        if stream.n is None or stream.batch_size is None:
-            raise UserError("epochs cannot be counted over data that does not tell its length; give steps instead.")
-        return data_module.BatchStream(stream.n, stream.batch_size).steps_for(config.epochs)
-
-    def _adam(self, network: nn.Module, lr: float | None) -> torch.optim.Adam:
-        return torch.optim.Adam(
-            network.parameters(), lr or self.config.lr, (self.config.beta1, 0.999), fused=self.device.type in ("cpu", "cuda")
-        )
-
-    def _new_run(self) -> RunFolder:
-        size = "{}x{}".format(*self.stream.image_size)
-        run = RunFolder.create(self.config.out, f"{self.stream.name}-{self.config.model}-{size}")
-        write_whole(run.config, self.config.to_json().encode())
-        return run
-
-    def _announce(self) -> None:
-        height, width = self.stream.image_size
-        images = "images" if self.stream.n is None else f"{self.stream.n:,} images"
-        sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (self.generator, self.discriminator)]
-        self.display.note(
-            f"{self.stream.name}: {images}, {height}x{width}, {self.stream.channels} channel(s); {self.config.model}: "
-            f"generator {sizes[0]:.2f} M, discriminator {sizes[1]:.2f} M parameters"
-        )
-        self.display.note(f"{self.steps:,} steps on {self.device} in {self.precision}; writing to {self.run.path}")
-
-    def _save_real(self) -> None:
-        self._first = self._batch(1)
-        real = [self._first]
-        while self.stream.resumable and sum(map(len, real)) < SAMPLES:  # others give each batch once
-            real.append(self._batch(len(real) + 1))
-        write_whole(self.run.samples / "real.png", grid_png(torch.cat(real)[:SAMPLES].float()))
-
-    @torch.no_grad()
-    def _save_samples(self, step: int) -> None:
-        images = torch.cat([self.ema.network(part) for part in self.fixed_latent.split(self.config.batch_size)])
-        write_whole(self.run.sample(step), grid_png(images.float()))
-
-    def _save_checkpoint(self, step: int) -> None:
-        save_checkpoint(self.run.checkpoint(step), self.networks, self.optimizers, self._about(step))
-
-    def _save_last(self, step: int) -> None:
-        self._save_samples(step)
-        self._save_checkpoint(step)
-        save_tensors(self.run.generator, self.ema.network.state_dict(), self._about(step))
-
-    def _about(self, step: int) -> dict[str, Any]:
-        arguments = None if self._own_networks else models.arguments_of(self.generator)
-        return {
-            "step": step,
-            "images_seen": self._images_seen,
-            "ema_updates": self.ema.updates,
-            "config": self.config.to_dict(),
-            "model": arguments,
-        }
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """By the names they have in a checkpoint."""
-        return {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema.network}
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By the names they have in a checkpoint."""
-        return {"opt_g": self.opt_g, "opt_d": self.opt_d}
+def _arguments(network: nn.Module) -> dict[str, Any] | None:
+    """The arguments of :func:`fastgan.models.build` that make such a network; None for one of the caller's own."""
+    if type(network) not in (models.DCGANGenerator, models.DCGANDiscriminator):
+        return None
+    names = ("family", "image_size", "channels", "latent_dim", "width")
+    return {name: getattr(network, name) for name in names if hasattr(network, name)}
 
 
-def _is_due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
-
-
-def _images(config: TrainConfig) -> data_module.ImageSet:
-    return data_module.load(
-        config.data,
-        image_size=config.image_size,
-        channels=config.channels,
-        resize=config.resize,
-        workers=None if config.workers == "auto" else config.workers,
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); give auto or cpu.") from None
-    return device
-
-
-def _precision(name: str, device: torch.device) -> str:
-    """ "bf16" or "fp32": for "auto", bf16 where the hardware multiplies it."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_bf16 = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return "bf16" if has_bf16 else "fp32"
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

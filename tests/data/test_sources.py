@@ -59,6 +59,20 @@ def test_the_overshoot_of_filters_is_cut_off():
     assert data.from_tensor(torch.tensor([[[-1.09, -1.0, 1.0, 1.09]]])).images.flatten().tolist() == [0, 0, 255, 255]
 
 
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (255,)])
+def test_a_value_range_is_black_and_white(value_range):
+    for take in (data.from_tensor, lambda images, **given: data.stream_of(TensorDataset(images), 2, **given)):
+        with pytest.raises(UserError, match="value_range must be"):
+            take(torch.zeros(2, 1, 4, 4), value_range=value_range)
+
+
+def test_arrays_read_backwards():
+    colour = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)  # say BGR, turned to RGB
+    expected = torch.from_numpy(colour[..., ::-1].copy()).permute(0, 3, 1, 2)
+    assert torch.equal(data.from_tensor(colour[..., ::-1]).images, expected)
+    assert torch.equal(data.from_dataset([image[..., ::-1] for image in colour]).images, expected)
+
+
 def test_value_range_says_what_cannot_be_guessed():
     assert torch.equal(data.from_tensor(GREY.float(), value_range=(0, 255)).images, GREY)
     from_half = data.from_tensor(GREY / 255, value_range=(-1, 1)).images
@@ -76,6 +90,8 @@ def test_value_range_says_what_cannot_be_guessed():
         (torch.zeros(2, 5, 4, 2), r"C 1, 3 or 4, but they are \[2, 5, 4, 2\]"),
         (torch.zeros(4, 4), r"but they are \[4, 4\]"),
         (torch.zeros(0, 1, 4, 4), "at least one image"),
+        (torch.zeros(1, 1, 4, 4, dtype=torch.complex64), "real numbers, but they are a Tensor of torch.complex64"),
+        (np.array([None]), "real numbers, but they are a ndarray of object"),
     ],
 )
 def test_other_tensors_are_refused(given, words):
@@ -159,6 +175,7 @@ def test_dtype_and_memory_format():
     ("given", "words"),
     [
         (7, "a DataLoader, but it is a int"),
+        ({"train": [SCALED[0]]}, "a DataLoader, but it is a dict"),
         (Listed([]), "empty|at least 1 image"),
         (Listed([{"image": SCALED[0]}]), "one has a dict"),
         (Listed([torch.zeros(1, 4, 4), torch.zeros(1, 5, 4)]), r"\[1, 4, 4\].*\[1, 5, 4\]"),

@@ -80,8 +80,16 @@ def test_steps_round_once_for_all_epochs():
 
 
 @pytest.mark.parametrize(
-    ("n", "batch_size", "words"), [(0, 4, "at least 1 image"), (4, 0, "batch_size.*0"), (4, -2, "-2")]
+    ("n", "batch_size", "words"),
+    [(0, 4, "at least 1 image"), (4, 0, "batch_size.*0"), (4, -2, "-2"), (4, 2.5, "2.5"), (4, "2", "'2'")],
 )
 def test_bad_sizes_are_named(n, batch_size, words):
     with pytest.raises(UserError, match=words):
         BatchStream(n, batch_size)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_step_before_the_first_is_an_error(mirror):
+    stream = data.stream_of(torch.zeros(4, 1, 2, 2), batch_size=2, mirror=mirror)
+    with pytest.raises(UserError, match="at least 0"):
+        stream.batch(-1)

@@ -1,0 +1,47 @@
+"""The command line: ``fastgan``, or ``python -m fastgan``.
+
+Nothing here imports torch before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from fastgan.errors import UserError
+
+__all__ = ["main"]
+
+USAGE = 2
+INTERRUPTED = 130
+# What the user's paths lead to; UserError covers what fastgan itself finds wrong.
+MISTAKES = (UserError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes."""
+    from fastgan.cli.app import app
+
+    warnings.showwarning = _show_warning
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        sys.exit(app(arguments, prog_name="fastgan", standalone_mode=False) or 0)
+    except MISTAKES as error:
+        _fail(str(error), USAGE)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not typer's own
+            raise
+        _fail(error.format_message(), getattr(error, "exit_code", USAGE))
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"fastgan: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    print(f"fastgan: {category.__name__}: {message}", file=sys.stderr)

@@ -1,0 +1,33 @@
+"""The commands by name."""
+
+from __future__ import annotations
+
+import typer
+
+import fastgan
+from fastgan.cli import doctor, generate, train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="GANs of convolutional networks, trained faster.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastgan {fastgan.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fastgan(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

@@ -1,0 +1,135 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastgan import cli
+
+TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs one command in this process; returns its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    return call
+
+
+def test_train_then_generate(run):
+    code, out, err = run("train", *TINY)
+    assert (code, err) == (0, "")
+    folder = "runs/00000-digits-dcgan-32x32"
+    assert f"before  {folder}/samples/step-000000.png" in out and f"after   {folder}/samples/step-000002.png" in out
+    assert f"generate {folder} --count 64 --seed 0 --out grid.png" in out
+    for line in out.splitlines():
+        if line.startswith(("before", "after", "real ")):
+            assert Path(line.split()[1]).is_file()
+
+    code, out, err = run("train", *TINY, "--image-size", "16x20", "--out", "mine")
+    assert (code, err) == (0, "") and "16x20" in out
+    code, out, err = run("generate", "--count", "6")
+    assert (code, err) == (0, "") and folder in out and Image.open("grid.png").mode == "L"
+    grids = []
+    for name in ("a.png", "b.png"):
+        assert run("generate", "mine", "--count", 4, "--seed", 7, "--out", name)[0] == 0
+        grids.append(Path(name).read_bytes())
+    assert grids[0] == grids[1]
+
+
+def test_flags_reach_the_configuration(run):
+    from fastgan.training import TrainConfig
+
+    flags = [*TINY, "--image-size", "16", "--mirror", "--lr", "1e-3", "--lr-d", "5e-4", "--beta1", "0", "--seed", "3"]
+    code, *_ = run("train", *flags, "--channels", "3", "--workers", "2", "--precision", "fp32", "--out", "run")
+    assert code == 0
+    config = TrainConfig.from_json(Path("run/config.json").read_text())
+    assert (config.image_size, config.mirror, config.channels, config.workers) == (16, True, 3, 2)
+    assert (config.lr_g, config.lr_d, config.beta1, config.seed, config.precision) == (1e-3, 5e-4, 0.0, 3, "fp32")
+    assert (config.steps, config.epochs, config.width) == (2, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --image-size 8", "image_size 8x8"),
+        ("train --image-size 64x", "is not a size"),
+        ("train --image-size big", "is not a size"),
+        ("train --batch-size none", "'none' is not a valid int"),
+        ("train --batch-size 0", "batch_size must be"),
+        ("train --channels two", "neither a whole number nor auto"),
+        ("train --channels 2", "channels must be one of"),
+        ("train --steps 2 --epochs 2", "both given"),
+        ("train --learning-rate 1", "--learning-rate"),
+        ("train --model nonsense", "model 'nonsense' is unknown"),
+        ("train --device nonsense", "device must be"),
+        ("train --data missing", "the folder missing does not exist"),
+        ("train --data empty", "empty holds no files"),
+        ("train --out full", "is not empty; choose another folder or remove it"),
+        ("train --out /proc/run", "cannot be written"),
+        ("train --out full/file", "is a file"),
+        ("nonsense", "nonsense"),
+        ("generate", "there is no trained run"),
+        ("generate missing", "there is no run missing"),
+        ("generate empty", "no generator.safetensors in empty"),
+        ("generate --out missing/grid.png", "there is no folder missing"),
+        ("generate --out grid.txt", "not the name of a picture"),
+        ("generate --count many", "'many' is not a valid int"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(run, arguments, words):
+    Path("empty").mkdir()
+    Path("full").mkdir()
+    Path("full/file").write_text("precious")
+    code, out, err = run(*arguments.split())
+    assert code == 2
+    assert words in err and len(err.splitlines()) == 1 and err.startswith("fastgan: ")
+    assert "Traceback" not in out + err
+    assert Path("full/file").read_text() == "precious" and not Path("runs").exists()
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("fastgan.training.Trainer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor")
+    assert code == 0
+    for name in ("fastgan", "torch", "training", "_cpu", "_cuda"):
+        assert any(line.split()[0] == name and len(line.split()) > 1 for line in out.splitlines())
+
+
+def test_version_and_help(run):
+    import fastgan
+
+    assert run("--version") == (0, f"fastgan {fastgan.__version__}\n", "")
+    for arguments in ([], ["--help"]):
+        code, out, _ = run(*arguments)
+        assert code == 0 and all(command in out for command in ("train", "generate", "doctor"))
+
+
+def test_help_imports_no_torch():
+    code = "import sys; from fastgan.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment())
+    assert ended.stdout.splitlines()[-1] == "False" and ended.returncode == 0
+
+
+def _environment():
+    import fastgan
+
+    return {**os.environ, "PYTHONPATH": str(Path(fastgan.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
