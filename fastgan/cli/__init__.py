@@ -24,10 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes."""
     from fastgan.cli.app import app
 
-    warnings.showwarning = _show_warning
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        sys.exit(app(arguments, prog_name="fastgan", standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            sys.exit(app(arguments, prog_name="fastgan", standalone_mode=False) or 0)
     except MISTAKES as error:
         _fail(str(error), USAGE)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ __all__ = ["app"]
 app = typer.Typer(
     help="GANs of convolutional networks, trained faster.",
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastgan.cli.values import whole
 from fastgan.errors import UserError
 
 __all__ = ["generate"]
@@ -17,8 +18,8 @@ def generate(
         Path | None,
         typer.Argument(help="A run's folder or its generator.safetensors; by default the newest under runs/."),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
+    count: Annotated[int, typer.Option(help="How many images.", parser=whole, metavar="N")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")] = 0,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("grid.png"),
 ) -> None:
     """Write a picture of new images by a trained generator."""

@@ -12,7 +12,7 @@ __all__ = ["command", "python", "shown"]
 
 
 def command(*arguments: str | os.PathLike[str]) -> str:
-    """A command of this program as one would type it here: ``fastgan ...``, or with the path or module it was called by."""
+    """A command of this program as one would type it: ``fastgan ...``, or by the path or module it was called by."""
     called = Path(sys.argv[0])
     found = shutil.which("fastgan")
     if called.name == "__main__.py":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastgan.cli.program import command, python, shown
+from fastgan.cli.values import number, size, whole, whole_or_auto
 
 if TYPE_CHECKING:
     from fastgan.training import Trainer, TrainResult
@@ -14,53 +15,45 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-def image_size(text: str) -> Any:
-    """64, or 48x64 as (height, width)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise typer.BadParameter(f"{text!r} is not a size; give 64, or height x width as in 48x64.")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+def _option(help: str, parser: Any = None, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, parser=parser, metavar=metavar, show_default=False)
 
 
-def number_or_auto(text: str) -> Any:
-    """A whole number, or "auto"."""
-    if text != "auto" and not (text.isascii() and text.isdigit()):
-        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.")
-    return text if text == "auto" else int(text)
+def _whole(help: str) -> Any:
+    return _option(help, whole, "N")
 
 
-def _option(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, show_default=False, **more)
+def _number(help: str) -> Any:
+    return _option(help, number, "X")
 
 
 def train(
-    data: Annotated[str | None, _option("'digits' (the default) or a folder of images.")] = None,
-    out: Annotated[str | None, _option("The run's folder; by default the next one under runs/.")] = None,
-    model: Annotated[str | None, _option("The family of networks: dcgan.")] = None,
+    data: Annotated[str | None, _option("'digits' (the default) or a folder of images.", metavar="PATH")] = None,
+    out: Annotated[
+        str | None, _option("The run's folder; by default the next one under runs/.", metavar="PATH")
+    ] = None,
+    model: Annotated[str | None, _option("The family of networks: dcgan.", metavar="NAME")] = None,
     image_size: Annotated[
-        str | None,
-        _option("Pixels, as 64 or 48x64 (height first); 32 for the digits.", parser=image_size, metavar="SIZE"),
+        Any, _option("Pixels, as 64 or 48x64, height first; the digits have 32.", size, "SIZE")
     ] = None,
-    resize: Annotated[str | None, _option("How images get to that size: crop, pad or stretch.")] = None,
-    channels: Annotated[str | None, _option("1, 3, 4 or auto.", parser=number_or_auto, metavar="N|auto")] = None,
+    resize: Annotated[str | None, _option("How images get to that size: crop, pad or stretch.", metavar="HOW")] = None,
+    channels: Annotated[Any, _option("1, 3, 4 or auto.", whole_or_auto, "N|auto")] = None,
     mirror: Annotated[bool | None, _option("Mirror images left to right at random.")] = None,
-    steps: Annotated[int | None, _option("How long to train, in updates of both networks.")] = None,
-    epochs: Annotated[float | None, _option("How long to train, in passes over the images.")] = None,
-    batch_size: Annotated[int | None, _option("Images a step.")] = None,
-    lr: Annotated[float | None, _option("Adam's learning rate.")] = None,
-    lr_g: Annotated[float | None, _option("The generator's, if another.")] = None,
-    lr_d: Annotated[float | None, _option("The discriminator's, if another.")] = None,
-    beta1: Annotated[float | None, _option("Adam's beta1 (0.5).")] = None,
-    latent_dim: Annotated[int | None, _option("Length of the latent vectors (100).")] = None,
-    width: Annotated[int | None, _option("Feature maps of the layers next to the image.")] = None,
-    seed: Annotated[int | None, _option("Of everything random (0).")] = None,
-    device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
-    precision: Annotated[str | None, _option("auto, fp32 or bf16.")] = None,
-    workers: Annotated[
-        str | None, _option("Threads that read images, or auto.", parser=number_or_auto, metavar="N|auto")
-    ] = None,
-    sample_every: Annotated[int | None, _option("Steps between sample pictures.")] = None,
-    checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.")] = None,
+    steps: Annotated[int | None, _whole("How long to train, in updates of both networks.")] = None,
+    epochs: Annotated[float | None, _number("How long to train, in passes over the images.")] = None,
+    batch_size: Annotated[int | None, _whole("Images a step.")] = None,
+    lr: Annotated[float | None, _number("Adam's learning rate.")] = None,
+    lr_g: Annotated[float | None, _number("The generator's, if another.")] = None,
+    lr_d: Annotated[float | None, _number("The discriminator's, if another.")] = None,
+    beta1: Annotated[float | None, _number("Adam's beta1 (0.5).")] = None,
+    latent_dim: Annotated[int | None, _whole("Length of the latent vectors (100).")] = None,
+    width: Annotated[int | None, _whole("Feature maps of the layers next to the image.")] = None,
+    seed: Annotated[int | None, _whole("Of everything random (0).")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")] = None,
+    precision: Annotated[str | None, _option("auto, fp32 or bf16.", metavar="NAME")] = None,
+    workers: Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")] = None,
+    sample_every: Annotated[int | None, _whole("Steps between sample pictures.")] = None,
+    checkpoint_every: Annotated[int | None, _whole("Steps between checkpoints.")] = None,
 ) -> None:
     """Train a generator; without arguments, on the embedded digits."""
     given = {name: value for name, value in locals().items() if value is not None}

@@ -21,8 +21,8 @@ def resolve_latent(latent: LatentSpec, generator: nn.Module) -> Latent:
     """A function from the batch size to latents drawn from N(0, 1), in the generator's dtype and on its device.
 
     Args:
-        latent: the shape of one latent (a whole number n for [n]), or such a function itself, or None: then the shape is
-            ``generator.latent_dim`` (also a number or a shape), or else what the generator's first layer takes.
+        latent: the shape of one latent (a whole number n for [n]), or such a function itself, or None: then the shape
+            is ``generator.latent_dim`` (also a number or a shape), or else what the generator's first layer takes.
 
     Raises:
         UserError: where nothing says the shape.
@@ -54,14 +54,14 @@ def latent_shape(generator: nn.Module) -> tuple[int, ...]:
     if isinstance(layer, nn.Linear):
         return (layer.in_features,)
     raise UserError(
-        f"latent is not given, and the generator {type(generator).__name__} has neither a latent_dim nor a first layer that "
-        "tells its input's size (Linear, ConvTranspose); give latent a shape such as (100, 1, 1), or a function from the "
-        "batch size to latents."
+        f"latent is not given, and the generator {type(generator).__name__} has neither a latent_dim nor a first layer "
+        "that tells its input's size (Linear, ConvTranspose); give latent a shape such as (100, 1, 1), or a function "
+        "from the batch size to latents."
     )
 
 
 def first_weight(module: nn.Module) -> Tensor:
-    """A floating-point tensor of the module's state, which tells its dtype and device; an empty float32 one if it has none."""
+    """A floating-point tensor of the module's state, which tells its dtype and device; an empty one if it has none."""
     tensors = (tensor for group in (module.parameters(), module.buffers()) for tensor in group)
     return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
@@ -78,7 +78,8 @@ def _checked(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _takes(generator: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the generator runs on a batch of one latent of this shape; in eval mode, where nothing is counted or drawn.
+    """Whether the generator runs on a batch of one latent of this shape; in eval mode, where nothing is counted or
+    drawn.
 
     A transposed convolution comes first in generators that reshape their input and in those that do not, and only a try
     tells them apart.

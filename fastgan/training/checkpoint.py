@@ -181,7 +181,8 @@ def _optimizer_in(optimizer: Optimizer, tensors: dict[str, Tensor], described: d
     for key, value in {**tensors, **described["numbers"]}.items():
         index, name = key.split(".", 1)
         if isinstance(value, Tensor) and value.shape == parameters[int(index)].shape:
-            # The file has no strides, and the fused optimizers walk a parameter and its moments as if they had the same.
+            # The file has no strides, and the fused optimizers walk a parameter and its moments as if they had the
+            # same.
             value = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     groups = [{name: tuple(v) if name == "betas" else v for name, v in group.items()} for group in described["groups"]]

@@ -157,7 +157,7 @@ def _parsed(language: str, parse: Callable[[str], Any], text: str) -> dict[str, 
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings, numbers, booleans and arrays are TOML's too, but for the one control character that JSON leaves as it is.
+    # JSON's strings, numbers, booleans and arrays are TOML's too, but for one control character that JSON leaves as is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -13,9 +13,9 @@ __all__ = ["EMA"]
 class EMA:
     """An exponential moving average of a network's parameters and floating-point buffers.
 
-    The running statistics of batch-norm are averaged with the weights that made them; without that, the averaged network
-    shows washed-out images. Whole-number buffers are copied. Over the first updates the decay is (1 + t) / (10 + t), so that
-    the start weights are soon forgotten.
+    The running statistics of batch-norm are averaged with the weights that made them; without that, the averaged
+    network shows washed-out images. Whole-number buffers are copied. Over the first updates the decay is (1 + t) / (10
+    + t), so that the start weights are soon forgotten.
 
     Args:
         module: the network; ``EMA.module`` is a copy of it, in eval mode, that asks for no gradients.

@@ -77,7 +77,7 @@ def newest_run() -> Path:
     found = [folder for path in RUNS.glob("*") if (folder := RunFolder(path)).generator.is_file()]
     if not found:
         raise FileNotFoundError(
-            f"there is no trained run under {RUNS.absolute()}; train one with `fastgan train`, or give the path of a run."
+            f"there is no trained run under {RUNS.absolute()}; make one by `fastgan train`, or give the path of a run."
         )
     return max(found, key=lambda folder: folder.config.stat().st_mtime_ns if folder.config.exists() else 0).path
 

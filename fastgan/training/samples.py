@@ -13,7 +13,8 @@ __all__ = ["draw_latents", "generate"]
 
 def draw_latents(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
     """float32 [n, *shape] from N(0, 1): row i depends on the seed and i alone, whatever n is."""
-    # NumPy fills element after element, so that a longer draw begins with a shorter one; torch's vectorised one does not.
+    # NumPy fills element after element, so that a longer draw begins with a shorter one; torch's vectorised one does
+    # not.
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((n, *shape), dtype=np.float32))
 
 

@@ -22,22 +22,23 @@ CAPTURES = ("auto", "never")
 
 
 class AdversarialStep:
-    """One alternating update: the discriminator on a real and on a generated batch, then the generator against the new one.
+    """One alternating update: the discriminator on a real and on a generated batch, then the generator against the new
+    one.
 
-    It is the loop of Goodfellow et al. (2014), Algorithm 1 with k = 1, as DCGAN trainers write it: real and generated images
-    go through the discriminator as separate batches, and the images that the discriminator has learnt from are those that
-    the generator learns from. With the same seeds the parameters follow such a loop's. In the generator's half no gradients
-    of the discriminator's weights are computed.
+    It is the loop of Goodfellow et al. (2014), Algorithm 1 with k = 1, as DCGAN trainers write it: real and generated
+    images go through the discriminator as separate batches, and the images that the discriminator has learnt from are
+    those that the generator learns from. With the same seeds the parameters follow such a loop's. In the generator's
+    half no gradients of the discriminator's weights are computed.
 
     Args:
         generator, discriminator: both in training mode; the modes are the caller's business.
         opt_g, opt_d: their optimizers.
-        loss: the generator's objective, "non_saturating" or "minimax" (see :mod:`fastgan.losses`). A discriminator that ends
-            in a sigmoid is trained with the same cross-entropy on probabilities.
+        loss: the generator's objective, "non_saturating" or "minimax" (see :mod:`fastgan.losses`). A discriminator that
+            ends in a sigmoid is trained with the same cross-entropy on probabilities.
         latent: the shape of one latent, or a function from the batch size to latents. By default
             ``generator.latent_dim``, or else the input size of the generator's first layer.
-        precision: "auto" keeps the parameters' dtype and the surrounding autocast; "bf16" runs the networks under bfloat16
-            autocast, "fp32" without any.
+        precision: "auto" keeps the parameters' dtype and the surrounding autocast; "bf16" runs the networks under
+            bfloat16 autocast, "fp32" without any.
         capture: "auto" or "never": whether the step may be captured as a CUDA graph. No step is captured yet.
         label_smoothing: the discriminator's target for real images is 1 minus this (one-sided); at least 0, below 0.5.
 
@@ -77,8 +78,9 @@ class AdversarialStep:
             latent: N latents; drawn with torch's global generator by default.
 
         Returns:
-            Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses; ``d_real``, the mean
-            of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before and after the discriminator's update.
+            Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses; ``d_real``, the
+            mean of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before and after the
+            discriminator's update.
 
         Raises:
             UserError: where ``real`` or ``latent`` does not fit the networks.
@@ -132,8 +134,8 @@ class AdversarialStep:
 def _check_fake(fake: Tensor, real: Tensor) -> None:
     if fake.shape != real.shape:
         raise UserError(
-            f"real is {list(real.shape)}, but the generator makes {list(fake.shape)}; give real images of that size, and one "
-            "latent for each."
+            f"real is {list(real.shape)}, but the generator makes {list(fake.shape)}; give real images of that size, "
+            "and one latent for each."
         )
 
 

@@ -166,7 +166,8 @@ class Trainer:
 
     def _loop(self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt) -> dict[str, Any]:
         state, last = self.state, {}
-        while state.step < self.total_steps and not interrupt:
+        done = state.step >= self.total_steps
+        while not done:
             real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
             if state.step == 0:
                 self._save_first_pictures(folder, real)
@@ -178,7 +179,7 @@ class Trainer:
             epoch = None if self.stream.n is None else round(state.images / self.stream.n, 4)
             row = log.add(state.step, epoch, len(real), metrics)
 
-            done = state.step == self.total_steps or bool(interrupt)
+            done = state.step >= self.total_steps or bool(interrupt)  # asked once: what is done has a checkpoint
             sample = done or _is_due(state.step, self.config.sample_every)
             checkpoint = done or _is_due(state.step, self.config.checkpoint_every)
             if sample or checkpoint:
@@ -237,7 +238,7 @@ class Trainer:
         wanted = (self.stream.channels, *self.stream.image_size)
         if made != wanted:
             raise UserError(
-                f"the generator makes images {list(made)} (channels, height, width), but those of {self.stream.name} are "
+                f"the generator makes images {list(made)} (channels, height, width), but {self.stream.name} has "
                 f"{list(wanted)}; change image_size and channels, or the generator."
             )
 
@@ -278,7 +279,7 @@ def _check_fits(given: TrainConfig, stream: data_room.Stream) -> None:
     ):
         if asked is not None and asked not in found:
             raise UserError(
-                f"{name} is {asked}, but {stream.name} has {found[0]}; leave it out, or give data that has been resized."
+                f"{name} is {asked}, but {stream.name} has {found[0]}; leave it out, or give data that is so."
             )
 
 
@@ -312,8 +313,8 @@ def _writing(folder: RunFolder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the run folder {folder.path} cannot be written ({error.strerror or error}); what was written before is kept, "
-            "make room or choose another folder."
+            f"the run folder {folder.path} cannot be written ({error.strerror or error}); what was written before is "
+            "kept, make room or choose another folder."
         ) from None
 
 

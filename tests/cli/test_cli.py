@@ -68,7 +68,8 @@ def test_flags_reach_the_configuration(run):
         ("train --image-size 8", "image_size 8x8"),
         ("train --image-size 64x", "is not a size"),
         ("train --image-size big", "is not a size"),
-        ("train --batch-size none", "'none' is not a valid int"),
+        ("train --batch-size none", "'--batch-size': 'none' is not a whole number"),
+        ("train --lr fast", "'fast' is not a number"),
         ("train --batch-size 0", "batch_size must be"),
         ("train --channels two", "neither a whole number nor auto"),
         ("train --channels 2", "channels must be one of"),
@@ -87,7 +88,7 @@ def test_flags_reach_the_configuration(run):
         ("generate empty", "no generator.safetensors in empty"),
         ("generate --out missing/grid.png", "there is no folder missing"),
         ("generate --out grid.txt", "not the name of a picture"),
-        ("generate --count many", "'many' is not a valid int"),
+        ("generate --count many", "'many' is not a whole number"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, arguments, words):

@@ -63,14 +63,6 @@ def test_shapes(size, channels):
     assert logits.isfinite().all()
 
 
-def test_every_square_size_from_16_to_256():
-    with torch.device("meta"):
-        for size in range(16, 257):
-            generator, discriminator = models.build("dcgan", image_size=size, channels=1, latent_dim=3, width=1)
-            assert generator.eval()(torch.empty(1, 3)).shape == (1, 1, size, size)
-            assert discriminator.eval()(torch.empty(2, 1, size, size)).shape == (2,)
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_generator_inverts_the_discriminator_stage_by_stage(size):
     def sizes(network, first):
@@ -88,17 +80,18 @@ def test_the_generator_inverts_the_discriminator_stage_by_stage(size):
         assert (transposed.kernel_size, transposed.stride, transposed.padding) == geometry
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_stages_halve_down_to_a_few_pixels(size):
-    stages = plan_stages(pair(size))
-    assert stages[0].large == pair(size)
-    assert all(before.small == after.large for before, after in itertools.pairwise(stages))
-    assert all(4 <= side < 8 for side in stages[-1].small)
-    for stage in stages:
-        for large, small, kernel, stride, lost in zip(
-            stage.large, stage.small, stage.kernel_size, stage.stride, stage.output_padding, strict=True
-        ):
-            assert (kernel, stride, small * 2 + lost) == (4, 2, large) or (kernel, stride, small, lost) == (3, 1, large, 0)
+@pytest.mark.parametrize("width", [16, 31, 100, 256])
+def test_stages_of_every_size_lead_down_to_a_few_pixels_and_back(width):
+    for height in range(16, 257):
+        stages = plan_stages((height, width))
+        assert stages[0].large == (height, width)
+        assert all(before.small == after.large for before, after in itertools.pairwise(stages))
+        assert all(4 <= side < 8 for side in stages[-1].small)
+        for stage in stages:
+            for large, small, kernel, stride, padding, output_padding in zip(*stage, strict=True):
+                assert small in (large, large // 2)
+                assert small == (large + 2 * padding - kernel) // stride + 1  # Conv2d's
+                assert large == (small - 1) * stride - 2 * padding + kernel + output_padding  # ConvTranspose2d's
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -191,7 +184,8 @@ def test_training_fused_is_training_unfused(index):
     for network in (fused, twin):
         network(input.clone()).square().mean().backward()
     for (name, ours), (_, theirs) in zip(fused.named_parameters(), twin.named_parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-14, msg=lambda m, name=name: f"{name}: {m}")
+        where = f"{name}: {{}}".format
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-14, msg=where)
     for ours, theirs in zip(fused.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs)
 

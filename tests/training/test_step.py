@@ -1,4 +1,5 @@
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_metrics_are_detached_scalars_and_say_what_they_should():
 
 
 class WantsToKnow(torch.autograd.Function):
-    asked: list[bool] = []
+    asked: ClassVar[list[bool]] = []
 
     @staticmethod
     def forward(ctx, input, weight):

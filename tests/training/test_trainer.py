@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -168,6 +170,22 @@ def test_epochs_need_a_length(trainer, images):
 
     with pytest.raises(UserError, match="give steps instead"):
         trainer(data=Endless(), steps=None, epochs=2)
+
+
+def test_a_signal_between_two_steps_ends_with_a_checkpoint_too(trainer, monkeypatch):
+    class Progress:
+        def update(self, row):
+            if row["step"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("fastgan.training.trainer.progress_on", lambda *_: Progress())
+    result = trainer(steps=9, sample_every=2, checkpoint_every=0).train()
+    assert (result.step, result.stopped_by) == (3, "SIGTERM")
+    folder = RunFolder(result.folder)
+    assert folder.all_checkpoints() == [folder.checkpoint(3)] and folder.sample(3).is_file()
 
 
 def test_a_full_disk_is_a_sentence(trainer, tmp_path, monkeypatch):

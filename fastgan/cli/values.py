@@ -1,0 +1,40 @@
+"""How values are written on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+__all__ = ["number", "size", "whole", "whole_or_auto"]
+
+
+def whole(text: str) -> Any:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; give for example 64.") from None
+
+
+def number(text: str) -> Any:
+    """A number, such as 0.5 or 2e-4."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number; give for example 2e-4.") from None
+
+
+def whole_or_auto(text: str) -> Any:
+    """A whole number, or "auto"."""
+    if text != "auto" and not (text.isascii() and text.isdigit()):
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.")
+    return text if text == "auto" else int(text)
+
+
+def size(text: str) -> Any:
+    """64, or 48x64 as (height, width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise typer.BadParameter(f"{text!r} is not a size; give 64, or height x width as in 48x64.")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
