@@ -14,9 +14,10 @@ setup(
     distclass=NativeDistribution,
     install_requires=[
         "numpy",
-        "pillow",
+        "pillow>=10.1",
         "rich",
         "safetensors",
+        "tomli; python_version < '3.11'",
         "typer",
         find_torch.requirement(find_torch.installed_torch()),
     ],

@@ -24,6 +24,11 @@ struct Geometry {
   bool channels_last;
   int64_t count() const { return outer * inner; }  // elements that one statistic is taken over
   int64_t numel() const { return groups * outer * channels * inner; }
+  // Where element e of a group's channel stands.
+  int64_t offset(int64_t group, int64_t channel, int64_t e) const {
+    if (channels_last) return (group * count() + e) * channels + channel;
+    return ((group * outer + e / inner) * channels + channel) * inner + e % inner;
+  }
 };
 
 inline Geometry geometry_of(const char* op, const Tensor& input, MemoryFormat format, int64_t groups) {

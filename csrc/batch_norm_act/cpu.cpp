@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "batch_norm_act/batch_norm_act.h"
@@ -28,6 +29,22 @@ struct Moments {
   std::vector<double> mean, variance;  // [groups, channels]; the variance is biased
 };
 
+// A middling value of a channel: the median of a few, at irregular places. Sums of differences from it do not cancel at a
+// large mean, nor where some values, such as the borders', lie far out.
+template <class T, class A = Compute<T>>
+A pivot_of(const T* x, const Geometry& g, int64_t group, int64_t channel) {
+  constexpr int64_t kSamples = 15;
+  std::array<A, kSamples> values;
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const double place = (static_cast<double>(i) + std::fmod(static_cast<double>(i + 1) * 0.618, 1.0)) / kSamples;
+    values[i] = to_compute(x[g.offset(group, channel, static_cast<int64_t>(place * static_cast<double>(g.count())))]);
+  }
+  // A NaN has no place in an order; it reaches the sums all the same.
+  std::nth_element(values.begin(), values.begin() + kSamples / 2, values.end(), [](A a, A b) { return a < b || (b != b && a == a); });
+  const A median = values[kSamples / 2];
+  return std::isfinite(median) ? median : A(0);
+}
+
 template <class T>
 Moments moments(const Tensor& input, const Geometry& g) {
   using A = Compute<T>;
@@ -42,10 +59,9 @@ Moments moments(const Tensor& input, const Geometry& g) {
     std::vector<A> pivots(channels);
     for (int64_t run = begin; run < end; ++run) {
       const int64_t length = runs.length(run);
-      // Sums of differences from a value of the channel itself: no cancellation at a large mean.
       if (tiled.changed(run)) {
-        const T* first = x + runs.offset(runs.first_alike(run));
-        for (int64_t c = 0; c < channels; ++c) pivots[c] = to_compute(first[c * runs.repeat()]);
+        const int64_t first = runs.first_channel(run);
+        for (int64_t c = 0; c < channels; ++c) pivots[c] = pivot_of(x, g, runs.group(run), first + c);
         tiled.fill(0, pivots.data());
       }
       kernel.moments(x + runs.offset(run), length * channels, runs.period(), tiled.raw(0), tiled.raw(1), tiled.raw(2));
@@ -125,7 +141,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
 
   Moments batch;
   if (training) {
-    if (g.count() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
+    if (g.numel() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
       batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
     } else {
       count_kernel("statistics", g, input.scalar_type());
@@ -201,9 +217,14 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   check_channels(op, "bias", bias, g.channels, input);
   const auto kind = static_cast<int>(activation_of(op, activation));
   const auto dtype = accumulate_type(input.scalar_type());
-  const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty({g.channels}, dtype, input),
-                         empty({g.channels}, dtype, input)};
+  Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty({g.channels}, dtype, input),
+                   empty({g.channels}, dtype, input)};
 
+  if (g.numel() == 0) {
+    torch::stable::zero_(result.weight);
+    torch::stable::zero_(result.bias);
+    return result;
+  }
   count_kernel("backward", g, input.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);

@@ -348,7 +348,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
   const Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
   if (g.groups * g.channels == 0) return result;
   const Launch stream(input);
-  if (training && g.count() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
+  if (training && g.numel() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
     torch::stable::fill_(result.mean, 0);
     torch::stable::fill_(result.invstd, 1);
     return result;

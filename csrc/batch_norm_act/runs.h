@@ -55,8 +55,8 @@ class Runs {
     return std::min(rows_ * repeat_, g_.count() - run % per_group_ * rows_ * repeat_);
   }
   int64_t grain() const { return std::max<int64_t>(1, kRunElements / std::max<int64_t>(length(0) * channels_, 1)); }
-  // The first of the runs that have the same parameters as this one.
-  int64_t first_alike(int64_t run) const { return is_planes() ? run : group(run) * per_group_; }
+  // Runs of one key have the same parameters.
+  int64_t key(int64_t run) const { return is_planes() ? group(run) * g_.channels + first_channel(run) : group(run); }
 
  private:
   bool is_planes() const { return rows_ == 0; }
@@ -82,8 +82,8 @@ class Tiled {
   A* raw(int64_t index) { return buffer_.data() + index * runs_.period(); }
 
   bool changed(int64_t run) {
-    const int64_t first = runs_.first_alike(run);
-    return std::exchange(filled_for_, first) != first;
+    const int64_t key = runs_.key(run);
+    return std::exchange(filled_for_, key) != key;
   }
 
  private:

@@ -110,14 +110,14 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   const Tensor scores = torch::stable::contiguous(input);
   const auto dtype = accumulate_type(input.scalar_type());
   const Tensor losses = empty({groups}, dtype, input), probability = empty({groups}, dtype, input);
-  const Tensor grad = empty(sizes_of(input), input.scalar_type(), input);
+  const Tensor grad = empty(sizes_of(input), dtype, input);
   const int64_t n = input.numel() / groups;
   count(op, std::string("forward_") + dtype_name(input.scalar_type()));
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
     const T* x = data<T>(scores);
-    T* to = mutable_data<T>(grad);
+    A* to = mutable_data<A>(grad);
     if (!from_logits) check_probabilities(op, x, groups * n);
     std::vector<double> probabilities((n + kChunk - 1) / kChunk);
     for (int64_t group = 0; group < groups; ++group) {
@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
       const double loss = chunked_sum(n, [&](int64_t i) {
         const A value = to_compute(x[first + i]);
         const auto e = from_logits ? from_logit<A>(value, target, A(1)) : from_probability<A>(value, target);
-        to[first + i] = from_compute<T>(scale * e.grad);
+        to[first + i] = scale * e.grad;
         probabilities[i / kChunk] += static_cast<double>(e.probability);  // one chunk is one task's
         return static_cast<double>(e.loss);
       });

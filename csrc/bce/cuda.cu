@@ -78,7 +78,7 @@ struct Labels {
 // One block a part of the batch: its loss, its gradient and its mean probability in one launch. A discriminator's output
 // is a few numbers an image, so one block is enough.
 template <class T, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads) adversarial_parts(const T* input, T* grad, int64_t n, Labels<A> labels,
+__global__ void __launch_bounds__(kThreads) adversarial_parts(const T* input, A* grad, int64_t n, Labels<A> labels,
                                                               bool from_logits, A* losses, A* probability) {
   const int64_t part = blockIdx.x;
   const A target = labels.target[part], scale = labels.weight[part] / static_cast<A>(n);
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) adversarial_parts(const T* input, T*
   for (int64_t i = part * n + threadIdx.x; i < (part + 1) * n; i += kThreads) {
     const A x = to_compute(input[i]);
     const auto e = from_logits ? from_logit<A>(x, target, A(1)) : from_probability<A>(x, target);
-    grad[i] = from_compute<T>(scale * e.grad);
+    grad[i] = scale * e.grad;
     loss += e.loss;
     sum += e.probability;
   }
@@ -154,7 +154,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   const Tensor scores = torch::stable::contiguous(input);
   const auto dtype = accumulate_type(input.scalar_type());
   const Tensor losses = empty({parts}, dtype, input), probability = empty({parts}, dtype, input);
-  const Tensor grad = empty(sizes_of(input), input.scalar_type(), input);
+  const Tensor grad = empty(sizes_of(input), dtype, input);
   const Launch stream(input);
   count(op, std::string("forward_") + dtype_name(input.scalar_type()) + "_cuda");
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
@@ -166,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
       labels.weight[part] = static_cast<A>(weights[part]);
     }
     adversarial_parts<<<static_cast<unsigned>(parts), kThreads, 0, stream>>>(
-        data<T>(scores), mutable_data<T>(grad), input.numel() / parts, labels, from_logits, mutable_data<A>(losses),
+        data<T>(scores), mutable_data<A>(grad), input.numel() / parts, labels, from_logits, mutable_data<A>(losses),
         mutable_data<A>(probability));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Module, Parameter
 from torch.nn.modules import module as _torch_module
 
 _PLAIN = (Tensor, Parameter)
+# What users replace on one instance to change what a module computes.
+_PATCHABLE = {"forward", "_conv_forward", "_check_input_dim"}
 
 
 def is_plain(value: object) -> bool:
@@ -19,7 +22,9 @@ def is_open(input: object) -> bool:
     """False for tensor subclasses and proxies, and while something transforms or records what torch computes."""
     return (
         is_plain(input)
+        and input.layout is torch.strided
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
         and not torch.compiler.is_exporting()
     )
@@ -32,7 +37,7 @@ def has_hooks(module: Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        or not _PATCHABLE.isdisjoint(module.__dict__)
     )
 
 

@@ -90,4 +90,6 @@ def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[
         if block.conv is not None:
             height = output_size(block.conv, height, p.weight.shape[2], 0)
             width = output_size(block.conv, width, p.weight.shape[3], 1)
+            if height < 1 or width < 1:
+                return  # no output at all: the convolution's own error
         check_batch(input, block.norm, 1, 1, (height, width))

@@ -246,7 +246,8 @@ class _AdversarialBCE(torch.autograd.Function):
             loss = adversarial_bce_reference(alias, targets, weights=weights, from_logits=from_logits).loss
             (grad,) = torch.autograd.grad(loss, alias, grad_loss, create_graph=True)
             return grad, None, None, None
-        return grad * grad_loss.to(grad.dtype), None, None, None
+        # In float32 until here: a scaled loss would overflow float16, and a small gradient vanish in it.
+        return (grad * grad_loss).to(input.dtype), None, None, None
 
 
 if _native.loaded("cpu"):
@@ -264,4 +265,4 @@ if _native.loaded("cpu"):
         dtype = accumulate_dtype(input.dtype)
         parts = len(targets)
         losses, probability = (input.new_empty(parts, dtype=dtype) for _ in range(2))
-        return losses, probability, input.new_empty(input.shape)
+        return losses, probability, input.new_empty(input.shape, dtype=dtype)

@@ -54,7 +54,7 @@ class TrainConfig:
     """The discriminator's learning rate, if another than ``lr``."""
     beta1: float = 0.5
     """Adam's decay of the mean of gradients; its beta2 is 0.999."""
-    latent_dim: int = 100
+    latent_dim: int | None = None
     """Length of the generator's latent vectors."""
     width: int | None = None
     """Feature maps of the layer next to the image."""
@@ -98,8 +98,8 @@ class TrainConfig:
         values = {**PRESETS[preset or preset_of(self.data)]}
         if self.steps is not None or self.epochs is not None:
             values |= {"steps": self.steps, "epochs": self.epochs}
-        lr = values["lr"] if self.lr is None else self.lr
-        values |= {"lr_g": lr, "lr_d": lr}
+        if self.lr is not None:
+            values |= {"lr_g": self.lr, "lr_d": self.lr}
         return dataclasses.replace(self, **{k: v for k, v in values.items() if getattr(self, k) is None})
 
     def to_dict(self) -> dict[str, Any]:

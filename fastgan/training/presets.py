@@ -7,15 +7,18 @@ from typing import Any
 __all__ = ["PRESETS", "preset_of"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Legible digits in about a minute on two CPU cores.
+    # Legible digits in about a minute on two CPU cores. The generator learns faster than the discriminator, and a short
+    # latent vector is learnt sooner; tests/training/test_digits_quality.py holds these values to their figures.
     "digits": {
         "image_size": 32,
-        "epochs": 12,
+        "epochs": 9,
         "batch_size": 32,
-        "lr": 5e-4,
+        "lr_g": 2e-3,
+        "lr_d": 5e-4,
+        "latent_dim": 32,
         "width": 32,
-        "label_smoothing": 0.0,
-        "ema_decay": 0.99,
+        "label_smoothing": 0.1,
+        "ema_decay": 0.995,
         "sample_every": 200,
         "checkpoint_every": 1000,
     },
@@ -24,7 +27,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "image_size": 64,
         "steps": 10_000,
         "batch_size": 64,
-        "lr": 2e-4,
+        "lr_g": 2e-4,
+        "lr_d": 2e-4,
+        "latent_dim": 100,
         "width": 64,
         "label_smoothing": 0.0,
         "ema_decay": 0.999,

@@ -246,6 +246,25 @@ def test_gate_and_changes_of_the_modules(change):
     assert any(name.startswith("activation/") for name in _native.counters()) == native
 
 
+def test_forward_mode_derivatives():
+    ours, theirs = twins(discriminator)
+    x, tangent = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    tangents = []
+    for network in (ours.eval(), theirs.eval()):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, tangent)
+            tangents.append(torch.autograd.forward_ad.unpack_dual(network(dual)).tangent)
+    torch.testing.assert_close(*tangents)
+
+
+def test_a_patched_convolution_is_respected():
+    ours, theirs = twins(discriminator)
+    for network in (ours, theirs):
+        network[2]._conv_forward = lambda input, weight, bias: torch.nn.functional.conv2d(input, 2 * weight, bias, 2, 1)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
 def test_one_value_a_channel_is_torchs_error():
     for network in (nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4)), nn.BatchNorm2d(3)):
         size = 8 if isinstance(network, nn.Sequential) else 1

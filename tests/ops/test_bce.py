@@ -86,6 +86,14 @@ def test_adversarial_bce(targets, weights, dtype, from_logits):
     assert not found.probability.requires_grad
 
 
+def test_scaled_float16_gradients_neither_overflow_nor_vanish():
+    logits = torch.linspace(6, 12, 60_000).half().requires_grad_()
+    (ops.adversarial_bce(logits, (1.0,)).loss * 65536).backward()
+    wide = logits.detach().double().requires_grad_()
+    (ops.adversarial_bce_reference(wide, (1.0,)).loss * 65536).backward()
+    torch.testing.assert_close(logits.grad.double(), wide.grad, rtol=2e-2, atol=1e-7)
+
+
 @pytest.mark.parametrize("op", ["bce", "bce_with_logits"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_second_derivatives(op, reduction):

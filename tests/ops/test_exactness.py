@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import CASES, EAGER_FACTOR, FORMATS, TOLERANCE, evaluate, relative_error
 
-from fastgan import _native
+from fastgan import _native, ops
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -92,8 +92,6 @@ def test_large_mean_does_not_cancel(memory_format):
 
 @pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh", "sigmoid"])
 def test_special_values_pass_through(activation):
-    from fastgan import ops
-
     special = torch.tensor(
         [0.0, -0.0, 1e-40, -1e-40, 1e38, -1e38, float("inf"), float("-inf"), float("nan"), 90.0, -90.0]
     )
@@ -120,3 +118,23 @@ def test_empty_batch(op):
     output.sum().backward()
     assert leaf.grad.shape == leaf.shape
     assert all(torch.equal(buffer, before[name]) for name, buffer in buffers.items())
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("size", [10, 1_000])
+def test_an_outlier_does_not_spoil_the_statistics(size, memory_format):
+    input = torch.randn(16, 32, 32, 32)
+    input[:, :, 0, 0] = size
+    input = input.contiguous(memory_format=memory_format)
+    running = [(torch.zeros(32, dtype=dtype), torch.ones(32, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    ops.batch_norm_act(input, *running[0], training=True, momentum=1.0)
+    ops.batch_norm_act_reference(input.double(), *running[1], training=True, momentum=1.0)
+    for value, truth in zip(*running, strict=True):
+        assert relative_error(value, truth) < 1e-5
+
+
+def test_zero_channels():
+    input = torch.zeros(2, 0, 4, 4, requires_grad=True)
+    output = ops.batch_norm_act(input, None, None, training=True)
+    output.sum().backward()
+    assert output.shape == input.grad.shape == input.shape

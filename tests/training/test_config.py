@@ -25,7 +25,7 @@ def test_round_trips(config):
 def test_presets_fill_only_what_is_open():
     digits = TrainConfig(width=5, lr_d=1e-3).resolved()
     assert (digits.image_size, digits.width, digits.steps) == (32, 5, None)
-    assert (digits.lr_g, digits.lr_d) == (PRESETS["digits"]["lr"], 1e-3)
+    assert (digits.lr_g, digits.lr_d) == (PRESETS["digits"]["lr_g"], 1e-3)
     folder = TrainConfig(data="photos", epochs=3, lr=5e-5).resolved()
     assert (folder.image_size, folder.batch_size, folder.width, folder.epochs, folder.steps) == (64, 64, 64, 3, None)
     assert folder.lr_g == folder.lr_d == 5e-5
