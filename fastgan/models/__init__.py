@@ -47,7 +47,8 @@ def build(
         width: feature maps of the layer next to the image.
 
     Returns:
-        The generator, [N, latent_dim] -> images [N, channels, H, W] in [-1, 1], and the discriminator, images -> logits [N].
+        The generator, [N, latent_dim] -> images [N, channels, H, W] in [-1, 1], and the discriminator, images ->
+        logits [N].
 
     Raises:
         UserError: for an unknown family, or values that its networks cannot be made of.

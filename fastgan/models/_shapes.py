@@ -13,7 +13,7 @@ SMALLEST = 4  # pixels a dimension keeps at least
 
 
 class Stage(NamedTuple):
-    """One convolution from ``large`` to ``small`` (height, width), or its transposed twin from ``small`` to ``large``."""
+    """One convolution from ``large`` to ``small`` (height, width), or its transposed twin the other way."""
 
     large: tuple[int, int]
     small: tuple[int, int]
@@ -26,9 +26,9 @@ class Stage(NamedTuple):
 def plan_stages(image_size: tuple[int, int]) -> list[Stage]:
     """The stages from the image down, until neither dimension can be halved.
 
-    A dimension is halved while its half is at least 4: kernel 4, stride 2, padding 1, n -> n // 2. In a stage where only the
-    other dimension is halved it stays as it is: kernel 3, stride 1, padding 1. So 64 is 64 -> 32 -> 16 -> 8 -> 4, and
-    (16, 64) is (16, 64) -> (8, 32) -> (4, 16) -> (4, 8) -> (4, 4).
+    A dimension is halved while its half is at least 4: kernel 4, stride 2, padding 1, n -> n // 2. In a stage where
+    only the other dimension is halved it stays as it is: kernel 3, stride 1, padding 1. So 64 is 64 -> 32 -> 16 -> 8
+    -> 4, and (16, 64) is (16, 64) -> (8, 32) -> (4, 16) -> (4, 8) -> (4, 4).
     """
     stages = []
     large = image_size
@@ -58,14 +58,15 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
     if not is_pair or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
         raise UserError(
-            f"image_size must be a whole number or a pair (height, width), but it is {image_size!r}; give for example 64."
+            f"image_size must be a whole number or a pair (height, width), but it is {image_size!r}; give for "
+            "example 64."
         )
     height, width = pair
     nearest = tuple(min(max(n, MIN_SIZE), MAX_SIZE) for n in pair)
     if nearest != (height, width):
         raise UserError(
-            f"image_size {height}x{width} (height x width) is outside of what the networks make, {MIN_SIZE} to {MAX_SIZE} "
-            f"pixels a side; the nearest size that works is {nearest[0]}x{nearest[1]}."
+            f"image_size {height}x{width} (height x width) is outside of what the networks make, {MIN_SIZE} to "
+            f"{MAX_SIZE} pixels a side; the nearest size that works is {nearest[0]}x{nearest[1]}."
         )
     return height, width
 

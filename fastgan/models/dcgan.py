@@ -58,7 +58,8 @@ class DCGANGenerator(nn.Module):
 class DCGANDiscriminator(nn.Module):
     """Images to logits, by strided convolutions with LeakyReLU(0.2), and batch-norm on all but the first and last.
 
-    Called with float [N, channels, H, W] in [-1, 1], it returns [N] logits; D(x), the probability of real, is their sigmoid.
+    Called with float [N, channels, H, W] in [-1, 1], it returns [N] logits; D(x), the probability of real, is their
+    sigmoid.
 
     Args:
         image_size, channels: as the generator's.
