@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so that ``--help`` answers at 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ MISTAKES = (UserError, FileNotFoundError, FileExistsError, PermissionError, NotA
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes."""
+    # OpenMP's threads otherwise spin at every barrier: beside another busy process, that made a step 17 times as long.
+    # Read when torch is imported; a value of the user's own stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fastgan.cli.app import app
 
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
