@@ -8,6 +8,7 @@ imports, with one warning, and torch's own kernels do the work. Under ``FASTGAN_
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 import threading
 from pathlib import Path
@@ -181,6 +182,9 @@ def info() -> dict[str, Any]:
 def _import_module() -> tuple[ModuleType | None, str]:
     """fastgan._C, or None, and LOADED or why not."""
     try:
+        # Of this folder: an editable install's own finder would answer for another copy of the package.
+        if importlib.machinery.PathFinder.find_spec("fastgan._C", [str(FOLDER)]) is None:
+            raise ModuleNotFoundError("it was not built", name="fastgan._C")
         module = importlib.import_module("fastgan._C")
     except ImportError as error:
         built = _built_modules()

@@ -23,9 +23,9 @@ MISTAKES = (UserError, FileNotFoundError, FileExistsError, PermissionError, NotA
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes."""
-    # OpenMP's threads otherwise spin at every barrier: beside another busy process, that made a step 17 times as long.
-    # Read when torch is imported; a value of the user's own stays.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # GNU OpenMP's threads otherwise spin for milliseconds at every barrier: beside another busy process, that made a
+    # step 17 times as long, and alone it gains nothing. Read when torch is imported; a value of the user's own stays.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from fastgan.cli.app import app
 
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]

@@ -11,7 +11,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # latent vector is learnt sooner; tests/training/test_digits_quality.py holds these values to their figures.
     "digits": {
         "image_size": 32,
-        "epochs": 9,
+        "epochs": 8,
         "batch_size": 32,
         "lr_g": 2e-3,
         "lr_d": 5e-4,
