@@ -23,15 +23,12 @@ DEFAULT_ARCHS = ["sm_75", "sm_80", "sm_90a", "compute_90"]
 
 HOST = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
 COMMON = ["-std=c++17", "-O3"]
-X86_ISAS = {
-    "scalar": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-        "-mprefer-vector-width=512",
-        "-Wno-maybe-uninitialized",  # false for gcc's own AVX-512 intrinsics, which start from an undefined vector
-    ],
-}
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [
+    *(*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"),
+    "-Wno-maybe-uninitialized",  # false for gcc's own AVX-512 intrinsics, which start from an undefined vector
+]
+X86_ISAS = {"scalar": [], "avx2": AVX2, "avx512": AVX512, "avx512_bf16": [*AVX512, "-mavx512bf16"]}
 # torch's names for groups of architectures
 NAMED_ARCHS = {
     "Turing": "7.5+PTX",

@@ -4,136 +4,154 @@
 namespace fastgan::batch_norm_act {
 namespace {
 
-// Calls body(offset in the run, offset in the period, valid lanes) for every vector of the run.
-template <class A, class Body>
-inline void for_each_vector(int64_t n, int64_t period, const Body& body) {
-  constexpr int W = kLanes<A>;
-  int64_t i = 0;
-  for (; i + period <= n; i += period) {
-    for (int64_t p = 0; p < period; p += W) body(i + p, p, W);
+constexpr int64_t kTileBytes = 4096;  // of each tensor: read column by column it has to stay in a first-level cache
+
+// Walks a run tile by tile, and inside a tile column by column. at(p) gives what handles the steps at p of the period, with
+// their parameters in its registers, and is called as (offset in the run, valid elements).
+template <class T, class At>
+inline void for_each_step(int64_t n, int64_t period, const At& at) {
+  constexpr int W = kStep<T>;
+  constexpr int64_t kTile = kTileBytes / sizeof(T);
+  const int64_t whole = n - n % period, tile = period < kTile ? kTile / period * period : period;
+  for (int64_t begin = 0; begin < whole; begin += tile) {
+    const int64_t end = whole - begin < tile ? whole : begin + tile;
+    for (int64_t p = 0; p < period; p += W) {
+      auto column = at(p);
+      for (int64_t i = begin + p; i < end; i += period) column(i, W);
+    }
   }
-  for (int64_t p = 0; i + p < n; p += W) body(i + p, p, n - i - p < W ? static_cast<int>(n - i - p) : W);
+  for (int64_t i = whole; i < n; i += W) at(i - whole)(i, n - i < W ? static_cast<int>(n - i) : W);
 }
 
-template <class T>
-inline Vec<Compute<T>> load_some(const T* from, int lanes) {
-  return lanes == kLanes<Compute<T>> ? load(from) : load_first(from, lanes);
+// Two sums for each element of the period: terms(p) gives what finds the two addends of a step at p.
+template <class T, class Terms>
+inline void accumulate(int64_t n, int64_t period, Compute<T>* first, Compute<T>* second, const Terms& terms) {
+  using V = typename Step<T>::V;
+  struct Column {
+    decltype(terms(0)) term;
+    Compute<T>*first, *second;
+    Step<T> sums, others;
+
+    Column(const Terms& terms, Compute<T>* first, Compute<T>* second, int64_t p)
+        : term(terms(p)), first(first + p), second(second + p), sums(load_parameters<T>(this->first)),
+          others(load_parameters<T>(this->second)) {}
+    Column(const Column&) = delete;
+    ~Column() {
+      store_parameters<T>(first, sums);
+      store_parameters<T>(second, others);
+    }
+    void operator()(int64_t i, int count) {
+      const auto [u, v] = term(i, count);
+      const auto add = [](V a, V b) { return a + b; };
+      sums = map(add, sums, u);
+      others = map(add, others, v);
+    }
+  };
+  for (int64_t p = 0; p < period; ++p) first[p] = second[p] = 0;
+  for_each_step<T>(n, period, [=](int64_t p) { return Column(terms, first, second, p); });
 }
 
-template <class T>
-inline void store_some(T* to, Vec<Compute<T>> value, int lanes) {
-  lanes == kLanes<Compute<T>> ? store(to, value) : store_first(to, value, lanes);
-}
-
-template <class V>
-struct Pair {
-  V first, second;
+template <class S>
+struct Two {
+  S first, second;
 };
 
-// Sums held in registers: `blocks` vectors of the period at a time. Returns how many elements were consumed.
-template <int blocks, class A, class Term>
-inline int64_t accumulate_in_registers(int64_t n, int64_t period, A* first, A* second, const Term& term) {
-  constexpr int W = kLanes<A>;
-  const int64_t whole = n - n % period;
-  for (int64_t begin = 0; begin < period; begin += blocks * W) {
-    Vec<A> a[blocks] = {}, b[blocks] = {};
-    for (int64_t i = 0; i < whole; i += period) {
-#pragma GCC unroll 4
-      for (int block = 0; block < blocks; ++block) {
-        const int64_t p = begin + block * W;
-        const auto [u, v] = term(i + p, p, W);
-        a[block] += u;
-        b[block] += v;
-      }
-    }
-    for (int block = 0; block < blocks; ++block) {
-      store(first + begin + block * W, a[block]);
-      store(second + begin + block * W, b[block]);
-    }
-  }
-  return whole;
-}
+// The parameters of the steps at p.
+template <class T>
+struct Normalise {
+  using V = typename Step<T>::V;
+  Step<T> mean, scale, shift;
+  V slope;
 
-// Two sums for each lane of the period: term(offset, p, lanes) gives the two addends of a vector. A short period keeps its
-// sums in registers; a long one in the caller's arrays, whose chains of additions are far enough apart not to stall.
-template <class A, class Term>
-inline void accumulate(int64_t n, int64_t period, A* first, A* second, const Term& term) {
-  constexpr int W = kLanes<A>;
-  constexpr int64_t kShort = 4 * kPeriod;
-  int64_t done = 0;
-  if (period <= kShort && period % (4 * W) == 0) {
-    done = accumulate_in_registers<4>(n, period, first, second, term);
-  } else if (period <= kShort) {
-    done = accumulate_in_registers<1>(n, period, first, second, term);
-  } else {
-    for (int64_t p = 0; p < period; p += W) {
-      store(first + p, Vec<A>{});
-      store(second + p, Vec<A>{});
-    }
-  }
-  for_each_vector<A>(n - done, period, [&](int64_t offset, int64_t p, int lanes) {
-    const auto [u, v] = term(done + offset, p, lanes);
-    store(first + p, load(first + p) + u);
-    store(second + p, load(second + p) + v);
-  });
-}
+  Normalise(const Parameters<Compute<T>>& at, int64_t p)
+      : mean(load_parameters<T>(at.mean + p)),
+        scale(load_parameters<T>(at.scale + p)),
+        shift(load_parameters<T>(at.shift + p)),
+        slope(V{} + at.negative_slope) {}
+};
 
 template <class T, class A = Compute<T>>
 void moments(const T* x, int64_t n, int64_t period, const A* pivot, A* sum, A* square) {
-  accumulate<A>(n, period, sum, square, [&](int64_t i, int64_t p, int lanes) {
-    Vec<A> d = load_some(x + i, lanes) - load(pivot + p);
-    if (lanes != kLanes<A>) d = keep_first<A>(d, lanes);
-    return Pair<Vec<A>>{d, d * d};
+  using V = Vec<A>;
+  accumulate<T>(n, period, sum, square, [=](int64_t p) {
+    return [=, middle = load_parameters<T>(pivot + p)](int64_t i, int count) {
+      auto d = map([](V x, V m) { return x - m; }, load_some(x + i, count), middle);
+      if (count != kStep<T>) d = keep_first<T>(d, count);
+      return Two<Step<T>>{d, map([](V d) { return d * d; }, d)};
+    };
   });
 }
 
 template <class T, Activation kind, class A = Compute<T>>
 void forward(const T* x, T* y, int64_t n, int64_t period, const Parameters<A>& at) {
-  const auto slope = Vec<A>{} + at.negative_slope;
-  for_each_vector<A>(n, period, [&](int64_t i, int64_t p, int lanes) {
-    const auto z = (load_some(x + i, lanes) - load(at.mean + p)) * load(at.scale + p) + load(at.shift + p);
-    store_some(y + i, activate<kind>(z, slope), lanes);
+  using V = Vec<A>;
+  for_each_step<T>(n, period, [&](int64_t p) {
+    return [=, by = Normalise<T>(at, p)](int64_t i, int count) {
+      const auto one = [&](V x, V mean, V scale, V shift) {
+        return activate<kind>((x - mean) * scale + shift, by.slope);
+      };
+      store_some(y + i, map(one, load_some(x + i, count), by.mean, by.scale, by.shift), count);
+    };
   });
 }
 
 template <class T, Activation kind, class A = Compute<T>>
 void backward_sums(const T* grad, const T* x, int64_t n, int64_t period, const Parameters<A>& at, A* sum, A* product) {
-  const auto slope = Vec<A>{} + at.negative_slope;
-  accumulate<A>(n, period, sum, product, [&](int64_t i, int64_t p, int lanes) {
-    const auto d = load_some(x + i, lanes) - load(at.mean + p);
-    // Lanes past the end have grad 0; but z there is arbitrary, and 0 * inf would not be 0.
-    auto g = activate_grad<kind>(load_some(grad + i, lanes), d * load(at.scale + p) + load(at.shift + p), slope);
-    if (lanes != kLanes<A>) g = keep_first<A>(g, lanes);
-    return Pair<Vec<A>>{g, g * d};
+  using V = Vec<A>;
+  accumulate<T>(n, period, sum, product, [&](int64_t p) {
+    return [=, by = Normalise<T>(at, p)](int64_t i, int count) {
+      const auto d = map([](V x, V mean) { return x - mean; }, load_some(x + i, count), by.mean);
+      const auto one = [&](V grad, V d, V scale, V shift) {
+        return activate_grad<kind>(grad, d * scale + shift, by.slope);
+      };
+      auto g = map(one, load_some(grad + i, count), d, by.scale, by.shift);
+      // Elements past the end have grad 0; but z there is arbitrary, and 0 * inf would not be 0.
+      if (count != kStep<T>) g = keep_first<T>(g, count);
+      return Two<Step<T>>{g, map([](V g, V d) { return g * d; }, g, d)};
+    };
   });
 }
 
 template <class T, Activation kind, class A = Compute<T>>
 void backward(const T* grad, const T* x, T* grad_x, int64_t n, int64_t period, const Parameters<A>& at,
               const A* offset, const A* gradient_slope) {
-  const auto slope = Vec<A>{} + at.negative_slope;
-  for_each_vector<A>(n, period, [&](int64_t i, int64_t p, int lanes) {
-    const auto d = load_some(x + i, lanes) - load(at.mean + p);
-    const auto scale = load(at.scale + p);
-    const auto g = activate_grad<kind>(load_some(grad + i, lanes), d * scale + load(at.shift + p), slope);
-    store_some(grad_x + i, scale * g - load(offset + p) - load(gradient_slope + p) * d, lanes);
+  using V = Vec<A>;
+  for_each_step<T>(n, period, [&](int64_t p) {
+    return [=, by = Normalise<T>(at, p), constant = load_parameters<T>(offset + p),
+            factor = load_parameters<T>(gradient_slope + p)](int64_t i, int count) {
+      const auto one = [&](V grad, V x, V mean, V scale, V shift, V constant, V factor) {
+        const V d = x - mean;
+        const V g = activate_grad<kind>(grad, d * scale + shift, by.slope);
+        return scale * g - constant - factor * d;
+      };
+      store_some(grad_x + i,
+                 map(one, load_some(grad + i, count), load_some(x + i, count), by.mean, by.scale, by.shift, constant,
+                     factor),
+                 count);
+    };
   });
 }
 
 template <class T, Activation kind, class A = Compute<T>>
 void activate_in_place(T* y, int64_t n, A negative_slope) {
-  const auto slope = Vec<A>{} + negative_slope;
-  for_each_vector<A>(n, kLanes<A>, [&](int64_t i, int64_t, int lanes) {
-    store_some(y + i, activate<kind>(load_some(y + i, lanes), slope), lanes);
+  using V = Vec<A>;
+  const V slope = V{} + negative_slope;
+  for_each_step<T>(n, kStep<T>, [=](int64_t) {
+    return [=](int64_t i, int count) {
+      store_some(y + i, map([=](V z) { return activate<kind>(z, slope); }, load_some(y + i, count)), count);
+    };
   });
 }
 
 template <class T, Activation kind, class A = Compute<T>>
 void activation_backward(const T* grad, const T* y, T* grad_x, int64_t n, A negative_slope) {
-  const auto slope = Vec<A>{} + negative_slope;
-  for_each_vector<A>(n, kLanes<A>, [&](int64_t i, int64_t, int lanes) {
-    const auto g = activate_grad_from_output<kind>(load_some(grad + i, lanes), load_some(y + i, lanes), slope);
-    store_some(grad_x + i, g, lanes);
+  using V = Vec<A>;
+  const V slope = V{} + negative_slope;
+  for_each_step<T>(n, kStep<T>, [=](int64_t) {
+    return [=](int64_t i, int count) {
+      const auto one = [=](V grad, V y) { return activate_grad_from_output<kind>(grad, y, slope); };
+      store_some(grad_x + i, map(one, load_some(grad + i, count), load_some(y + i, count)), count);
+    };
   });
 }
 

@@ -12,7 +12,7 @@
 
 namespace fastgan::batch_norm_act {
 
-inline constexpr int kPeriod = 16;  // lanes of the widest vector of float
+inline constexpr int kPeriod = 32;  // elements of the longest step (common/vec.h): bfloat16 with AVX-512
 
 template <class A>
 struct Parameters {  // each [P]

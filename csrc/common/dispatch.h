@@ -41,10 +41,11 @@ std::vector<A> values(const OptionalTensor& tensor, int64_t n, A fallback) {
 
 // Picks the table that *_kernels.cpp exports for the instruction set in use: name_<isa>.
 #if FASTGAN_X86
-#define FASTGAN_DECLARE_KERNELS(Table, name) extern const Table name##_scalar, name##_avx2, name##_avx512;
-#define FASTGAN_KERNELS_IN_USE(name)               \
-  (cpu_isa() >= Isa::avx512  ? name##_avx512       \
-       : cpu_isa() == Isa::avx2 ? name##_avx2      \
+#define FASTGAN_DECLARE_KERNELS(Table, name) \
+  extern const Table name##_scalar, name##_avx2, name##_avx512, name##_avx512_bf16;
+#define FASTGAN_KERNELS_IN_USE(name)                                                        \
+  (cpu_isa() >= Isa::avx512  ? (cpu_features().avx512_bf16 ? name##_avx512_bf16 : name##_avx512) \
+       : cpu_isa() == Isa::avx2 ? name##_avx2                                               \
                                 : name##_scalar)
 #else
 #define FASTGAN_DECLARE_KERNELS(Table, name) extern const Table name##_scalar;
@@ -54,6 +55,7 @@ std::vector<A> values(const OptionalTensor& tensor, int64_t n, A fallback) {
 // The name of the kernel set in use, for the counters.
 inline const char* kernel_isa_name() {
 #if FASTGAN_X86
+  if (cpu_isa() >= Isa::avx512 && cpu_features().avx512_bf16) return "avx512_bf16";
   return cpu_isa() >= Isa::avx512 ? "avx512" : cpu_isa() == Isa::avx2 ? "avx2" : "scalar";
 #else
   return "scalar";

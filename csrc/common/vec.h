@@ -52,16 +52,6 @@ inline V load_raw(const void* from) {
 inline Vec<float> load(const float* from) { return load_raw<Vec<float>>(from); }
 inline Vec<double> load(const double* from) { return load_raw<Vec<double>>(from); }
 
-inline Vec<float> load(const BFloat16* from) {
-#if defined(__AVX512F__)  // the compiler would widen in two halves
-  return bits_as<Vec<float>>(_mm512_slli_epi32(_mm512_maskz_cvtepu16_epi32(0xffff, load_raw<__m256i>(from)), 16));
-#else
-  constexpr int lanes = kLanes<float>;
-  const auto wide = __builtin_convertvector(load_raw<VecN<uint16_t, lanes>>(from), VecN<uint32_t, lanes>);
-  return bits_as<Vec<float>>(wide << 16);
-#endif
-}
-
 inline Vec<float> load(const Half* from) {
 #if defined(__AVX512F__)
   return bits_as<Vec<float>>(_mm512_cvtph_ps(load_raw<__m256i>(from)));
@@ -77,24 +67,6 @@ inline Vec<float> load(const Half* from) {
 inline void store(float* to, Vec<float> value) { std::memcpy(to, &value, sizeof(value)); }
 inline void store(double* to, Vec<double> value) { std::memcpy(to, &value, sizeof(value)); }
 
-inline void store(BFloat16* to, Vec<float> value) {  // rounds to nearest, ties to even; a NaN stays a NaN
-  constexpr int lanes = kLanes<float>;
-  const auto bits = bits_as<VecN<uint32_t, lanes>>(value);
-  const auto rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  const auto kept = (value == value) ? rounded : (bits | 0x400000u);
-#if defined(__AVX512F__)
-  const __m256i packed = _mm512_cvtepi32_epi16(bits_as<__m512i>(kept >> 16));
-  std::memcpy(to, &packed, sizeof(packed));
-#elif defined(__AVX2__)
-  const __m256i high = bits_as<__m256i>(kept >> 16);
-  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-  std::memcpy(to, &packed, sizeof(packed));
-#else
-  const auto packed = __builtin_convertvector(kept >> 16, VecN<uint16_t, lanes>);
-  std::memcpy(to, &packed, sizeof(packed));
-#endif
-}
-
 inline void store(Half* to, Vec<float> value) {
 #if defined(__AVX512F__)
   const __m256i packed = _mm512_cvtps_ph(bits_as<__m512>(value), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -107,24 +79,115 @@ inline void store(Half* to, Vec<float> value) {
 #endif
 }
 
-// The first `count` lanes; the others are zero.
+// ---- what one step of a kernel works on -------------------------------------------------------------------------------
+
+// Two vectors where an element is half as wide as its compute type and can be widened without being moved: the even
+// elements in the first, the odd ones in the second. Otherwise one.
 template <class T>
-inline Vec<Compute<T>> load_first(const T* from, int count) {
-  T padded[kLanes<Compute<T>>] = {};
-  std::memcpy(padded, from, sizeof(T) * count);
-  return load(padded);
+constexpr int kParts = 1;
+template <>
+constexpr int kParts<BFloat16> = 2;
+
+template <class T>
+constexpr int kStep = kParts<T> * kLanes<Compute<T>>;  // elements
+
+template <class T>
+struct Step {
+  using V = Vec<Compute<T>>;
+  V part[kParts<T>];
+};
+
+// part by part: combine(f, a, b, ...) = f(a, b, ...)
+template <class T, class F, class... Steps>
+inline Step<T> map(const F& f, const Step<T>& first, const Steps&... others) {
+  Step<T> result;
+  for (int i = 0; i < kParts<T>; ++i) result.part[i] = f(first.part[i], others.part[i]...);
+  return result;
 }
 
 template <class T>
-inline void store_first(T* to, Vec<Compute<T>> value, int count) {
-  T padded[kLanes<Compute<T>>];
-  store(padded, value);
+inline Step<T> load_step(const T* from) {
+  return {load(from)};
+}
+
+template <>
+inline Step<BFloat16> load_step(const BFloat16* from) {
+  const auto pairs = load_raw<VecN<uint32_t, kLanes<float>>>(from);
+  return {bits_as<Vec<float>>(pairs << 16), bits_as<Vec<float>>(pairs & 0xffff0000u)};
+}
+
+template <class T>
+inline void store_step(T* to, const Step<T>& value) {
+  store(to, value.part[0]);
+}
+
+#if defined(__AVX512BF16__)
+template <>
+inline void store_step(BFloat16* to, const Step<BFloat16>& value) {  // as below, but subnormals are taken for 0
+  alignas(64) static constexpr uint16_t kInterleave[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto halves = _mm512_cvtne2ps_pbh(bits_as<__m512>(value.part[1]), bits_as<__m512>(value.part[0]));
+  const auto pairs = _mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), bits_as<__m512i>(halves));
+  std::memcpy(to, &pairs, sizeof(pairs));
+}
+#else
+template <>
+inline void store_step(BFloat16* to, const Step<BFloat16>& value) {  // rounds to nearest, ties to even; NaN stays NaN
+  const auto rounded = [](Vec<float> x) {
+    const auto bits = bits_as<VecN<uint32_t, kLanes<float>>>(x);
+    return x == x ? bits + 0x7fffu + ((bits >> 16) & 1u) : (bits | 0x400000u);
+  };
+  const auto pairs = (rounded(value.part[0]) >> 16) | (rounded(value.part[1]) & 0xffff0000u);
+  std::memcpy(to, &pairs, sizeof(pairs));
+}
+#endif
+
+// Per-element values of the compute type, in a step's order.
+template <class T>
+inline Step<T> load_parameters(const Compute<T>* from) {
+  if constexpr (kParts<T> == 1) {
+    return {load(from)};
+  } else {
+    Step<T> result;
+    for (int lane = 0; lane < kLanes<float>; ++lane) {
+      for (int i = 0; i < 2; ++i) result.part[i][lane] = from[2 * lane + i];
+    }
+    return result;
+  }
+}
+
+template <class T>
+inline void store_parameters(Compute<T>* to, const Step<T>& value) {
+  if constexpr (kParts<T> == 1) {
+    store(to, value.part[0]);
+  } else {
+    for (int lane = 0; lane < kLanes<float>; ++lane) {
+      for (int i = 0; i < 2; ++i) to[2 * lane + i] = value.part[i][lane];
+    }
+  }
+}
+
+// The first `count` elements; the others are zero.
+template <class T>
+inline Step<T> load_some(const T* from, int count) {
+  if (count == kStep<T>) return load_step(from);
+  T padded[kStep<T>] = {};
+  std::memcpy(padded, from, sizeof(T) * count);
+  return load_step(static_cast<const T*>(padded));
+}
+
+template <class T>
+inline void store_some(T* to, const Step<T>& value, int count) {
+  if (count == kStep<T>) return store_step(to, value);
+  T padded[kStep<T>];
+  store_step(static_cast<T*>(padded), value);
   std::memcpy(to, padded, sizeof(T) * count);
 }
 
-template <class A>
-inline Vec<A> keep_first(Vec<A> value, int count) {
-  for (int lane = count; lane < kLanes<A>; ++lane) value[lane] = 0;
+template <class T>
+inline Step<T> keep_first(Step<T> value, int count) {
+  for (int at = count; at < kStep<T>; ++at) value.part[at % kParts<T>][at / kParts<T>] = 0;
   return value;
 }
 

@@ -62,7 +62,7 @@ def test_other_systems_are_refused(system):
 
 
 def test_instruction_sets_belong_to_the_machine():
-    assert list(toolchain.isas("x86_64")) == ["scalar", "avx2", "avx512"]
+    assert list(toolchain.isas("x86_64")) == ["scalar", "avx2", "avx512", "avx512_bf16"]
     assert toolchain.isas("aarch64") == {"scalar": []}
 
 
