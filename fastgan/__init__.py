@@ -16,13 +16,34 @@ from fastgan import _native
 if TYPE_CHECKING:
     from fastgan import data, layers, losses, metrics, models, ops, training
     from fastgan.generation import load
+    from fastgan.layers._explain import explain
+    from fastgan.layers._fuse import fuse, unfuse
 
 __version__ = "0.1.0"
 
-__all__ = ["data", "info", "layers", "load", "losses", "metrics", "models", "ops", "training"]
+__all__ = [
+    "data",
+    "explain",
+    "fuse",
+    "info",
+    "layers",
+    "load",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "training",
+    "unfuse",
+]
 
 _SUBMODULES = {"data", "layers", "losses", "metrics", "models", "ops", "training"}
-_FUNCTIONS = {"load": "fastgan.generation"}  # name: the module that defines it
+# name: the module that defines it
+_FUNCTIONS = {
+    "explain": "fastgan.layers._explain",
+    "fuse": "fastgan.layers._fuse",
+    "load": "fastgan.generation",
+    "unfuse": "fastgan.layers._fuse",
+}
 
 
 def info() -> dict[str, Any]:

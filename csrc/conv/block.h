@@ -10,6 +10,7 @@
 
 #include "batch_norm_act/batch_norm_act.h"
 #include "common/checks.h"
+#include "common/counters.h"
 #include "common/tensor.h"
 
 namespace fastgan::conv {
@@ -128,6 +129,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
                       int64_t batch_groups, int64_t activation, double negative_slope) {
   check(op, input.input, weight, bias, conv);
   batch_norm_act::activation_of(op, activation);
+  count(op, "forward_aten");
   const Tensor output = convolve(input.materialise(), weight, bias, conv);
   if (batch_norm) {
     auto [mean, invstd] =
@@ -159,6 +161,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
     grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
     grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
   }
+  count(op, "backward_aten");
   const bool needs_input = wanted[1];  // only the weight's gradient reads the activation
   auto gradients = convolve_backward(grad, needs_input ? input.materialise() : input.input, weight, conv, wanted);
   for (auto& gradient : gradients) {

@@ -32,7 +32,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const std::vector<int64_t>& output_padding, const std::vector<int64_t>& dilation, int64_t groups, int64_t output_mask) {
   const Pending pending{input, in_mean, in_invstd, in_weight, in_bias, in_activation, in_negative_slope};
   const Convolution conv{true, stride, padding, dilation, output_padding, groups};
-  auto gradients = conv::backward("conv_transpose_bn_act_backward", grad_output, output, mean, invstd, bn_weight, bn_bias,
+  auto gradients = conv::backward("conv_transpose_bn_act", grad_output, output, mean, invstd, bn_weight, bn_bias,
                                   training, activation, negative_slope, pending, weight, conv,
                                   {(output_mask & 1) != 0, (output_mask & 2) != 0, (output_mask & 4) != 0});
   return {gradients.input, gradients.weight, gradients.bias, gradients.bn_weight, gradients.bn_bias};

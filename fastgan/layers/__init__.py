@@ -29,9 +29,10 @@ __all__ = [
     "Sequential",
 ]
 
-# `import fastgan.layers.functional as F` has to find torch's.
-for _name in ("functional", "init", "parameter", "utils"):
-    sys.modules[f"{__name__}.{_name}"] = globals()[_name] = getattr(torch.nn, _name)
+# `import fastgan.layers.functional as F` has to find torch's, not load a second copy of it.
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith("torch.nn."):
+        sys.modules.setdefault(f"{__name__}.{_name.removeprefix('torch.nn.')}", _module)
 
 
 def __getattr__(name: str):

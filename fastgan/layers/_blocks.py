@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fastgan.layers import _gate
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d
 from fastgan.layers._plan import Members, is_activation, is_batch_norm, is_convolution
 from fastgan.ops.activation import Activation, number_of
@@ -45,22 +46,25 @@ class FusedBlock(Module):
 
     def members(self) -> Members | None:
         """The modules as one block, or None where they cannot be fused."""
-        activation = self.__dict__["_activation"]
+        members = Members(self.conv, self.bn, self.__dict__["_activation"])
         fusable = is_convolution(self.conv) and is_batch_norm(self.bn)
-        if not fusable or (activation is not None and not is_activation(activation)):
-            return None
-        return Members(self.conv, self.bn, activation)
+        return members if fusable and (members.activation is None or is_activation(members.activation)) else None
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H_out, W_out]."""
-        from fastgan.layers._sequential import run_blocks  # it fuses these blocks too
+        from fastgan.layers._chain import run_chain  # it fuses these blocks too
 
         members = self.members()
-        if members is None or not _gate.is_open(input) or _gate.has_global_hooks() or input.dim() != 4:
-            output = self.bn(self.conv(input))
-            activation = self.__dict__["_activation"]
-            return output if activation is None else activation(output)
-        return run_blocks(input, [members])
+        return self.run_unfused(input) if members is None else run_chain(input, [members])
+
+    def run_unfused(self, input: Tensor) -> Tensor:
+        """What the modules one after another compute."""
+        return Members(self.conv, self.bn, self.__dict__["_activation"]).run_unfused(input)
+
+    def __prepare_scriptable__(self) -> Module:
+        activation = self.__dict__["_activation"]
+        modules = {"conv": self.conv, "bn": self.bn} | ({} if activation is None else {"activation": activation})
+        return torch.nn.Sequential(OrderedDict(modules))
 
     def extra_repr(self) -> str:
         """The activation."""

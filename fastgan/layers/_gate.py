@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 from torch.nn import Module, Parameter
 from torch.nn.modules import module as _torch_module
 
 _PLAIN = (Tensor, Parameter)
-# What users replace on one instance to change what a module computes.
-_PATCHABLE = {"forward", "_conv_forward", "_check_input_dim"}
+# What users replace on one instance, besides its forward, to change what a module computes.
+_PATCHABLE = {"_conv_forward", "_check_input_dim"}
+FUSED = "_fastgan_forward"  # where `fuse` notes the forward that it set
 
 
 def is_plain(value: object) -> bool:
@@ -23,6 +27,7 @@ def is_open(input: object) -> bool:
     return (
         is_plain(input)
         and input.layout is torch.strided
+        and not input.is_meta
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
@@ -30,17 +35,46 @@ def is_open(input: object) -> bool:
     )
 
 
-def has_hooks(module: Module) -> bool:
-    """Whether calling ``module`` does more than its forward."""
+def is_observed(module: Module) -> bool:
+    """Whether calling ``module`` does more than its pre-hooks and its forward."""
     return bool(
         module._forward_hooks
-        or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or module._forward_pre_hooks_with_kwargs
         or not _PATCHABLE.isdisjoint(module.__dict__)
+        or _is_replaced(module.__dict__)
     )
+
+
+def _is_replaced(attributes: dict[str, Any]) -> bool:
+    """Whether somebody else than ``fuse`` set a forward."""
+    if torch.compiler.is_compiling():  # the compiler cannot compare them
+        return ("forward" in attributes) != (FUSED in attributes)
+    return attributes.get("forward") is not attributes.get(FUSED)
+
+
+def has_hooks(module: Module) -> bool:
+    """Whether calling ``module`` does more than its forward."""
+    return bool(module._forward_pre_hooks) or is_observed(module)
 
 
 def has_global_hooks() -> bool:
     """Whether hooks on every module are registered."""
     return _torch_module._has_any_global_hook()
+
+
+def leaf(module: Module, *inputs: Any) -> Proxy | None:
+    """Under ``torch.fx`` tracing the call of ``module`` as one node, as for torch's own modules; otherwise None."""
+    for input in inputs:
+        if isinstance(input, Proxy):
+            path = input.tracer.path_of_module(module)
+            return input.tracer.create_proxy("call_module", path, inputs, {})
+    return None
+
+
+def as_torch(module: Module, base: type[Module]) -> Module:
+    """The same module, children and parameters as an instance of torch's class: what ``torch.jit.script`` can read."""
+    twin = base.__new__(base)
+    twin.__dict__.update(module.__dict__)
+    return twin

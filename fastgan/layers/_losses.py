@@ -18,8 +18,12 @@ class BCELoss(torch.nn.BCELoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Probabilities and targets of one shape -> the loss."""
         if not (_gate.is_open(input) and _gate.is_plain(target)):
-            return super().forward(input, target)
+            traced = _gate.leaf(self, input, target)
+            return super().forward(input, target) if traced is None else traced
         return ops.bce(input, target, self.weight, self.reduction)
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        return _gate.as_torch(self, torch.nn.BCELoss)
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
@@ -28,5 +32,9 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Logits and targets of one shape -> the loss."""
         if not (_gate.is_open(input) and _gate.is_plain(target)):
-            return super().forward(input, target)
+            traced = _gate.leaf(self, input, target)
+            return super().forward(input, target) if traced is None else traced
         return ops.bce_with_logits(input, target, self.weight, self.pos_weight, self.reduction)
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        return _gate.as_torch(self, torch.nn.BCEWithLogitsLoss)

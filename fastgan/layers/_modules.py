@@ -30,9 +30,13 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
         # Imported here: the plan names this class.
+        from fastgan.layers._chain import run_fused
         from fastgan.layers._plan import Members
-        from fastgan.layers._sequential import run_blocks
 
         if not _gate.is_open(input) or input.dim() != 4:
-            return super().forward(input)
-        return run_blocks(input, [Members(None, self, None)])
+            traced = _gate.leaf(self, input)
+            return super().forward(input) if traced is None else traced
+        return run_fused(input, [Members(None, self, None)])
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        return _gate.as_torch(self, torch.nn.BatchNorm2d)

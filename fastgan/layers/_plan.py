@@ -5,20 +5,26 @@ Nothing is remembered between calls: modules are replaced, hooked and retyped by
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fastgan.layers import _gate, _modules
 from fastgan.ops.activation import NUMBERS
 from fastgan.ops.conv_bn_act import pair
 from fastgan.ops.run import Block, Conv, Norm, Parameters
 
-_CONVOLUTIONS = {torch.nn.Conv2d, torch.nn.ConvTranspose2d, _modules.Conv2d, _modules.ConvTranspose2d}
-_NORMS = {torch.nn.BatchNorm2d, _modules.BatchNorm2d}
-_ACTIVATIONS = {
+# Only these exact types: a subclass may compute something else.
+CONVOLUTIONS = {torch.nn.Conv2d, torch.nn.ConvTranspose2d, _modules.Conv2d, _modules.ConvTranspose2d}
+NORMS = {torch.nn.BatchNorm2d, _modules.BatchNorm2d}
+ACTIVATIONS = {
     torch.nn.ReLU: "relu",
     _modules.ReLU: "relu",
     torch.nn.LeakyReLU: "leaky_relu",
@@ -26,6 +32,20 @@ _ACTIVATIONS = {
     torch.nn.Tanh: "tanh",
     torch.nn.Sigmoid: "sigmoid",
 }
+WEIGHT_HOOKS = (SpectralNorm, WeightNorm)  # pre-hooks that make the weight and do not look at the input
+
+
+class FunctionalActivation(NamedTuple):
+    """An activation that a forward calls as a function, such as ``F.leaky_relu(x, 0.2)``."""
+
+    name: str
+    negative_slope: float = 0.0
+    inplace: bool = False
+
+    def __call__(self, input: Tensor) -> Tensor:
+        if self.name == "leaky_relu":
+            return F.leaky_relu(input, self.negative_slope, self.inplace)
+        return getattr(torch, self.name + ("_" if self.inplace else ""))(input)
 
 
 class Members(NamedTuple):
@@ -33,56 +53,144 @@ class Members(NamedTuple):
 
     conv: Module | None
     bn: Module | None
-    activation: Module | None
+    activation: Module | FunctionalActivation | None
+
+    def modules(self) -> Iterator[Module]:
+        """Those that are modules."""
+        return (member for member in self if isinstance(member, Module))
+
+    def run_unfused(self, input: Tensor) -> Tensor:
+        """What the modules one after another compute."""
+        for member in self:
+            input = input if member is None else member(input)
+        return input
 
 
-def is_convolution(module: Module) -> bool:
-    """Whether a block can begin with this module. The exact type: a subclass may compute something else."""
-    return (
-        type(module) in _CONVOLUTIONS
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-        and not _gate.has_hooks(module)
-        and _gate.is_plain(module.weight)
-    )
+# ---- what fits where: None, or why not ------------------------------------------------------------------------------
 
 
-def is_batch_norm(module: Module) -> bool:
-    """Whether this module can be a block's batch-norm."""
-    return type(module) in _NORMS and not _gate.has_hooks(module)
+def why_not_convolution(module: Module | FunctionalActivation) -> str | None:
+    """None where a block can begin with this module. The exact type: a subclass may compute something else."""
+    return _why_not(module, CONVOLUTIONS, _gate.is_observed)
 
 
-def is_activation(module: Module) -> bool:
-    """Whether this module can be a block's activation."""
-    return type(module) in _ACTIVATIONS and not _gate.has_hooks(module) and getattr(module, "negative_slope", 0.0) >= 0
+def why_not_batch_norm(module: Module | FunctionalActivation) -> str | None:
+    """None where this module can be a block's batch-norm."""
+    return _why_not(module, NORMS, _gate.has_hooks)
+
+
+def why_not_activation(module: Module | FunctionalActivation) -> str | None:
+    """None where this can be a block's activation."""
+    if getattr(module, "negative_slope", 0.0) < 0:
+        return "its negative slope is below zero"
+    if isinstance(module, FunctionalActivation):
+        return None
+    return _why_not(module, ACTIVATIONS, _gate.has_hooks)
+
+
+def _why_not(module: Module | FunctionalActivation, types: Container[type], is_hooked: Callable) -> str | None:
+    if not isinstance(module, Module) or _type_of(module) not in types:
+        return f"{type(module).__name__} is not one of the modules that can be fused"
+    if is_hooked(module):
+        return "it has a hook or a replaced forward, which must run"
+    return None
+
+
+def is_convolution(module: Module | FunctionalActivation) -> bool:
+    return why_not_convolution(module) is None
+
+
+def is_batch_norm(module: Module | FunctionalActivation) -> bool:
+    return why_not_batch_norm(module) is None
+
+
+def is_activation(module: Module | FunctionalActivation) -> bool:
+    return why_not_activation(module) is None
+
+
+def _type_of(module: Module) -> type:
+    # Parametrizing a module retypes it; it computes what it did.
+    return type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
+
+
+# ---- the head of a chain --------------------------------------------------------------------------------------------
+
+
+def needs_input(conv: Module | None) -> bool:
+    """Whether a convolution has to see its input itself, so that a chain must begin at it."""
+    if conv is None:
+        return False
+    return _pads_by_itself(conv) or bool(_input_hooks(conv))
+
+
+def take_in(conv: Module, input: Tensor) -> Tensor:
+    """What a chain's first convolution does to its input before it convolves: pre-hooks that read it, and padding."""
+    for hook in _input_hooks(conv):
+        found = hook(conv, (input,))
+        if found is not None:
+            (input,) = found if isinstance(found, tuple) else (found,)
+    if _pads_by_itself(conv):
+        mode = conv.padding_mode if conv.padding_mode != "zeros" else "constant"
+        input = F.pad(input, conv._reversed_padding_repeated_twice, mode)
+    return input
+
+
+def _pads_by_itself(conv: Module) -> bool:
+    if conv.padding_mode != "zeros":
+        return True
+    left, right, top, bottom = conv._reversed_padding_repeated_twice  # differ only for padding="same"
+    return left != right or top != bottom
+
+
+def _input_hooks(conv: Module) -> list:
+    if not conv._forward_pre_hooks:
+        return []
+    return [hook for hook in conv._forward_pre_hooks.values() if not isinstance(hook, WEIGHT_HOOKS)]
+
+
+# ---- options and tensors --------------------------------------------------------------------------------------------
 
 
 def block_of(members: Members) -> tuple[Block, Parameters]:
-    """The block's options and tensors at this moment. Counts the batch, as a batch-norm's forward does."""
+    """The block's options and tensors at this moment: each parameter is read once, since reading may compute it.
+
+    Runs the hooks that make a weight, and counts the batch, as the modules' own forwards do.
+    """
     conv, bn, activation = members
-    number, slope = 0, 0.0
-    if activation is not None:
-        number = NUMBERS[_ACTIVATIONS[type(activation)]]
-        slope = getattr(activation, "negative_slope", 0.0)
+    number, slope, inplace = activation_of(activation)
     weight = bias = None
     if conv is not None:
+        for hook in conv._forward_pre_hooks.values():
+            if isinstance(hook, WEIGHT_HOOKS):
+                hook(conv, ())
         weight, bias = conv.weight, conv.bias
     norm = None if bn is None else norm_of(bn)
     statistics = (None, None) if bn is None else running_statistics(bn)
     parameters = Parameters(weight, bias, *((None, None) if bn is None else (bn.weight, bn.bias)), *statistics)
-    return Block(None if conv is None else conv_of(conv), norm, number, slope), parameters
+    return Block(None if conv is None else conv_of(conv), norm, number, slope, inplace), parameters
+
+
+def activation_of(activation: Module | FunctionalActivation | None) -> tuple[int, float, bool]:
+    """The number, the negative slope, and whether it writes over its input."""
+    match activation:
+        case None:
+            return 0, 0.0, False
+        case FunctionalActivation(name, slope, inplace):
+            return NUMBERS[name], slope, inplace
+    name = ACTIVATIONS[type(activation)]
+    return NUMBERS[name], getattr(activation, "negative_slope", 0.0), getattr(activation, "inplace", False)
 
 
 def conv_of(conv: Module) -> Conv:
-    """The options of a convolution module."""
-    return Conv(
-        conv.stride,
-        pair("padding", conv.padding),
-        conv.dilation,
-        conv.groups,
-        conv.transposed,
-        conv.output_padding,
-    )
+    """The options of a convolution module; the padding that :func:`take_in` does is left out."""
+    if _pads_by_itself(conv):
+        padding = (0, 0)
+    elif isinstance(conv.padding, str):  # "same" or "valid"
+        left, _, top, _ = conv._reversed_padding_repeated_twice
+        padding = (top, left)
+    else:
+        padding = pair("padding", conv.padding)
+    return Conv(conv.stride, padding, conv.dilation, conv.groups, conv.transposed, conv.output_padding)
 
 
 def norm_of(bn: Module) -> Norm:

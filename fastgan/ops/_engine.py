@@ -47,9 +47,7 @@ def use_native(op: str, input: Tensor) -> bool:
             ``FASTGAN_STRICT=1`` where the rule chose one that could not be loaded.
     """
     device = input.device.type
-    if mode == "aten":
-        return False
-    if mode == "auto" and device != "cpu":
+    if _rule(device) is not None:
         return False
     reason = _why_not(device, input)
     if reason is None:
@@ -57,6 +55,20 @@ def use_native(op: str, input: Tensor) -> bool:
     if mode == "native" or (strict() and input.dtype in _DTYPES):
         raise RuntimeError(f"fastgan.ops.{op} has no native kernel to run here: {reason}")
     return False
+
+
+def why_aten(input: Tensor) -> str | None:
+    """Why an operator on ``input`` runs on torch's own kernels; None where it runs on native ones."""
+    device = input.device.type
+    return _rule(device) or _why_not(device, input)
+
+
+def _rule(device: str) -> str | None:
+    if mode == "aten":
+        return "FASTGAN_ENGINE=aten"
+    if mode == "auto" and device != "cpu":
+        return f"the rule gives {device} to torch's kernels; FASTGAN_ENGINE=native forces fastgan's"
+    return None
 
 
 def _why_not(device: str, input: Tensor) -> str | None:

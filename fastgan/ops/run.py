@@ -2,7 +2,8 @@
 
 Inside a run no block's activation has to exist. A block with batch-norm hands on its convolution's output and leaves
 normalise + activate pending; the next block applies them as it takes in its input. For backward a run keeps one tensor
-a block: the convolution's output and its statistics, or, without batch-norm, the block's output.
+a block: the convolution's output and its statistics, or, without batch-norm, the block's output. The output of a run is
+kept only where torch's activation keeps its own, so that writing over it is legal where it is in torch.
 
 Every public operator on a convolution or a batch-norm is a run of one block; ``layers.Sequential`` makes longer ones.
 """
@@ -45,6 +46,7 @@ class Block(NamedTuple):
     norm: Norm | None
     activation: int
     negative_slope: float
+    inplace: bool = False  # whether the activation writes over its input, as torch.nn's modules can
 
 
 class Parameters(NamedTuple):
@@ -114,7 +116,7 @@ def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
         return _Run.apply(tuple(blocks), batch_groups, input, *tensors)
-    return _forward(input, blocks, parameters, batch_groups)[0]
+    return _forward(input, blocks, parameters, batch_groups, keeps=False)[0]
 
 
 def run_reference(
@@ -143,18 +145,19 @@ def run_reference(
 
 
 def _has_native_form(block: Block) -> bool:
-    # Without batch-norm the activation's gradient is taken from its output, which a negative slope makes ambiguous.
+    # Without batch-norm the activation's gradient may be taken from its output, which a negative slope makes ambiguous.
     return block.norm is not None or block.negative_slope >= 0
 
 
 def _forward(
-    input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int
+    input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int, keeps: bool
 ) -> tuple[Tensor, list[_Pending]]:
-    """The run's output, and what each block hands on."""
+    """The run's output, and what each block hands on; ``keeps`` says that backward will need it."""
     pending = _Pending(input)
     handed_on = []
-    for block, p in zip(blocks, parameters, strict=True):
+    for i, (block, p) in enumerate(zip(blocks, parameters, strict=True)):
         conv, norm = block.conv, block.norm
+        leaves_activation = norm is not None or (keeps and i + 1 == len(blocks) and _keeps_input(block))
         if conv is None:
             tensor = pending.materialise()
             mean, invstd = torch.ops.fastgan._batch_norm_stats.default(
@@ -172,10 +175,13 @@ def _forward(
                 p.running_var,
                 *(norm or (False, 0.0, 0.0)),
                 batch_groups,
-                block.activation,
+                0 if leaves_activation else block.activation,
                 block.negative_slope,
             )
-        if norm is not None:
+        if norm is None and leaves_activation:  # what changes nothing, so that the activation can be pending
+            shape = (1, tensor.shape[1])
+            mean, invstd = mean.new_zeros(shape), mean.new_ones(shape)
+        if leaves_activation:
             pending = _Pending(tensor, mean, invstd, p.bn_weight, p.bn_bias, block.activation, block.negative_slope)
         else:
             pending = _Pending(tensor)
@@ -192,7 +198,12 @@ def _conv_op(conv: Conv, backward: bool = False) -> tuple[Any, tuple]:
     return op.default, (conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _keeps_output(block: Block) -> bool:
+def _keeps_input(block: Block) -> bool:
+    """Whether torch's activation keeps its input for backward, and leaves its output to the caller."""
+    return block.activation == activation.NUMBERS["leaky_relu"] and not block.inplace
+
+
+def _keeps_anything(block: Block) -> bool:
     return block.norm is not None or block.activation != 0
 
 
@@ -200,10 +211,10 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx, blocks: tuple[Block, ...], batch_groups: int, input: Tensor, *tensors: Tensor | None) -> Tensor:
         parameters = _unflatten(tensors)
-        output, handed_on = _forward(input, blocks, parameters, batch_groups)
+        output, handed_on = _forward(input, blocks, parameters, batch_groups, keeps=True)
         ctx.blocks, ctx.batch_groups = blocks, batch_groups
         kept = [(p.tensor, p.mean, p.invstd) for p in handed_on]
-        if not _keeps_output(blocks[-1]):
+        if not _keeps_anything(blocks[-1]):
             kept[-1] = (None, None, None)
         # Running statistics are needed again only where they were used; training changes them in place.
         inputs = [
@@ -249,8 +260,6 @@ def _backward(
     for i in reversed(range(len(blocks))):
         block, p = blocks[i], parameters[i]
         tensor, mean, invstd = kept[i] if kept[i][0] is not None else (grad, None, None)
-        if block.norm is None:
-            mean = invstd = None
         at = 1 + i * _FIELDS
         needs_below = any(needs[:at])
         if not needs_below and not any(needs[at : at + _FIELDS]):

@@ -77,7 +77,12 @@ def test_kernels_are_compiled_for_each_instruction_set(build):
     assert [name.split("/")[-1] for name in objects] == [
         f"blur_kernels.cpp.{i}.o" for i in ("scalar", "avx2", "avx512", "avx512_bf16")
     ]
-    assert [re.search(r"-DFASTGAN_ISA=(\w+)", text)[1] for text in objects.values()] == ["scalar", "avx2", "avx512", "avx512_bf16"]
+    assert [re.search(r"-DFASTGAN_ISA=(\w+)", text)[1] for text in objects.values()] == [
+        "scalar",
+        "avx2",
+        "avx512",
+        "avx512_bf16",
+    ]
     assert "-mavx512f" in objects["build/native/objects/blur/blur_kernels.cpp.avx512.o"]
     assert "-mavx" not in objects["build/native/objects/blur/blur_kernels.cpp.scalar.o"]
 

@@ -1,0 +1,173 @@
+"""Chains: the maximal sequences of blocks among modules that are called one after another, and how one is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from fastgan import _native
+from fastgan.layers import _gate
+from fastgan.layers._blocks import FusedBlock
+from fastgan.layers._plan import (
+    FunctionalActivation,
+    Members,
+    block_of,
+    is_activation,
+    is_batch_norm,
+    is_convolution,
+    needs_input,
+    take_in,
+)
+from fastgan.ops.batch_norm_act import check_batch
+from fastgan.ops.conv_bn_act import output_size
+from fastgan.ops.run import Block, Parameters, run, run_reference
+
+Step = Module | FunctionalActivation  # what is called on the one tensor that flows through
+
+
+# Forwards that call the children in order; ``_sequential`` adds its own.
+SEQUENTIAL_FORWARDS = {torch.nn.Sequential.forward}
+
+
+class Place(NamedTuple):
+    """Where a module last ran fused."""
+
+    block: int
+    blocks: int
+    has_norm: bool  # whether its block has a batch-norm
+    device: str
+    dtype: torch.dtype
+
+
+last_run: WeakKeyDictionary[Module, Place] = WeakKeyDictionary()
+
+# Called with the modules of each chain that runs, and the kernel counters before and after.
+Observe = Callable[[list[Module], dict[str, int], dict[str, int]], None]
+_observer: ContextVar[Observe | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observed(observe: Observe) -> Iterator[None]:
+    """``observe`` hears of every chain that runs meanwhile, in this thread."""
+    token = _observer.set(observe)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def run_modules(input: Tensor, modules: Iterable[Step], max_run: int | None = None) -> Tensor:
+    """Calls modules one after another, each chain among them as one operator."""
+    for part in chains(list(flatten(modules)), max_run):
+        input = run_chain(input, part) if isinstance(part, list) else part(input)
+    return input
+
+
+def flatten(modules: Iterable[Step]) -> Iterator[Step]:
+    """The modules in order, those of the Sequentials among them one by one."""
+    for module in modules:
+        if is_sequential(module) and not _gate.has_hooks(module):
+            yield from flatten(module)
+        else:
+            yield module
+
+
+def is_sequential(module: Step) -> bool:
+    """Whether calling ``module`` calls its children in order, fused or not."""
+    return (
+        isinstance(module, torch.nn.Sequential)
+        and type(module).forward in SEQUENTIAL_FORWARDS
+        and type(module).__iter__ is torch.nn.Sequential.__iter__
+    )
+
+
+def chains(modules: Sequence[Step], max_run: int | None = None) -> Iterator[Step | list[Members]]:
+    """The modules in order: each maximal chain of at most ``max_run`` blocks as one list, every other by itself."""
+    chain: list[Members] = []
+    position = 0
+    while position < len(modules):
+        members, position = _next_block(modules, position)
+        is_block = isinstance(members, Members)
+        if chain and (not is_block or len(chain) == max_run or needs_input(members.conv)):
+            yield chain
+            chain = []
+        if is_block:
+            chain.append(members)
+        else:
+            yield members
+    if chain:
+        yield chain
+
+
+def _next_block(modules: Sequence[Step], position: int) -> tuple[Members | Step, int]:
+    """The block, or the single module, that begins at ``position``, and where the next one does."""
+    module = modules[position]
+    if isinstance(module, FusedBlock) and not _gate.has_hooks(module) and (members := module.members()) is not None:
+        return members, position + 1
+    found: list[Step | None] = []
+    start = position
+    for fits in (is_convolution, is_batch_norm, is_activation):
+        fit = position < len(modules) and fits(modules[position])
+        if fits is is_activation and position == start:
+            fit = False  # an activation alone is not a block
+        found.append(modules[position] if fit else None)
+        position += fit
+    if position == start:
+        return module, start + 1
+    return Members(*found), position
+
+
+def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
+    """Runs a chain on [N, C, H, W] as one operator, or, where the gate is closed, its modules one after another."""
+    if not _gate.is_open(input) or input.dim() != 4 or _gate.has_global_hooks():
+        for members in chain:
+            input = members.run_unfused(input)
+        return input
+    return run_fused(input, chain)
+
+
+def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
+    """Runs a chain on a plain [N, C, H, W] as one operator."""
+    if (conv := chain[0].conv) is not None:
+        input = take_in(conv, input)
+    blocks, parameters = zip(*map(block_of, chain), strict=True)
+    _check_batches(input, blocks, parameters)
+    if torch.compiler.is_compiling():
+        return _run(input, blocks, parameters)
+    for position, members in enumerate(chain, 1):
+        place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype)
+        for module in members.modules():
+            last_run[module] = place
+    if (observe := _observer.get()) is None:
+        return _run(input, blocks, parameters)
+    before = _native.counters()
+    output = _run(input, blocks, parameters)
+    observe([module for members in chain for module in members.modules()], before, _native.counters())
+    return output
+
+
+def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> Tensor:
+    if not all(tensor is None or _gate.is_plain(tensor) for block in parameters for tensor in block):
+        return run_reference(input, blocks, parameters)
+    return run(input, blocks, parameters)
+
+
+def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> None:
+    """torch's ValueError for one value a channel, which can only be met where a batch of one shrinks to one pixel."""
+    if input.shape[0] != 1:
+        return
+    height, width = input.shape[2:]
+    for block, p in zip(blocks, parameters, strict=True):
+        if block.conv is not None:
+            height = output_size(block.conv, height, p.weight.shape[2], 0)
+            width = output_size(block.conv, width, p.weight.shape[3], 1)
+            if height < 1 or width < 1:
+                return  # no output at all: the convolution's own error
+        check_batch(input, block.norm, 1, 1, (height, width))
