@@ -120,6 +120,8 @@ CONV_BN_ACT = [
     _conv("plain", (2, 3, 6, 6), (4, 3, 3, 3), bias=True, batch_norm=False, activation="none"),
     _conv("groups_dilation", (2, 8, 9, 9), (12, 4, 3, 3), groups=2, dilation=2, padding=(2, 1)),
     _conv("same", (2, 4, 6, 7), (5, 4, 4, 3), padding="same"),
+    _conv("reflect", (2, 3, 6, 7), (5, 3, 3, 3), stride=2, padding=(1, 2), padding_mode="reflect"),
+    _conv("circular", (2, 3, 6, 7), (5, 3, 4, 3), padding="same", padding_mode="circular", activation="relu"),
     _conv("one_by_one", (4, 6, 5, 5), (9, 6, 1, 1), activation="sigmoid"),
     _conv("eval", (3, 8, 8, 8), (16, 8, 4, 4), stride=2, padding=1, training=False),
     _conv("batch_groups", (4, 3, 8, 8), (8, 3, 4, 4), stride=2, padding=1, batch_groups=2),

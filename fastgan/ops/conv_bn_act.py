@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from fastgan.ops.batch_norm_act import accumulate_dtype, check_batch, norm_of
 from fastgan.ops.run import Block, Conv, Parameters, run, run_reference
 
 Size = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def conv_bn_act(
@@ -25,6 +28,7 @@ def conv_bn_act(
     dilation: Size = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     batch_norm: bool = True,
     bn_weight: Tensor | None = None,
     bn_bias: Tensor | None = None,
@@ -46,6 +50,7 @@ def conv_bn_act(
         weight: [C_out, C_in / groups, kH, kW], in the input's dtype (autocast casts both).
         bias: [C_out].
         stride, padding, dilation, groups: as for :func:`torch.nn.functional.conv2d`, ``"same"`` and ``"valid"`` too.
+        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``, as for :class:`torch.nn.Conv2d`.
         batch_norm: False leaves batch-norm out, and ignores its arguments.
         bn_weight, bn_bias, running_mean, running_var: [C_out]; see :func:`fastgan.ops.batch_norm_act`.
         training, momentum, eps: of the batch-norm.
@@ -70,6 +75,7 @@ def conv_bn_act_reference(
     dilation: Size = 1,
     groups: int = 1,
     *,
+    padding_mode: PaddingMode = "zeros",
     batch_norm: bool = True,
     bn_weight: Tensor | None = None,
     bn_bias: Tensor | None = None,
@@ -107,13 +113,13 @@ def block_of(
     activation,
     negative_slope,
     batch_groups,
+    padding_mode="zeros",
     transposed=False,
     output_padding=0,
 ) -> tuple[Tensor, Block, Parameters]:
     """The block of these arguments; ``conv_transpose_bn_act`` shares it."""
     dilation, stride = pair("dilation", dilation), pair("stride", stride)
-    if isinstance(padding, str):
-        input, padding = _named_padding(input, padding, weight.shape[2:], stride, dilation)
+    input, padding = _padded(input, padding, padding_mode, weight.shape[2:], stride, dilation)
     padding, output_padding = pair("padding", padding), pair("output_padding", output_padding)
     conv = Conv(stride, padding, dilation, groups, transposed, output_padding)
     number = activations.number_of(activation)
@@ -146,18 +152,24 @@ def output_size(conv: Conv, size: int, kernel: int, dim: int) -> int:
     return (size + 2 * padding - reach - 1) // max(stride, 1) + 1
 
 
-def _named_padding(input: Tensor, name: str, kernel, stride, dilation) -> tuple[Tensor, Size]:
-    if name == "valid":
+def _padded(input: Tensor, padding: Size | str, mode: str, kernel, stride, dilation) -> tuple[Tensor, Size]:
+    """The input, padded where the convolution itself cannot, and the padding that is left to it."""
+    if mode not in get_args(PaddingMode):
+        raise UserError(f"padding_mode={mode!r} is unknown; choose one of {', '.join(get_args(PaddingMode))}.")
+    if padding == "valid":
         return input, 0
-    if name != "same":
-        raise UserError(f"padding={name!r} is unknown; give numbers, 'same' or 'valid'.")
-    if stride != (1, 1):
-        raise UserError(f"padding='same' needs stride 1, and stride is {stride}; give the padding in numbers.")
-    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if all(total % 2 == 0 for total in totals):
-        return input, (totals[0] // 2, totals[1] // 2)
-    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
-    return F.pad(input, (left, right, top, bottom)), 0
+    if padding == "same":
+        if stride != (1, 1):
+            raise UserError(f"padding='same' needs stride 1, and stride is {stride}; give the padding in numbers.")
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+    elif isinstance(padding, str):
+        raise UserError(f"padding={padding!r} is unknown; give numbers, 'same' or 'valid'.")
+    else:
+        top, left = bottom, right = pair("padding", padding)
+    if mode == "zeros" and (top, left) == (bottom, right):
+        return input, (top, left)
+    return F.pad(input, (left, right, top, bottom), "constant" if mode == "zeros" else mode), 0
 
 
 def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups: int):

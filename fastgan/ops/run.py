@@ -213,7 +213,11 @@ class _Run(torch.autograd.Function):
         parameters = _unflatten(tensors)
         output, handed_on = _forward(input, blocks, parameters, batch_groups, keeps=True)
         ctx.blocks, ctx.batch_groups = blocks, batch_groups
-        kept = [(p.tensor, p.mean, p.invstd) for p in handed_on]
+        # Without batch-norm the activation's gradient asks for no more than the sign of what is kept, input or output.
+        kept = [
+            (p.tensor, p.mean, p.invstd) if block.norm is not None else (p.tensor, None, None)
+            for block, p in zip(blocks, handed_on, strict=True)
+        ]
         if not _keeps_anything(blocks[-1]):
             kept[-1] = (None, None, None)
         # Running statistics are needed again only where they were used; training changes them in place.

@@ -31,6 +31,18 @@ def test_submodules_are_torchs(name):
     assert getattr(nn, name) is getattr(torch.nn, name)
 
 
+@pytest.mark.parametrize(
+    "name", ["modules.conv", "utils.parametrizations", "utils.parametrize", "parallel", "parameter", "modules"]
+)
+def test_imports_of_submodules_find_torchs_and_no_second_copy(name):
+    assert importlib.import_module(f"fastgan.layers.{name}") is importlib.import_module(f"torch.nn.{name}")
+
+
+def test_dir_lists_what_torch_nn_lists():
+    assert set(dir(torch.nn)) <= set(dir(nn))
+    assert {"ConvBNAct2d", "ConvTransposeBNAct2d"} <= set(dir(nn))
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"neither fastgan\.layers nor torch\.nn has 'Conv5d'"):
         nn.Conv5d  # noqa: B018
