@@ -90,6 +90,8 @@ def _build(tree: Path) -> None:
 
 def _tests_pass(tree: Path) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
-    done = subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True
+    )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.returncode == 0

@@ -24,7 +24,8 @@ from fastgan.layers._plan import (
     why_not_convolution,
 )
 from fastgan.layers._sequential import Sequential
-from fastgan.layers._trace import CannotFuse, segments_of
+from fastgan.layers._trace import segments_of
+from fastgan.layers._trial import CannotFuse
 from fastgan.ops import _engine
 
 _KINDS = (

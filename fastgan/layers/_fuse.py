@@ -16,7 +16,8 @@ from fastgan.layers._chain import chains, flatten, is_sequential
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
 from fastgan.layers._modules import BatchNorm2d
 from fastgan.layers._sequential import Sequential, run_sequential
-from fastgan.layers._trace import CannotFuse, Traced
+from fastgan.layers._trace import Traced
+from fastgan.layers._trial import CannotFuse
 
 M = TypeVar("M", bound=Module)
 

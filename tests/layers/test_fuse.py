@@ -311,11 +311,16 @@ class Tricky(Down):
 
     def __init__(self, trick: str) -> None:
         super().__init__(3, 4)
-        self.trick, self.calls, self.factor = trick, 0, 2.0
+        self.trick, self.calls, self.factor, self.seen = trick, 0, 2.0, []
 
     def forward(self, x):
         if self.trick == "counts":
             self.calls += 1
+        if self.trick == "remembers":
+            self.seen.append(1)
+        if self.trick == "stops gradients":
+            with torch.no_grad():
+                return super().forward(x) + 0 * self.conv.weight.sum()
         if self.trick == "draws":
             x = x * torch.rand(())
         if self.trick == "makes a tensor":
@@ -334,7 +339,7 @@ class Tricky(Down):
 @pytest.mark.parametrize(
     ("trick", "is_fused"),
     [
-        ("counts", False), ("draws", False), ("makes a tensor", False), ("asks for the type", False),
+        ("counts", False), ("remembers", False), ("stops gradients", False), ("draws", False), ("makes a tensor", False), ("asks for the type", False),
         ("asks for the shape", False), ("reads an attribute", True), ("reads its mode", True),
     ],
 )  # fmt: skip
@@ -351,7 +356,7 @@ def test_forwards_that_decide_in_python(trick, is_fused):
         for name, value in results(theirs).items():
             assert relative_error(found[name], value) < 1e-10, name
         assert (ran_natively() > 0) == is_fused
-        assert ours.calls == theirs.calls
+        assert (ours.calls, ours.seen) == (theirs.calls, theirs.seen)
     rows = fastgan.explain(ours, image())
     assert all(row.fused == is_fused and row.reason for row in rows)
 
