@@ -33,7 +33,7 @@ def check(module: Module, forward: Callable[..., Any], inputs: Sequence[Tensor])
 
 @contextmanager
 def unchanged(module: Module) -> Iterator[None]:
-    """Raises CannotFuse where what runs inside changes the module's attributes or draws random numbers; takes it back."""
+    """Takes back changes of the module's attributes and random numbers drawn inside, and raises CannotFuse for them."""
     before, generators = _snapshot(module), _random_states()
     try:
         yield
