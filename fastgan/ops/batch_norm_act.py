@@ -65,6 +65,8 @@ def batch_norm_act(
         negative_slope,
         batch_groups,
     )
+    if input.dim() == 5:  # a volume as a taller image, which keeps either memory format
+        return run(input.flatten(2, 3), [block], [parameters], batch_groups).unflatten(2, input.shape[2:4])
     return run(input, [block], [parameters], batch_groups)
 
 

@@ -111,7 +111,8 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int) -> Tensor:
-    if not _engine.use_native("run", input) or not all(map(_has_native_form, blocks)):
+    # An empty batch has nothing to compute, and torch checks less of its options.
+    if not _engine.use_native("run", input) or input.numel() == 0 or not all(map(_has_native_form, blocks)):
         return run_reference(input, blocks, parameters, batch_groups)
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
