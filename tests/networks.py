@@ -1,54 +1,108 @@
-"""Networks of torch.nn that the tests of fusing share."""
+"""Small networks on ``fastgan.layers``, each with its twin on ``torch.nn``, and what a pass leaves behind."""
 
 from __future__ import annotations
 
+import copy
+
 import torch
-import torch.nn.functional as F
-from torch import nn
+from cases import relative_error
+
+import fastgan.layers as nn
+
+D = torch.float64
 
 
-class Down(nn.Module):
-    """Calls its children and a functional activation itself."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x):
-        return F.leaky_relu(self.bn(self.conv(x)), 0.2)
-
-
-class Residual(nn.Module):
-    """Branches: no value that two nodes use may be fused away."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
-        out += x
-        return torch.relu(out) + out.tanh()
-
-
-def nested():
+def discriminator(nn):
     return nn.Sequential(
-        nn.Conv2d(3, 8, 4, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2)),
-        Down(8, 16),
-        Residual(16),
-        nn.Conv2d(16, 1, 4),
+        nn.Conv2d(3, 6, 4, 2, 1),
         nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(6, 8, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(8, 1, 4),
         nn.Sigmoid(),
     )
 
 
-class Optional(Down):
-    def forward(self, x, y=None):
-        return super().forward(x if y is None else x + y)
+def generator(nn):
+    return nn.Sequential(
+        nn.ConvTranspose2d(5, 8, 4, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(True),
+        nn.ConvTranspose2d(8, 6, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(True),
+        nn.ConvTranspose2d(6, 3, 4, 2, 1),
+        nn.Tanh(),
+    )
+
+
+def batch_norm(nn):
+    return nn.BatchNorm2d(3)
+
+
+class PlainBlock(torch.nn.Module):
+    """``ConvBNAct2d`` as torch's users write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, bias=False)
+        self.bn = torch.nn.BatchNorm2d(4)
+
+    def forward(self, input):
+        return torch.nn.functional.leaky_relu(self.bn(self.conv(input)), 0.2)
+
+
+def block(nn):
+    return PlainBlock() if nn is torch.nn else nn.ConvBNAct2d(3, 4, 3)
+
+
+MODELS = {
+    "discriminator": (discriminator, (4, 3, 16, 16)),
+    "generator": (generator, (4, 5, 1, 1)),
+    "batch_norm": (batch_norm, (4, 3, 5, 6)),
+    "block": (block, (4, 3, 8, 7)),
+}
+SEQUENTIALS = ["discriminator", "generator"]
+
+
+def twins(name: str, dtype: torch.dtype = D, train: bool = True):
+    """Ours, torch's with the same state, and an input."""
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    theirs = make(torch.nn)
+    for key, buffer in theirs.named_buffers():
+        if key.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    ours = make(nn)
+    ours.load_state_dict(theirs.state_dict())
+    return ours.to(dtype).train(train), theirs.to(dtype).train(train), torch.randn(shape, dtype=D).to(dtype)
+
+
+def differentiate(model, input, call=None) -> dict[str, torch.Tensor]:
+    """Output, gradients and state after a backward."""
+    model.zero_grad()
+    leaf = input.detach().clone().requires_grad_()
+    output = model(leaf) if call is None else call(model, leaf)
+    cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=D)
+    output.backward(cotangent.to(output.dtype))
+    grads = {f"{key}.grad": p.grad for key, p in model.named_parameters()}
+    return {"output": output.detach(), "input.grad": leaf.grad, **grads, **copy.deepcopy(model.state_dict())}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-10) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        truth = expected[key]
+        assert (value.dtype, value.shape) == (truth.dtype, truth.shape), key
+        assert relative_error(value, truth) <= tolerance, key
+
+
+def assert_as_close(found, expected, truth) -> None:
+    """Dtypes as torch's, and an error of all tensors together that is about torch's own; one alone is luck."""
+    assert found.keys() == expected.keys()
+    errors = []
+    for values in (found, expected):
+        assert all(value.dtype == expected[key].dtype for key, value in values.items())
+        errors.append(sum(relative_error(value, truth[key]) ** 2 for key, value in values.items()) ** 0.5)
+    assert errors[0] <= 1.5 * errors[1] + 1e-5

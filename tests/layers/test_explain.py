@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from networks import Down, Optional, Residual
+from own_forwards import Down, Optional, Residual
 from torch import nn
 from torch.nn.utils import parametrizations
 

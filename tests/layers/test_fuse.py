@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from cases import relative_error
-from networks import Down, Optional, nested
+from own_forwards import Down, Optional, nested
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastgan import ops
 
 MANY = settings(
-    max_examples=300,
+    max_examples=200,
     derandomize=True,
     database=None,
     deadline=None,
@@ -366,3 +366,13 @@ def test_empty_batch_of_nothing(options):
 
 def plain_transposed(*arguments, **options) -> Tensor:
     return plain(*arguments, op="conv_transpose_bn_act", **options)
+
+
+@pytest.mark.parametrize(("eps", "training"), [(0.0, True), (-1.0, True), (-1.0, False)])
+@pytest.mark.parametrize("op", [ops.batch_norm_act, ops.conv_bn_act], ids=["batch_norm_act", "conv_bn_act"])
+def test_eps_has_torchs_bounds(op, eps, training):
+    statistics = {"running_mean": torch.zeros(2), "running_var": torch.ones(2), "training": training, "eps": eps}
+    arguments = (torch.randn(3, 2, 4, 4), *([torch.randn(2, 2, 1, 1)] if op is ops.conv_bn_act else []))
+    for function in (lambda x, *rest, **options: plain(x, *rest, op=op.__name__, **options), op):
+        with pytest.raises(ValueError, match="eps"):
+            function(*arguments, **statistics)
