@@ -114,6 +114,9 @@ def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters
     # An empty batch has nothing to compute, and torch checks less of its options.
     if not _engine.use_native("run", input) or input.numel() == 0 or not all(map(_has_native_form, blocks)):
         return run_reference(input, blocks, parameters, batch_groups)
+    for block in blocks:
+        if block.norm is not None and block.norm.training and block.norm.eps <= 0:
+            raise ValueError(f"batch_norm eps must be positive during training, but got {block.norm.eps}")
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
         return _Run.apply(tuple(blocks), batch_groups, input, *tensors)
