@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import MODES, PROVIDERS, interleaved
+from harness import MODES, PROVIDERS
 
 from fastgan import _native, ops
+from fastgan.proof import interleaved
 
 SHAPES = [(128,), (64, 1, 30, 30)]
 

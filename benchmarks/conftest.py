@@ -7,10 +7,11 @@ import platform
 
 import pytest
 import torch
-from harness import Bench, check_error, interleaved
+from harness import Bench, check_error
 
 import fastgan
 from fastgan import _native
+from fastgan.proof import interleaved
 
 _speedups: dict[str, dict] = {}
 

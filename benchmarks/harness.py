@@ -6,15 +6,12 @@ single times unreliable, so the speedup that is recorded comes from rounds in wh
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from cases import EAGER_FACTOR, TOLERANCE, Case, evaluate, relative_error
 
-ROUNDS = 30
 PROVIDERS = ["eager", "compile", "fastgan"]
 MODES = ["forward", "forward_backward"]
 
@@ -54,19 +51,6 @@ class Bench:
             return torch.autograd.grad(function(input, **options), leaves, grad)
 
         return forward_backward
-
-
-def interleaved(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each function; they take turns, so that what disturbs one disturbs all."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(rounds):
-        for name, function in functions.items():
-            begin = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def check_error(bench: Bench) -> None:

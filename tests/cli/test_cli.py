@@ -121,7 +121,7 @@ def test_version_and_help(run):
     assert run("--version") == (0, f"fastgan {fastgan.__version__}\n", "")
     for arguments in ([], ["--help"]):
         code, out, _ = run(*arguments)
-        assert code == 0 and all(command in out for command in ("train", "generate", "doctor"))
+        assert code == 0 and all(command in out for command in ("train", "generate", "bench", "doctor"))
 
 
 def test_help_imports_no_torch():
