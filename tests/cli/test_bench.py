@@ -28,8 +28,8 @@ def run(capsys):
 @pytest.fixture
 def wrong_operator(monkeypatch):
     """fastgan.layers, a little off."""
-    right = fastgan.layers._sequential.run
-    monkeypatch.setattr("fastgan.layers._sequential.run", lambda *arguments: right(*arguments) * (1 + 1e-6))
+    right = fastgan.layers._chain.run
+    monkeypatch.setattr("fastgan.layers._chain.run", lambda *arguments: right(*arguments) * (1 + 1e-6))
 
 
 def in_bfloat16():
