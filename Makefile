@@ -19,6 +19,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+	FASTGAN_ENGINE=native $(BIN)/python -m pytest -q tests/ops -k 'gradients or properties or float32 or float64'
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m long

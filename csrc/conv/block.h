@@ -12,14 +12,9 @@
 #include "common/checks.h"
 #include "common/counters.h"
 #include "common/tensor.h"
+#include "conv/engine.h"
 
 namespace fastgan::conv {
-
-struct Convolution {
-  bool transposed;
-  std::vector<int64_t> stride, padding, dilation, output_padding;
-  int64_t groups;
-};
 
 // A tensor with normalise + activate still to be applied where `mean` is there; otherwise as it is.
 struct Pending {
@@ -123,22 +118,69 @@ struct Result {
   Tensor output, mean, invstd;
 };
 
+// torch's rule for the output and the input's gradient: channels-last where the input or the weight suggests it.
+inline MemoryFormat format_of(const Tensor& input, const Tensor& weight) {
+  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+inline std::vector<int64_t> output_sizes(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  return {input.size(0), output_channels(conv, weight), output_size(conv, input.size(2), weight.size(2), 0),
+          output_size(conv, input.size(3), weight.size(3), 1)};
+}
+
 inline Result forward(const char* op, const Pending& input, const Tensor& weight, const OptionalTensor& bias,
                       const Convolution& conv, bool batch_norm, const OptionalTensor& running_mean,
                       const OptionalTensor& running_var, bool training, double momentum, double eps,
                       int64_t batch_groups, int64_t activation, double negative_slope) {
   check(op, input.input, weight, bias, conv);
   batch_norm_act::activation_of(op, activation);
-  count(op, "forward_aten");
-  const Tensor output = convolve(input.materialise(), weight, bias, conv);
+  const Tensor from = input.materialise();
+  const bool native = use_engine(Pass::forward, from, weight, conv);
+  count(op, native ? engine_name("forward", from) : "forward_aten");
+  Tensor output;
+  if (native) {
+    output = empty(output_sizes(from, weight, conv), from.scalar_type(), from, format_of(from, weight));
+    gather(from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
+  } else {
+    output = convolve(from, weight, bias, conv);
+  }
   if (batch_norm) {
     auto [mean, invstd] =
         batch_norm_act::statistics(output, running_mean, running_var, training, momentum, eps, batch_groups);
     return {output, mean, invstd};
   }
   const auto dtype = accumulate_type(output.scalar_type());
-  batch_norm_act::activate_(output, activation, negative_slope);
+  if (!native) batch_norm_act::activate_(output, activation, negative_slope);
   return {output, nothing(output, dtype), nothing(output, dtype)};
+}
+
+// Gradients of input, weight and bias from that of the convolution's output; where `wanted` says no, an undefined tensor.
+inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& grad, const Pending& input,
+                                                  const Tensor& weight, const Convolution& conv,
+                                                  std::array<bool, 3> wanted) {
+  const Tensor from = wanted[1] ? input.materialise() : input.input;  // only the weight's gradient reads the activation
+  std::array<Tensor, 3> gradients;
+  if (wanted[0] && use_engine(Pass::dgrad, from, weight, conv)) {
+    count(op, engine_name("backward_dgrad", from));
+    gradients[0] = empty(sizes_of(from), from.scalar_type(), from, format_of(from, weight));
+    gather(grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+    wanted[0] = false;
+  }
+  if (wanted[1] && use_engine(Pass::wgrad, from, weight, conv)) {
+    count(op, engine_name("backward_wgrad", from));
+    gradients[1] = empty(sizes_of(weight), weight.scalar_type(), weight, format_of(weight, weight));
+    wgrad(from, grad, conv, gradients[1]);
+    wanted[1] = false;
+  }
+  if (wanted[0] || wanted[1] || wanted[2]) {
+    count(op, "backward_aten");
+    auto others = convolve_backward(grad, from, weight, conv, wanted);
+    if (wanted[0]) gradients[0] = as_format(others[0], format_of(from, weight));
+    if (wanted[1]) gradients[1] = as_format(others[1], format_of(weight, weight));
+    if (wanted[2]) gradients[2] = others[2];
+  }
+  return gradients;
 }
 
 // `output`, `mean` and `invstd` are forward's; grad_output is with respect to what the block's activation gives.
@@ -161,9 +203,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
     grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
     grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
   }
-  count(op, "backward_aten");
-  const bool needs_input = wanted[1];  // only the weight's gradient reads the activation
-  auto gradients = convolve_backward(grad, needs_input ? input.materialise() : input.input, weight, conv, wanted);
+  auto gradients = convolution_backward(op, grad, input, weight, conv, wanted);
   for (auto& gradient : gradients) {
     if (!gradient.defined()) gradient = nothing(output, output.scalar_type());
   }

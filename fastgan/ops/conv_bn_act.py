@@ -12,7 +12,7 @@ from fastgan import _native
 from fastgan.errors import UserError
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
-from fastgan.ops.batch_norm_act import accumulate_dtype, check_batch, norm_of
+from fastgan.ops.batch_norm_act import accumulate_dtype, check_batch, memory_format_of, norm_of
 from fastgan.ops.run import Block, Conv, Parameters, run, run_reference
 
 Size = int | tuple[int, int]
@@ -184,24 +184,14 @@ def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups
 
 def fake_backward(grad_output, output, mean, input, weight, conv: Conv, output_mask: int):
     """What the backward of a block returns, as empty tensors."""
-    mask = [bool(output_mask & bit) for bit in (1, 2, 4)]
-    grads = torch.ops.aten.convolution_backward.default(
-        torch.empty_like(output),
-        input,
-        weight,
-        [output.shape[1]],
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.transposed,
-        conv.output_padding,
-        conv.groups,
-        mask,
-    )
+    formats = [memory_format_of(tensor) for tensor in (input, weight)]
+    input_format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
     dtype = accumulate_dtype(input.dtype)
     channels = output.shape[1] if mean is not None else 0
     return (
-        *(output.new_empty(0) if grad is None else grad for grad in grads),
+        torch.empty_like(input, memory_format=input_format) if output_mask & 1 else output.new_empty(0),
+        torch.empty_like(weight, memory_format=formats[1]) if output_mask & 2 else output.new_empty(0),
+        output.new_empty(output.shape[1] if output_mask & 4 else 0),
         *(output.new_empty(channels, dtype=dtype) for _ in range(2)),
     )
 

@@ -115,12 +115,20 @@ def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters
     if not _engine.use_native("run", input) or input.numel() == 0 or not all(map(_has_native_form, blocks)):
         return run_reference(input, blocks, parameters, batch_groups)
     for block in blocks:
-        if block.norm is not None and block.norm.training and block.norm.eps <= 0:
-            raise ValueError(f"batch_norm eps must be positive during training, but got {block.norm.eps}")
+        if block.norm is not None and block.norm.eps <= 0:
+            _check_eps(block.norm)
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
         return _Run.apply(tuple(blocks), batch_groups, input, *tensors)
     return _forward(input, blocks, parameters, batch_groups, keeps=False)[0]
+
+
+def _check_eps(norm: Norm) -> None:
+    """torch's bounds, and its words."""
+    if norm.training:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {norm.eps}")
+    if norm.eps < 0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {norm.eps}")
 
 
 def run_reference(

@@ -1,0 +1,45 @@
+// The convolution engine: forward, gradient of the input, gradient of the weight, for convolutions and transposed ones.
+//
+// There are two operations. `gather` computes every output pixel from the input pixels under the kernel; `wgrad` computes the
+// weight's gradient. A convolution's forward is a gather in one phase; its data gradient, which is a transposed convolution's
+// forward, is a gather for each of the stride x stride phases that output pixels come in, each with the taps that meet it
+// (for a 4x4 kernel of stride 2: four phases of 2x2 taps). No zero is inserted anywhere.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/tensor.h"
+
+namespace fastgan::conv {
+
+struct Convolution {
+  bool transposed;
+  std::vector<int64_t> stride, padding, dilation, output_padding;
+  int64_t groups;
+};
+
+// What happens to a gather's output before it is stored.
+struct Epilogue {
+  OptionalTensor bias;  // [channels]
+  int64_t activation;
+  double negative_slope;
+};
+
+enum class Pass { forward, dgrad, wgrad };
+
+// Whether this pass of a convolution runs here, or on aten's. FASTGAN_ENGINE=native takes all that can.
+bool use_engine(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
+
+// What the counters call a pass that ran here.
+std::string engine_name(const char* pass, const Tensor& input);
+
+// output: [N, C_out, H_out, W_out], dense, overwritten. `backward` reads the weight from the other end: the gather is then the
+// gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged.
+void gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
+            const Tensor& output);
+
+// The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
+void wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight);
+
+}  // namespace fastgan::conv

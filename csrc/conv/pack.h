@@ -1,0 +1,50 @@
+// What brings operands into the form that the tiles read (tile.h), and takes their results out of it. Compiled once for each
+// instruction set (pack_kernels.cpp).
+//
+// T is the tensor's element type, S the packed one (tile.h). Strides are in elements.
+#pragma once
+
+#include <cstdint>
+
+#include "common/activation.h"
+#include "common/element.h"
+
+namespace fastgan::conv {
+
+// One image of a batch.
+struct Image {
+  int64_t channels, height, width;
+  int64_t channel_stride, row_stride, pixel_stride;
+};
+
+// A window of an image with zeros around it: rows [first, first + height) and `width` columns, counted from `top` rows above
+// and `left` columns before the image.
+struct Window {
+  int64_t top, left, first, height, width;
+};
+
+template <class T, class S>
+struct Packing {
+  using A = Compute<S>;
+
+  // The left operand of a convolution, pixels by channels: out[y][x][channel], channels padded with zeros to `channels`.
+  void (*pixels)(const T* image, const Image&, const Window&, int64_t channels, S* out);
+
+  // The left operand of a weight gradient, channels by pixels: out[channel * plane_stride][y][x % stride][x / stride], a line
+  // of `line` elements for each remainder, padded with zeros.
+  void (*planes)(const T* image, const Image&, const Window&, int64_t stride, int64_t line, int64_t plane_stride, S* out);
+
+  // The right operand: out[segment][k / step][column][step] from in[segments[s] + k * k_stride + column * column_stride],
+  // padded with zeros to `extent` and to `columns` columns.
+  void (*columns)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
+                  int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out);
+
+  // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias.
+  void (*store[kActivations])(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias,
+                              A negative_slope, const int64_t* offsets, int64_t column_stride, T* out);
+};
+
+template <class T, class S>
+const Packing<T, S>& packing();  // for the instruction set in use
+
+}  // namespace fastgan::conv

@@ -1,0 +1,159 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "common/vec.h"
+#include "conv/pack.h"
+#include "conv/tile.h"
+
+namespace fastgan::conv {
+namespace {
+
+template <class S, class T>
+inline S convert(T value) {
+  if constexpr (std::is_same_v<S, T>) {
+    return value;
+  } else {
+    return to_compute(value);
+  }
+}
+
+template <class T, class S>
+inline void copy(const T* from, int64_t n, S* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
+}
+
+template <class T, class S>
+void pixels(const T* image, const Image& of, const Window& window, int64_t channels, S* out) {
+  const int64_t line = window.width * channels;
+  const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
+  std::fill_n(out, window.height * line, S{});
+  if (begin >= end) return;
+  for (int64_t y = 0; y < window.height; ++y, out += line) {
+    const int64_t row = window.first + y - window.top;
+    if (row < 0 || row >= of.height) continue;
+    const T* from = image + row * of.row_stride + (begin - window.left) * of.pixel_stride;
+    S* to = out + begin * channels;
+    if (of.channel_stride == 1) {
+      if (of.pixel_stride == channels) {  // no padding of the channels: one piece
+        copy(from, (end - begin) * channels, to);
+        continue;
+      }
+      for (int64_t x = begin; x < end; ++x, from += of.pixel_stride, to += channels) copy(from, of.channels, to);
+    } else {
+      for (int64_t c = 0; c < of.channels; ++c) {
+        const T* const plane = from + c * of.channel_stride;
+        for (int64_t x = 0; x < end - begin; ++x) to[x * channels + c] = convert<S>(plane[x * of.pixel_stride]);
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void planes(const T* image, const Image& of, const Window& window, int64_t stride, int64_t line, int64_t plane_stride,
+            S* out) {
+  const int64_t row_size = stride * line;
+  const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
+  for (int64_t c = 0; c < of.channels; ++c) std::fill_n(out + c * plane_stride, window.height * row_size, S{});
+  constexpr int64_t kBlock = 16;  // channels whose lines are written side by side while a row's pixels are in cache
+  for (int64_t y = 0; y < window.height; ++y) {
+    const int64_t row = window.first + y - window.top;
+    if (row < 0 || row >= of.height) continue;
+    const T* const from = image + row * of.row_stride - window.left * of.pixel_stride;
+    for (int64_t first = 0; first < of.channels; first += kBlock) {
+      const int64_t last = std::min(of.channels, first + kBlock);
+      for (int64_t remainder = 0; remainder < stride; ++remainder) {
+        const int64_t skipped = (begin - remainder + stride - 1) / stride;
+        S* const to = out + y * row_size + remainder * line;
+        for (int64_t i = std::max<int64_t>(0, skipped); i * stride + remainder < end; ++i) {
+          const T* const pixel = from + (i * stride + remainder) * of.pixel_stride;
+          for (int64_t c = first; c < last; ++c) to[c * plane_stride + i] = convert<S>(pixel[c * of.channel_stride]);
+        }
+      }
+    }
+  }
+}
+
+template <class T, class S, int step>
+void columns_of(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
+                int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, S* out) {
+  for (int64_t s = 0; s < segment_count; ++s) {
+    const T* const from = in + segments[s];
+    if (k_count < extent || column_count < columns) std::fill_n(out, extent * columns, S{});
+    for (int64_t k = 0; k < k_count; k += step, out += columns * step) {
+      const T* const at = from + k * k_stride;
+      const bool whole = k + step <= k_count;
+      for (int64_t n = 0; n < column_count; ++n) {
+        out[n * step] = convert<S>(at[n * column_stride]);
+        if constexpr (step == 2) {
+          if (whole) out[n * step + 1] = convert<S>(at[n * column_stride + k_stride]);
+        }
+      }
+    }
+    out += (extent - (k_count + step - 1) / step * step) * columns;
+  }
+}
+
+template <class T, class S>
+void columns(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
+             int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out) {
+  const auto pack = step == 2 ? columns_of<T, S, 2> : columns_of<T, S, 1>;
+  pack(in, segments, segment_count, k_count, k_stride, column_count, column_stride, extent, columns, out);
+}
+
+template <class T, class A>
+inline void narrow(const A* from, int64_t n, T* to) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    for (int64_t i = 0; i < n; i += 32) {
+      const auto packed = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i));
+      std::memcpy(to + i, &packed, sizeof(packed));
+    }
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < n; ++i) to[i] = from_compute<T>(from[i]);
+}
+
+template <class T, class S, Activation kind, class A = Compute<S>>
+void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias, A slope,
+                const int64_t* offsets, int64_t column_stride, T* out) {
+  constexpr int W = kLanes<A>;
+  const auto slopes = Vec<A>{} + slope;
+  A line[kMaxTileColumns];
+  T narrowed[kMaxTileColumns];
+  for (int64_t m = 0; m < row_count; ++m, tile += columns) {
+    for (int64_t n = 0; n < columns; n += W) {
+      const Vec<A> z = bias ? load(tile + n) + load(bias + n) : load(tile + n);
+      store(line + n, activate<kind>(z, slopes));
+    }
+    T* const to = out + offsets[m];
+    const bool direct = column_stride == 1 && column_count == columns;
+    narrow(line, columns, direct ? to : narrowed);
+    if (!direct) {
+      for (int64_t n = 0; n < column_count; ++n) to[n * column_stride] = narrowed[n];
+    }
+  }
+}
+
+template <class T, class S>
+constexpr Packing<T, S> table() {
+  return {pixels<T, S>,
+          planes<T, S>,
+          columns<T, S>,
+          {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
+           store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,
+           store_tile<T, S, Activation::sigmoid>}};
+}
+
+}  // namespace
+
+#define FASTGAN_PACKING_NAME_(T, S, isa) packing_##T##_##S##_##isa
+#define FASTGAN_PACKING_NAME(T, S, isa) FASTGAN_PACKING_NAME_(T, S, isa)
+#define FASTGAN_PACKING(T, S) extern const Packing<T, S> FASTGAN_PACKING_NAME(T, S, FASTGAN_ISA) = table<T, S>();
+FASTGAN_PACKING(float, float)
+FASTGAN_PACKING(double, double)
+FASTGAN_PACKING(BFloat16, BFloat16)
+FASTGAN_PACKING(BFloat16, float)
+FASTGAN_PACKING(Half, float)
+
+}  // namespace fastgan::conv

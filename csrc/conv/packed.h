@@ -1,0 +1,56 @@
+// What gather and wgrad share: the packed element type of a dtype, and memory for packed operands.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "common/dispatch.h"
+#include "common/tensor.h"
+#include "conv/pack.h"
+#include "conv/tile.h"
+
+namespace fastgan::conv {
+
+inline constexpr int64_t kPackedBytes = 384 * 1024;      // of left operands at a time: in a second-level cache, beside the right ones
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+template <class S>
+const Tile<S>& tile_of() {
+  if constexpr (std::is_same_v<S, double>) {
+    return tiles().float64;
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    return tiles().bfloat16;
+  } else {
+    return tiles().float32;
+  }
+}
+
+// Memory that a thread keeps between calls; each purpose has its own.
+template <class S, int purpose>
+S* scratch(int64_t elements) {
+  static thread_local std::vector<S> kept;
+  constexpr int64_t kAlign = 64 / sizeof(S);
+  if (static_cast<int64_t>(kept.size()) < elements + kAlign) kept.resize(elements + kAlign);
+  const auto address = reinterpret_cast<uintptr_t>(kept.data());
+  return kept.data() + (round_up(static_cast<int64_t>(address), 64) - static_cast<int64_t>(address)) / sizeof(S);
+}
+
+inline Image image_of(const Tensor& tensor) {
+  return {tensor.size(1), tensor.size(2), tensor.size(3), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+// Calls body(T{}, S{}) with the element type and the packed one.
+template <class Body>
+void dispatch_packed(const char* op, ScalarType dtype, const Body& body) {
+  dispatch_dtype(op, dtype, [&](auto tag) {
+    using T = decltype(tag);
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (tiles().bfloat16.gemm) return body(T{}, BFloat16{});
+    }
+    body(T{}, Compute<T>{});
+  });
+}
+
+}  // namespace fastgan::conv

@@ -1,0 +1,40 @@
+// The micro-kernel of every convolution: a tile of a matrix product whose left rows lie wherever they lie.
+//
+//   out[m][n] = sum over segments s and k < extent of  a[rows[m] + segments[s] + k] * b[s][k][n]
+//
+// A convolution's forward: m is an output pixel, a segment is a tap of the kernel, k is an input channel. Its weight
+// gradient: m is an input channel, a segment is a row of output pixels, k is a pixel in it. So one kernel an instruction set
+// serves both, and nothing is copied to make rows of patches.
+//
+// Compiled once for each instruction set (tile_kernels.cpp). S is the element type of the packed operands: BFloat16 where
+// the instruction set multiplies pairs of them (then k goes in steps of two), float or double otherwise.
+#pragma once
+
+#include <cstdint>
+
+#include "common/element.h"
+
+namespace fastgan::conv {
+
+inline constexpr int kMaxTileRows = 16;
+inline constexpr int kMaxTileColumns = 32;
+
+template <class S>
+struct Tile {
+  using A = Compute<S>;
+  int rows = 0, columns = 0;  // of a tile; 0 where the instruction set has none
+  int step = 1;               // what `extent` is a multiple of
+  // b: [segment_count][extent / step][columns][step]. out: [rows][columns], overwritten.
+  void (*gemm)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
+               const S* b, A* out) = nullptr;
+};
+
+struct Tiles {
+  Tile<float> float32;
+  Tile<double> float64;
+  Tile<BFloat16> bfloat16;
+};
+
+const Tiles& tiles();  // for the instruction set in use
+
+}  // namespace fastgan::conv

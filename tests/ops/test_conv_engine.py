@@ -1,0 +1,77 @@
+"""The convolution engine, which ``FASTGAN_ENGINE=native`` forces, against float64 at layers of DCGAN and odd ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import relative_error
+
+from fastgan import _native
+
+# in, out, size, kernel, stride, padding, dilation, output_padding, transposed
+LAYERS = {
+    "3to64": (3, 64, (16, 16), 4, 2, 1, 1, 0, False),
+    "64to128": (64, 128, (8, 8), 4, 2, 1, 1, 0, False),
+    "512to1": (512, 1, (4, 4), 4, 1, 0, 1, 0, False),
+    "100to512": (100, 512, (1, 1), 4, 1, 0, 1, 0, True),
+    "128to64": (128, 64, (4, 4), 4, 2, 1, 1, 0, True),
+    "64to3": (64, 3, (8, 8), 4, 2, 1, 1, 0, True),
+    "odd": (5, 33, (7, 9), 3, 1, 1, 1, 0, False),
+    "wide_kernel": (17, 7, (11, 13), 7, 2, 3, 1, 0, False),
+    "dilation": (6, 9, (12, 10), 3, 2, 2, 2, 0, False),
+    "one_by_one": (31, 15, (5, 3), 1, 1, 0, 1, 0, False),
+    "stride_beyond_kernel": (4, 6, (3, 5), 2, 3, 0, 1, 1, True),
+    "dilated_transposed": (3, 5, (4, 4), 3, 2, 1, 2, 1, True),
+    "large_image": (8, 8, (150, 90), 3, 1, 1, 1, 0, False),
+}
+LIMITS = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+def check_every_layer() -> None:
+    """Run in a process of its own, because the choice of engine is read once."""
+    _native.reset_counters()
+    for name, (ins, outs, size, kernel, stride, padding, dilation, more, transposed) in LAYERS.items():
+        for dtype, limit in LIMITS.items():
+            for format in (torch.contiguous_format, torch.channels_last):
+                torch.manual_seed(0)
+                x = torch.randn(3, ins, *size, dtype=torch.float64)
+                w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=torch.float64)
+                x, w = (t.to(dtype).contiguous(memory_format=format) for t in (x, w))
+                dims = [(o, o) for o in (stride, padding, dilation)]
+                convolve = F.conv_transpose2d if transposed else F.conv2d
+                options = {"stride": stride, "padding": padding, "dilation": dilation}
+                wide = [t.double().requires_grad_() for t in (x, w)]
+                truth = convolve(*wide, **options, **({"output_padding": more} if transposed else {}))
+                grad = torch.randn_like(truth).to(dtype)
+                truths = [truth, *torch.autograd.grad(truth, wide, grad.double())]
+
+                ops = torch.ops.fastgan
+                forward = ops._conv_transpose_bn_act if transposed else ops._conv_bn_act
+                backward = ops._conv_transpose_bn_act_backward if transposed else ops._conv_bn_act_backward
+                middle = (dims[0], dims[1], *(((more, more),) if transposed else ()), dims[2], 1)
+                source = (x, None, None, None, None, 0, 0.0)
+                found = forward(*source, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 0, 0.0)[0]
+                grads = backward(grad, found, None, None, None, None, False, 0, 0.0, *source, w, *middle, 3)
+                for value, expected in zip((found, *grads[:2]), truths, strict=True):
+                    error = relative_error(value, expected)
+                    assert error <= limit, (name, dtype, format, error)
+    counters = _native.counters()
+    assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
+    assert len({kernel.split("_")[-1] for kernel in counters}) == 1
+
+
+@pytest.mark.parametrize("isa", ["amx", "avx512", "avx2", "scalar"])
+def test_every_layer(isa):
+    environment = {**os.environ, "FASTGAN_ENGINE": "native", "FASTGAN_CPU_ISA": isa}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    check_every_layer()
