@@ -70,16 +70,68 @@ struct Normalise {
         slope(V{} + at.negative_slope) {}
 };
 
+// Adds up term(where a step begins) over `rows` steps, in as many chains as hide an addition's latency.
+template <class T, class Term>
+inline Step<T> sum_rows(const T* x, int64_t rows, int64_t stride, const Term& term) {
+  using V = typename Step<T>::V;
+  constexpr int kChains = 4 / kParts<T>;
+  const auto add = [](V a, V b) { return a + b; };
+  Step<T> sums[kChains] = {};
+  int64_t row = 0;
+  for (; row + kChains <= rows; row += kChains) {
+    for (int i = 0; i < kChains; ++i) sums[i] = map(add, sums[i], term(x + (row + i) * stride));
+  }
+  for (; row < rows; ++row) sums[0] = map(add, sums[0], term(x + row * stride));
+  for (int i = 1; i < kChains; ++i) sums[0] = map(add, sums[0], sums[i]);
+  return sums[0];
+}
+
+// What the elements of a lane are measured from before they are summed: one of themselves, since float32 cannot hold a sum
+// and the digits below a large mean at once. Those of a shorter type it can.
+template <class T>
+inline Step<T> origin_of(const Step<T>& first) {
+  using V = typename Step<T>::V;
+  if constexpr (sizeof(T) < sizeof(Compute<T>)) return {};
+  return map([](V x) { return x - x == V{} ? x : V{}; }, first);  // neither infinity nor NaN
+}
+
+// Two passes over a tile, the first for its mean: so nothing cancels, wherever the values lie. The tiles are merged by Chan,
+// Golub and LeVeque, 1979.
 template <class T, class A = Compute<T>>
-void moments(const T* x, int64_t n, int64_t period, const A* pivot, A* sum, A* square) {
+void moments(const T* x, int64_t n, int64_t period, A* origins, A* means, A* squares) {
   using V = Vec<A>;
-  accumulate<T>(n, period, sum, square, [=](int64_t p) {
-    return [=, middle = load_parameters<T>(pivot + p)](int64_t i, int count) {
-      auto d = map([](V x, V m) { return x - m; }, load_some(x + i, count), middle);
-      if (count != kStep<T>) d = keep_first<T>(d, count);
-      return Two<Step<T>>{d, map([](V d) { return d * d; }, d)};
-    };
-  });
+  constexpr int64_t kBytes = 8 * kTileBytes, kFewestRows = 8;  // a merge costs as much as some rows
+  const int64_t rows = n / period, fit = kBytes / static_cast<int64_t>(sizeof(T)) / period;
+  const int64_t tile = fit < kFewestRows ? kFewestRows : fit;
+  for (int64_t before = 0; before < rows; before += tile) {
+    const int64_t count = rows - before < tile ? rows - before : tile;
+    const A share = static_cast<A>(count) / static_cast<A>(before + count), weight = static_cast<A>(before) * share;
+    for (int64_t p = 0; p < period; p += kStep<T>) {
+      const T* from = x + before * period + p;
+      const auto origin = origin_of(load_step(x + p));
+      const auto minus = [](V x, V y) { return x - y; };
+      auto mean = sum_rows(from, count, period, [=](const T* x) { return map(minus, load_step(x), origin); });
+      mean = map([=](V sum) { return sum / static_cast<A>(count); }, mean);  // exact where all are equal
+      const auto middle = map([](V origin, V mean) { return origin + mean; }, origin, mean);
+      auto square = sum_rows(from, count, period, [=](const T* x) {
+        __builtin_prefetch(x + tile * period, 0, 2);  // into the second level: memory has nothing else to do now
+        return map([](V d) { return d * d; }, map(minus, load_step(x), middle));
+      });
+      if (before > 0) {
+        const auto old = load_parameters<T>(means + p);
+        const auto add = [=](V q, V total, V m, V old) { return total + q + (m - old) * (m - old) * weight; };
+        square = map(add, square, load_parameters<T>(squares + p), mean, old);
+        const auto move = [=](V m, V old) {
+          const V step = (m - old) * share;
+          return step - step == V{} ? old + step : old + m;  // an infinite mean stays infinite, as in a plain sum
+        };
+        mean = map(move, mean, old);
+      }
+      store_parameters<T>(origins + p, origin);
+      store_parameters<T>(means + p, mean);
+      store_parameters<T>(squares + p, square);
+    }
+  }
 }
 
 template <class T, Activation kind, class A = Compute<T>>

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "batch_norm_act/batch_norm_act.h"
@@ -29,67 +28,68 @@ struct Moments {
   std::vector<double> mean, variance;  // [groups, channels]; the variance is biased
 };
 
-// A middling value of a channel: the median of a few, at irregular places. Sums of differences from it do not cancel at a
-// large mean, nor where some values, such as the borders', lie far out.
+// Mean and sum of squared deviations of each of a run's channels: from those of the kernel's lanes, of `rows` elements
+// each, and from the elements behind the whole rows.
 template <class T, class A = Compute<T>>
-A pivot_of(const T* x, const Geometry& g, int64_t group, int64_t channel) {
-  constexpr int64_t kSamples = 15;
-  std::array<A, kSamples> values;
-  for (int64_t i = 0; i < kSamples; ++i) {
-    const double place = (static_cast<double>(i) + std::fmod(static_cast<double>(i + 1) * 0.618, 1.0)) / kSamples;
-    values[i] = to_compute(x[g.offset(group, channel, static_cast<int64_t>(place * static_cast<double>(g.count())))]);
-  }
-  // A NaN has no place in an order; it reaches the sums all the same.
-  std::nth_element(values.begin(), values.begin() + kSamples / 2, values.end(), [](A a, A b) { return a < b || (b != b && a == a); });
-  const A median = values[kSamples / 2];
-  return std::isfinite(median) ? median : A(0);
+void fold_moments(const Runs& runs, int64_t length, const T* x, const A* origin, const A* lane_mean, const A* lane_square,
+                  double* mean, double* square) {
+  const int64_t channels = runs.channels(), n = length * channels, period = runs.period(), rows = n / period;
+  const int64_t lanes = rows > 0 ? period : 0, rest = n - rows * period;
+  const T* tail = x + rows * period;
+  const auto count = static_cast<double>(rows);
+  const auto mean_of = [=](int64_t p) { return static_cast<double>(origin[p]) + static_cast<double>(lane_mean[p]); };
+  const auto value_of = [=](int64_t p) { return static_cast<double>(to_compute(tail[p])); };
+  std::fill_n(mean, channels, 0.0);
+  add_lanes(runs, lanes, mean, [=](int64_t, int64_t p) { return count * mean_of(p); });
+  add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });
+  for (int64_t c = 0; c < channels; ++c) mean[c] /= static_cast<double>(length);
+  std::fill_n(square, channels, 0.0);
+  add_lanes(runs, lanes, square, [=](int64_t c, int64_t p) {
+    const double d = mean_of(p) - mean[c];
+    return static_cast<double>(lane_square[p]) + count * d * d;
+  });
+  add_lanes(runs, rest, square, [=](int64_t c, int64_t p) {
+    const double d = value_of(p) - mean[c];
+    return d * d;
+  });
 }
 
 template <class T>
 Moments moments(const Tensor& input, const Geometry& g) {
   using A = Compute<T>;
   const Runs runs(g);
-  const int64_t channels = runs.channels();
+  const int64_t channels = runs.channels(), period = runs.period();
   std::vector<double> means(runs.size() * channels), squares(runs.size() * channels);
   const T* x = data<T>(input);
   const auto& kernel = kernels<T>();
   torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
-    Tiled<A> tiled(runs, 3);
-    std::vector<double> sum(channels);
-    std::vector<A> pivots(channels);
+    std::vector<A> lanes(3 * period);
+    A *origin = lanes.data(), *mean = origin + period, *square = mean + period;
     for (int64_t run = begin; run < end; ++run) {
-      const int64_t length = runs.length(run);
-      if (tiled.changed(run)) {
-        const int64_t first = runs.first_channel(run);
-        for (int64_t c = 0; c < channels; ++c) pivots[c] = pivot_of(x, g, runs.group(run), first + c);
-        tiled.fill(0, pivots.data());
-      }
-      kernel.moments(x + runs.offset(run), length * channels, runs.period(), tiled.raw(0), tiled.raw(1), tiled.raw(2));
-      double* mean = means.data() + run * channels;
-      double* square = squares.data() + run * channels;
-      fold(runs, tiled.raw(1), sum.data());
-      fold(runs, tiled.raw(2), square);
-      for (int64_t c = 0; c < channels; ++c) {
-        square[c] = std::max(0.0, square[c] - sum[c] * sum[c] / static_cast<double>(length));
-        mean[c] = static_cast<double>(pivots[c]) + sum[c] / static_cast<double>(length);
-      }
+      const T* from = x + runs.offset(run);
+      const int64_t length = runs.length(run), at = run * channels;
+      kernel.moments(from, length * channels, period, origin, mean, square);
+      fold_moments(runs, length, from, origin, mean, square, means.data() + at, squares.data() + at);
     }
   });
 
-  // The runs' moments merged in order (Chan, Golub and LeVeque, 1979).
   Moments result{std::vector<double>(g.groups * g.channels), std::vector<double>(g.groups * g.channels)};
-  torch::stable::parallel_for(0, g.groups * g.channels, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      double count = 0, mean = 0, square = 0;
-      for_each_partial(runs, g, i / g.channels, i % g.channels, [&](int64_t partial, int64_t length) {
-        const double share = static_cast<double>(length) / (count + static_cast<double>(length));
-        const double delta = means[partial] - mean;
-        mean += delta * share;
-        square += squares[partial] + delta * delta * count * share;
-        count += static_cast<double>(length);
+  torch::stable::parallel_for(0, g.channels, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t group = 0; group < g.groups; ++group) {
+      double* mean = result.mean.data() + group * g.channels;
+      double* variance = result.variance.data() + group * g.channels;
+      const auto count = static_cast<double>(g.count());
+      for_each_partial(runs, g, group, [&](int64_t at, int64_t length) {
+        for (int64_t c = begin; c < end; ++c) mean[c] += static_cast<double>(length) * means[at + c];
       });
-      result.mean[i] = mean;
-      result.variance[i] = square / count;
+      for (int64_t c = begin; c < end; ++c) mean[c] /= count;
+      for_each_partial(runs, g, group, [&](int64_t at, int64_t length) {
+        for (int64_t c = begin; c < end; ++c) {
+          const double d = means[at + c] - mean[c];
+          variance[c] += squares[at + c] + static_cast<double>(length) * d * d;
+        }
+      });
+      for (int64_t c = begin; c < end; ++c) variance[c] /= count;
     }
   });
   return result;
@@ -254,27 +254,27 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
 
     // What the elementwise pass needs of them, and the parameters' gradients.
     std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
-    A* grad_weight = mutable_data<A>(result.weight);
-    A* grad_bias = mutable_data<A>(result.bias);
-    for (int64_t c = 0; c < g.channels; ++c) {
-      double weight_sum = 0, bias_sum = 0;
-      for (int64_t group = 0; group < g.groups; ++group) {
+    std::vector<double> weight_sum(g.channels), bias_sum(g.channels);
+    for (int64_t group = 0; group < g.groups; ++group) {
+      std::vector<double> sum(g.channels), product(g.channels);
+      for_each_partial(runs, g, group, [&](int64_t at, int64_t) {
+        for (int64_t c = 0; c < g.channels; ++c) {
+          sum[c] += sums[at + c];
+          product[c] += products[at + c];
+        }
+      });
+      for (int64_t c = 0; c < g.channels; ++c) {
         const int64_t i = group * g.channels + c;
-        double sum = 0, product = 0;
-        for_each_partial(runs, g, group, c, [&](int64_t partial, int64_t) {
-          sum += sums[partial];
-          product += products[partial];
-        });
         const double inverse = static_cast<double>(affine.invstd[i]);
-        weight_sum += product * inverse;
-        bias_sum += sum;
+        weight_sum[c] += product[c] * inverse;
+        bias_sum[c] += sum[c];
         const double share = training ? static_cast<double>(affine.scale[i]) / static_cast<double>(g.count()) : 0.0;
-        offsets[i] = static_cast<A>(share * sum);
-        slopes[i] = static_cast<A>(share * product * inverse * inverse);
+        offsets[i] = static_cast<A>(share * sum[c]);
+        slopes[i] = static_cast<A>(share * product[c] * inverse * inverse);
       }
-      grad_weight[c] = static_cast<A>(weight_sum);
-      grad_bias[c] = static_cast<A>(bias_sum);
     }
+    write<A>(result.weight, weight_sum);
+    write<A>(result.bias, bias_sum);
 
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);

@@ -25,8 +25,9 @@ struct Parameters {  // each [P]
 template <class T>
 struct Kernels {
   using A = Compute<T>;
-  // sum[p] = sum of (x - pivot[p]), square[p] = sum of (x - pivot[p])^2 over the elements at p modulo P.
-  void (*moments)(const T* x, int64_t n, int64_t period, const A* pivot, A* sum, A* square);
+  // Of the elements at p modulo P in the n / P whole rows: origin[p] + mean[p] is their mean, in two parts to be exact, and
+  // square[p] = sum of (x - their mean)^2.
+  void (*moments)(const T* x, int64_t n, int64_t period, A* origin, A* mean, A* square);
   // y = activation((x - mean) * scale + shift); y may be x.
   void (*forward[kActivations])(const T* x, T* y, int64_t n, int64_t period, const Parameters<A>&);
   // sum[p] = sum of g, product[p] = sum of g (x - mean).

@@ -26,7 +26,7 @@ class Runs {
     if (!g.channels_last && g.inner >= kSmallPlane) {
       channels_ = 1;
       per_group_ = g.outer * g.channels;
-      period_ = kPeriod;
+      period_ = repeat_ = kPeriod;
       return;
     }
     channels_ = g.channels;
@@ -139,27 +139,42 @@ class TiledAffine {
   const Runs& runs_;
 };
 
-// Adds the lanes of a period up to the channels of the run.
-template <class A>
-void fold(const Runs& runs, const A* lanes, double* sums) {
-  for (int64_t c = 0; c < runs.channels(); ++c) {
-    double sum = 0;
-    for (int64_t p = c * runs.repeat(); p < runs.period(); p += runs.width()) {
-      for (int64_t i = 0; i < runs.repeat(); ++i) sum += static_cast<double>(lanes[p + i]);
+// Adds term(channel of the run, lane) to the channel's sum, for the first n lanes of a period.
+template <class Term>
+void add_lanes(const Runs& runs, int64_t n, double* sums, const Term& term) {
+  const int64_t channels = runs.channels(), repeat = runs.repeat(), width = runs.width();
+  for (int64_t row = 0; row < n; row += width) {
+    if (repeat == 1) {
+      for (int64_t c = 0; c < channels; ++c) sums[c] += term(c, row + c);
+      continue;
     }
-    sums[c] = sum;
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t begin = row + c * repeat, end = std::min(n, begin + repeat);
+      double parts[4] = {};  // one would have to wait for each addition
+      int64_t p = begin;
+      for (; p + 4 <= end; p += 4) {
+        for (int i = 0; i < 4; ++i) parts[i] += term(c, p + i);
+      }
+      for (; p < end; ++p) parts[0] += term(c, p);
+      sums[c] += (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    }
   }
 }
 
-// Visits the partial results that a (group, channel) is made of, in order, with the number of elements in each.
+// Adds the lanes of a period up to the channels of the run.
+template <class A>
+void fold(const Runs& runs, const A* lanes, double* sums) {
+  std::fill_n(sums, runs.channels(), 0.0);
+  add_lanes(runs, runs.period(), sums, [=](int64_t, int64_t p) { return static_cast<double>(lanes[p]); });
+}
+
+// Visits the partial results that a group's are made of, in order: where a row of them, one for each channel, begins, and
+// the number of elements in each.
 template <class Visit>
-void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, int64_t channel, const Visit& visit) {
+void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, const Visit& visit) {
+  const int64_t step = g.channels / runs.channels();  // runs a row
   const int64_t first = group * runs.per_group(), end = first + runs.per_group();
-  if (runs.channels() == g.channels) {
-    for (int64_t run = first; run < end; ++run) visit(run * g.channels + channel, runs.length(run));
-  } else {
-    for (int64_t run = first + channel; run < end; run += g.channels) visit(run, runs.length(run));
-  }
+  for (int64_t run = first; run < end; run += step) visit(run * runs.channels(), runs.length(run));
 }
 
 // body(first element, elements) over n elements that have no channels.

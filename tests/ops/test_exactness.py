@@ -123,17 +123,70 @@ def test_empty_batch(op):
     assert all(torch.equal(buffer, before[name]) for name, buffer in buffers.items())
 
 
+def _corner(input):
+    input[:, :, 0, 0] = 1_000
+
+
+def _first_value(input):
+    input[0, :, 0, 0] = 1e6
+
+
+def _borders(input):
+    input[:, :, 0] = input[:, :, -1] = 1_000
+
+
+def _large_mean(input):
+    input += 10_000
+
+
+def _constant(input):
+    input[:] = 0.1
+
+
+# Whole runs; rows that do not fill one period; rows, and planes, with some left over; few, and long, rows.
+SHAPES = [(16, 32, 32, 32), (2, 17, 3, 3), (37, 21, 7, 7), (3, 5, 19, 31), (40, 300, 2, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("spoil", [_corner, _first_value, _borders, _large_mean, _constant])
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("size", [10, 1_000])
-def test_an_outlier_does_not_spoil_the_statistics(size, memory_format):
-    input = torch.randn(16, 32, 32, 32)
-    input[:, :, 0, 0] = size
+def test_no_distribution_spoils_the_statistics(shape, spoil, memory_format):
+    input = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    spoil(input)
     input = input.contiguous(memory_format=memory_format)
-    running = [(torch.zeros(32, dtype=dtype), torch.ones(32, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
-    ops.batch_norm_act(input, *running[0], training=True, momentum=1.0)
-    ops.batch_norm_act_reference(input.double(), *running[1], training=True, momentum=1.0)
-    for value, truth in zip(*running, strict=True):
-        assert relative_error(value, truth) < 1e-5
+    statistics = {}
+    for function, dtype in ((ops.batch_norm_act, torch.float32), (ops.batch_norm_act_reference, torch.float64)):
+        statistics[dtype] = torch.zeros(shape[1], dtype=dtype), torch.ones(shape[1], dtype=dtype)
+        function(input.to(dtype), *statistics[dtype], training=True, momentum=1.0)
+    (mean, variance), (true_mean, true_variance) = statistics.values()
+    # A mean matters in standard deviations, but for its own rounding to float32.
+    assert ((mean - true_mean).abs() <= 1e-5 * true_variance.sqrt() + 1e-7 * true_mean.abs()).all()
+    assert ((variance - true_variance).abs() <= 1e-5 * true_variance + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_a_constant_channel_has_variance_0(dtype, memory_format):
+    input = torch.linspace(-3e4, 3e4, 24).to(dtype).view(1, 24, 1, 1).expand(7, 24, 37, 11)
+    mean, variance = torch.zeros(24), torch.ones(24)
+    ops.batch_norm_act(input.contiguous(memory_format=memory_format), mean, variance, training=True, momentum=1.0)
+    assert torch.equal(mean, input[0, :, 0, 0].float())
+    assert torch.equal(variance, torch.zeros(24))
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_infinity_and_nan_reach_the_statistics_as_in_torch(place, memory_format):
+    input = torch.randn(8, 5, 33, 32)
+    flat = input.view(8, 5, -1)
+    flat[place, :4, place] = torch.tensor([float("inf"), float("-inf"), float("nan"), float("inf")])
+    flat[3, 3, 100] = float("-inf")
+    input = input.contiguous(memory_format=memory_format)
+    statistics = []
+    for function in (ops.batch_norm_act, ops.batch_norm_act_reference):
+        statistics.append((torch.zeros(5), torch.ones(5)))
+        function(input, *statistics[-1], training=True)
+    torch.testing.assert_close(*statistics, equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
 def test_zero_channels():
