@@ -35,7 +35,7 @@ MUTATIONS = [
     Mutation("sign of the offset", KERNELS, "scale * g - constant - factor * d", "scale * g + constant - factor * d"),
     Mutation("sign of the slope", KERNELS, "scale * g - constant - factor * d", "scale * g - constant + factor * d"),
     Mutation("sums forgotten in training", NORM, "training ? static_cast<double>(affine.scale[i])", "!training ? static_cast<double>(affine.scale[i])"),
-    Mutation("gradient of the weight unscaled", NORM, "weight_sum += product * inverse;", "weight_sum += product;"),
+    Mutation("gradient of the weight unscaled", NORM, "weight_sum[c] += product[c] * inverse;", "weight_sum[c] += product[c];"),
     Mutation("a tail forgotten", KERNELS, "for (int64_t i = whole; i < n; i += W) at(i - whole)", "for (int64_t i = whole; i + W <= n; i += W) at(i - whole)"),
     Mutation("what is past the end is summed", KERNELS, "if (count != kStep<T>) g = keep_first<T>(g, count);", ""),
     Mutation("groups share their statistics", NORM, "const int64_t i = group * g.channels + c;", "const int64_t i = c;"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean
 
 import pytest
 import torch
@@ -20,8 +20,7 @@ def test_equals_truth(case, dtype, memory_format):
     _native.reset_counters()
     errors, eager_errors = {}, {}
     # Rounding makes the error of a few values a matter of luck: several draws are taken together.
-    draws = {torch.float64: 1, torch.float32: 6}.get(dtype, 15)
-    for seed in range(3, 3 + draws):
+    for seed in range(3, 4 if dtype == torch.float64 else 9):
         found = evaluate(case.function, case, dtype, memory_format, seed)
         truth = evaluate(case.reference, case, dtype, memory_format, seed, as_dtype=torch.float64)
         eager = evaluate(case.reference, case, dtype, memory_format, seed)
@@ -31,10 +30,8 @@ def test_equals_truth(case, dtype, memory_format):
             errors.setdefault(name, []).append(relative_error(value, truth[name]))
             eager_errors.setdefault(name, []).append(relative_error(eager[name], truth[name]))
     assert case.options["activation"] == "none" or any("forward" in name for name in _native.counters())
-    # The median: where rounding carries one value over an activation's kink, in eager or here, that draw tells nothing.
     for name, values in errors.items():
-        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * median(eager_errors[name]))
-        assert median(values) <= bar, name
+        assert mean(values) <= max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * mean(eager_errors[name])), name
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op == "batch_norm_act"][:12], ids=lambda case: case.name)
