@@ -93,6 +93,34 @@ def test_fx_trace(name, train):
         assert_same(found, {key: value for key, value in expected.items() if key not in unused})
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@both_modes
+@every_model
+def test_jit_script(name, train):
+    ours, theirs, input = twins(name, train=train)
+    scripted = torch.jit.script(ours)
+    assert "fastgan::" not in str(scripted.inlined_graph)
+    assert_same({"output": scripted(input).detach()}, {"output": theirs(input).detach()})
+
+
+class WithLoss(torch.nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, input, target):
+        return self.loss(input.sigmoid(), target)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("convert", [torch.fx.symbolic_trace, torch.jit.script])
+@pytest.mark.parametrize("loss", ["BCELoss", "BCEWithLogitsLoss"])
+def test_losses_are_traced_and_scripted_as_torchs(loss, convert):
+    input, target = torch.randn(5), torch.rand(5)
+    ours, theirs = (WithLoss(getattr(namespace, loss)()) for namespace in (nn, torch.nn))
+    torch.testing.assert_close(convert(ours)(input, target), theirs(input, target))
+
+
 # ---- functorch -------------------------------------------------------------------------------------------------------
 
 
