@@ -1,5 +1,7 @@
 """Functional forms of the fused operators, each with ``<name>_reference`` in plain torch beside it."""
 
+from fastgan import _native
+from fastgan.ops import _flops
 from fastgan.ops.batch_norm_act import batch_norm_act, batch_norm_act_reference
 from fastgan.ops.bce import (
     AdversarialBCE,
@@ -28,3 +30,6 @@ __all__ = [
     "conv_transpose_bn_act",
     "conv_transpose_bn_act_reference",
 ]
+
+if _native.loaded("cpu"):
+    _flops.register()
