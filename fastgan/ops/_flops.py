@@ -5,41 +5,37 @@ Like torch's formulas, these count the convolutions alone, not batch-norm, activ
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
-from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils import flop_counter
 
-_COUNTER = "torch.utils.flop_counter"
 
-
-def _register(counter: ModuleType) -> None:
+def register() -> None:
+    """Register the formulas with torch."""
     ops = torch.ops.fastgan
     for op, backward, transposed in (
         (ops._conv_bn_act, ops._conv_bn_act_backward, False),
         (ops._conv_transpose_bn_act, ops._conv_transpose_bn_act_backward, True),
     ):
-        counter.register_flop_formula(op, get_raw=True)(_forward_formula(counter, op, transposed))
-        counter.register_flop_formula(backward, get_raw=True)(_backward_formula(counter, backward, transposed))
+        flop_counter.register_flop_formula(op, get_raw=True)(_forward_formula(op, transposed))
+        flop_counter.register_flop_formula(backward, get_raw=True)(_backward_formula(backward, transposed))
 
 
-def _forward_formula(counter: ModuleType, op, transposed: bool) -> Callable[..., int]:
+def _forward_formula(op, transposed: bool) -> Callable[..., int]:
     def flops(*args, out_val, **kwargs) -> int:
         given = _by_name(op, args, kwargs)
-        formula = counter.flop_registry[torch.ops.aten.convolution]
+        formula = flop_counter.flop_registry[torch.ops.aten.convolution]
         return formula(given["input"], given["weight"], None, *_options(given, transposed), out_val=out_val[0])
 
     return flops
 
 
-def _backward_formula(counter: ModuleType, op, transposed: bool) -> Callable[..., int]:
+def _backward_formula(op, transposed: bool) -> Callable[..., int]:
     def flops(*args, out_val, **kwargs) -> int:
         given = _by_name(op, args, kwargs)
-        formula = counter.flop_registry[torch.ops.aten.convolution_backward]
+        formula = flop_counter.flop_registry[torch.ops.aten.convolution_backward]
         mask = [bool(given["output_mask"] & bit) for bit in (1, 2, 4)]
         tensors = given["grad_output"], given["input"], given["weight"]
         return formula(*tensors, None, *_options(given, transposed), mask, out_val=out_val[:3])
@@ -56,27 +52,3 @@ def _options(given: dict[str, Any], transposed: bool) -> tuple:
     """In the order in which ``aten::convolution`` and ``aten::convolution_backward`` take them."""
     output_padding = given.get("output_padding", [0, 0])
     return given["stride"], given["padding"], given["dilation"], transposed, output_padding, given["groups"]
-
-
-class _AfterImport(MetaPathFinder):
-    """Registers the formulas once the counter's module is imported: that imports Triton, which takes 0.2 s."""
-
-    def find_spec(self, fullname, path, target=None):
-        spec = PathFinder.find_spec(fullname, path, target) if fullname == _COUNTER else None
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module: ModuleType) -> None:
-                execute(module)
-                _register(module)
-
-            spec.loader.exec_module = execute_and_register
-        return spec
-
-
-def register() -> None:
-    """Register the formulas, now or when somebody imports the counter."""
-    if _COUNTER in sys.modules:
-        _register(sys.modules[_COUNTER])
-    else:
-        sys.meta_path.insert(0, _AfterImport())
