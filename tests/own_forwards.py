@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import fastgan
+from fastgan import _native
 
 
 class Down(nn.Module):
@@ -52,3 +57,35 @@ def nested():
 class Optional(Down):
     def forward(self, x, y=None):
         return super().forward(x if y is None else x + y)
+
+
+def image(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(4, 3, 16, 16, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def results(network, x=None):
+    """Output, gradients and buffers of a training step, and the output in eval mode."""
+    x = (image() if x is None else x).clone().requires_grad_()
+    network.train()
+    output = network(x)
+    output.square().sum().backward()
+    found = {"output": output.detach(), "x": x.grad}
+    found |= {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    found |= {name: b.clone() for name, b in network.named_buffers()}
+    network.zero_grad()
+    network.eval()
+    with torch.no_grad():
+        found["eval"] = network(x.detach())
+    return found
+
+
+def ran_natively() -> int:
+    """Calls of the block operators since the counters were reset."""
+    return sum(calls for name, calls in _native.counters().items() if name.startswith("conv"))
+
+
+def twins(make=nested, dtype: torch.dtype = torch.float64):
+    """A network, fused, and the same unfused."""
+    torch.manual_seed(0)
+    theirs = make().to(dtype)
+    return fastgan.fuse(copy.deepcopy(theirs)), theirs

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from networks import discriminator
 from own_forwards import Down, Optional, Residual
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -13,18 +14,6 @@ from torch.nn.utils import parametrizations
 import fastgan
 import fastgan.layers
 from fastgan.errors import UserError
-
-
-def discriminator(nn):
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 4, 2, 1, bias=False),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(8, 16, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(16, 1, 4, bias=False),
-        nn.Sigmoid(),
-    )
 
 
 def critic(nn):

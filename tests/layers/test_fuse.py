@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from cases import relative_error
-from own_forwards import Down, Optional, nested
+from own_forwards import image, nested, ran_natively, results, twins
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -19,41 +19,11 @@ from fastgan import _native
 from fastgan.errors import FastganWarning, UserError
 
 
-def twins(make=nested, dtype=torch.float64):
-    torch.manual_seed(0)
-    theirs = make().to(dtype)
-    return fastgan.fuse(copy.deepcopy(theirs)), theirs
-
-
-def image(dtype=torch.float64):
-    return torch.randn(4, 3, 16, 16, dtype=dtype, generator=torch.Generator().manual_seed(1))
-
-
-def results(network, x=None):
-    """Output, gradients and buffers of a training step, and the output in eval mode."""
-    x = (image() if x is None else x).clone().requires_grad_()
-    network.train()
-    output = network(x)
-    output.square().sum().backward()
-    found = {"output": output.detach(), "x": x.grad}
-    found |= {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
-    found |= {name: b.clone() for name, b in network.named_buffers()}
-    network.zero_grad()
-    network.eval()
-    with torch.no_grad():
-        found["eval"] = network(x.detach())
-    return found
-
-
 def assert_same(ours, theirs, x=None, tolerance=1e-10):
     found, truth = results(ours, x), results(theirs, x)
     assert found.keys() == truth.keys()
     for name, value in truth.items():
         assert relative_error(found[name], value) <= tolerance, name
-
-
-def ran_natively() -> int:
-    return sum(calls for name, calls in _native.counters().items() if name.startswith("conv"))
 
 
 def test_same_results_and_every_block_native():
@@ -303,80 +273,7 @@ def test_a_pre_hook_may_replace_the_input():
     assert ran_natively() == 6 * 3  # at the head of a chain it is called, and the chain goes on
 
 
-# ---- what tracing must not get wrong --------------------------------------------------------------------------------
-
-
-class Tricky(Down):
-    scale = 1.0
-
-    def __init__(self, trick: str) -> None:
-        super().__init__(3, 4)
-        self.trick, self.calls, self.factor, self.seen = trick, 0, 2.0, []
-
-    def forward(self, x):
-        if self.trick == "counts":
-            self.calls += 1
-        if self.trick == "remembers":
-            self.seen.append(1)
-        if self.trick == "stops gradients":
-            with torch.no_grad():
-                stopped = super().forward(x)
-            return stopped + x.sum()
-        if self.trick == "draws":
-            x = x * torch.rand(())
-        if self.trick == "makes a tensor":
-            x = x * torch.tensor(self.factor)
-        if self.trick == "asks for the type" and isinstance(x, torch.Tensor):
-            x = x * 3
-        if self.trick == "asks for the shape" and x.shape[0] > 2:
-            x = x * 3
-        if self.trick == "reads an attribute":
-            x = x * self.factor
-        if self.trick == "reads its mode" and self.training:
-            x = x * 5
-        return super().forward(x)
-
-
-@pytest.mark.parametrize(
-    ("trick", "is_fused"),
-    [
-        ("counts", False), ("remembers", False), ("stops gradients", False),
-        ("draws", False), ("makes a tensor", False), ("asks for the type", False),
-        ("asks for the shape", False), ("reads an attribute", True), ("reads its mode", True),
-    ],
-)  # fmt: skip
-@pytest.mark.filterwarnings("ignore::fastgan.errors.FastganWarning")
-def test_forwards_that_decide_in_python(trick, is_fused):
-    ours, theirs = twins(lambda: Tricky(trick))
-    for factor in (2.0, 0.5):
-        for network in (ours, theirs):
-            network.factor = factor
-        _native.reset_counters()
-        torch.manual_seed(3)
-        found = results(ours)
-        torch.manual_seed(3)
-        for name, value in results(theirs).items():
-            assert relative_error(found[name], value) < 1e-10, name
-        assert (ran_natively() > 0) == is_fused
-        assert (ours.calls, ours.seen) == (theirs.calls, theirs.seen)
-    rows = fastgan.explain(ours, image())
-    assert all(row.fused == is_fused and row.reason for row in rows)
-
-
-def test_optional_arguments_keep_a_modules_own_forward():
-    ours, theirs = twins(lambda: Optional(3, 4))
-    torch.testing.assert_close(ours(image()), theirs(image()))
-    torch.testing.assert_close(ours(image(), image()), theirs(image(), image()))
-    assert "optional argument 'y'" in fastgan.explain(ours)[0].reason
-
-
-def test_doubt_is_said_once():
-    ours, _ = twins(lambda: Tricky("asks for the type"))
-    with pytest.warns(FastganWarning, match="Tricky unfused, because its forward does something else"):
-        ours(image())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ours(image())
+# ---- the gate ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("closed", ["vmap", "grad", "export", "fx", "jit", "subclass"])
