@@ -51,7 +51,8 @@ def info() -> dict[str, Any]:
 
     Returns a dict: ``version``; ``torch``, its version; ``build``, how the native libraries were compiled (compiler,
     flags, instruction sets, torch, and ``cuda``: the GPU architectures, or the sentence why there are none);
-    ``cpu_isa``, the instruction set in use; ``ops``, the operators loaded for each device; ``libraries``, "loaded" or
+    ``cpu_isa``, the instruction set in use; ``keeps_heap``, whether freed memory stays with the process (the trainer's
+    choice, or ``FASTGAN_KEEP_HEAP=1``); ``ops``, the operators loaded for each device; ``libraries``, "loaded" or
     the reason why not for each native library.
     """
     return {"version": __version__, **_native.info()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import os
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "counters",
     "cuda_covered",
     "info",
+    "keep_heap",
     "last_kernels",
     "load",
     "loaded",
@@ -38,6 +40,7 @@ _lock = threading.RLock()
 _state: dict[str, str] = {}  # "_C", "cpu", "cuda": LOADED, or why not; empty until load()
 _covered: dict[int, bool] = {}  # by device index
 _module: ModuleType | None = None  # fastgan._C
+_keeps_heap = False
 
 
 def check_files() -> None:
@@ -61,6 +64,8 @@ def load() -> None:
         cpu = _load_library("cpu")
         cuda = _load_library("cuda") if cpu == LOADED else "it needs _cpu.so, which is not loaded"
         _state.update({"_C": module_state, "cpu": cpu, "cuda": cuda})
+    if os.environ.get("FASTGAN_KEEP_HEAP", "0") not in ("", "0"):
+        keep_heap()
     check_files()
     if cpu != LOADED and _path("cpu").is_file():
         _complain(f"fastgan cannot load {_path('cpu')}, so torch's kernels are used: {cpu}.")
@@ -162,6 +167,17 @@ def reset_counters() -> None:
         _module.reset_counters()
 
 
+def keep_heap() -> bool:
+    """Have the process keep freed memory, so that a step does not fault its pages in again; whether that is so now.
+
+    It is the trainer's and the command line's to do; a program of its own does it with ``FASTGAN_KEEP_HEAP=1``.
+    """
+    global _keeps_heap
+    load()
+    _keeps_heap = _keeps_heap or bool(_module and _module.keep_heap())
+    return _keeps_heap
+
+
 def info() -> dict[str, Any]:
     """What :func:`fastgan.info` says, but for the version."""
     import torch
@@ -171,6 +187,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "build": build_info() or f"unknown, because _C is not loaded: {_state['_C']}",
         "cpu_isa": _module.cpu_isa() if _module else "unknown",
+        "keeps_heap": _keeps_heap,
         "ops": {device: _registered(device) for device in ("cpu", "cuda")},
         "libraries": {"_C": _state["_C"], "_cpu": _state["cpu"], "_cuda": _state["cuda"]},
     }

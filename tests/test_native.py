@@ -33,7 +33,7 @@ def bce(n: int = 4) -> None:
 
 def test_info():
     info = fastgan.info()
-    assert list(info) == ["version", "torch", "build", "cpu_isa", "ops", "libraries"]
+    assert list(info) == ["version", "torch", "build", "cpu_isa", "keeps_heap", "ops", "libraries"]
     assert (info["version"], info["torch"]) == (fastgan.__version__, torch.__version__)
     assert info["cpu_isa"] in ISAS
     assert info["libraries"]["_cpu"] == info["libraries"]["_C"] == "loaded"
@@ -41,6 +41,23 @@ def test_info():
         info["ops"]["cpu"]
     )
     assert (info["libraries"]["_cuda"] == "loaded") == bool(info["ops"]["cuda"])
+
+
+@pytest.mark.parametrize("wish", ["0", "1"])
+def test_keep_heap_ends_page_faults(wish):
+    code = """
+import resource, torch, fastgan.layers
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(fastgan.info()["keeps_heap"], faults() < 1000)
+"""
+    environment = {**os.environ, "FASTGAN_KEEP_HEAP": wish, "PYTHONPATH": str(_native.FOLDER.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == (["True", "True"] if wish == "1" else ["False", "False"])
 
 
 def test_build_facts():

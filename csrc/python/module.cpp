@@ -1,6 +1,7 @@
 // fastgan._C: what the build is, what the CPU can do, and which kernels ran. It is not linked to torch, and no tensor
 // crosses it: the operators are in the dispatcher, in libraries of their own.
 #include <dlfcn.h>
+#include <malloc.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -81,6 +82,17 @@ std::map<std::string, bool> cpu_features() {
           {"avx512_bf16", f.avx512_bf16}, {"amx_bf16", f.amx_bf16}};
 }
 
+// Freed memory stays with the process. A training step frees and asks for the same activations again and again; handed back
+// to the kernel, each of their pages is faulted in and zeroed anew: 17,000 a step of DCGAN-64 at batch 64.
+bool keep_heap() {
+#ifdef __GLIBC__
+  constexpr int kNever = 0, kTrim = 1 << 30, kPad = 64 << 20;
+  return mallopt(M_MMAP_MAX, kNever) && mallopt(M_TRIM_THRESHOLD, kTrim) && mallopt(M_TOP_PAD, kPad);
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -92,5 +104,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("attach", &attach, py::arg("path"), "Read the counters of the loaded library at `path` from now on.");
   m.def("kernel_counters", &kernel_counters, "{'op/kernel': calls since the last reset}.");
   m.def("last_kernels", &last_kernels, "{op: the kernel it last ran}, of those run since the last reset.");
+  m.def("keep_heap", &keep_heap,
+        "Have the C library keep freed memory for the next allocation, for the whole process; whether it can.");
   m.def("reset_counters", &reset_counters, "Set every counter to zero.");
 }

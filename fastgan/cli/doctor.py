@@ -27,6 +27,7 @@ def doctor() -> None:
     for index in range(torch.cuda.device_count()):
         _line(f"cuda:{index}", torch.cuda.get_device_name(index))
     _line("cpu kernels", info["cpu_isa"])
+    _line("freed memory", "kept" if info["keeps_heap"] else "given back, but by training; FASTGAN_KEEP_HEAP=1 keeps it")
     for name, state in info["libraries"].items():
         _line(name, state)
     for kind, names in info["ops"].items():

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan import _native, models
 from fastgan import data as data_room
-from fastgan import models
 from fastgan.errors import UserError
 from fastgan.images import image_grid, save_image
 from fastgan.training._device import choose_device, choose_precision
@@ -129,6 +129,7 @@ class Trainer:
         Raises:
             UserError: where the run folder exists and is not empty, or cannot be written.
         """
+        _native.keep_heap()
         config = self.config
         folder = RunFolder.create(
             config.out or RUNS / next_name(self.stream.name, self._family(), self.stream.image_size)
