@@ -37,7 +37,7 @@ MUTATIONS = [
     Mutation("sums forgotten in training", NORM, "training ? static_cast<double>(affine.scale[i])", "!training ? static_cast<double>(affine.scale[i])"),
     Mutation("gradient of the weight unscaled", NORM, "weight_sum[c] += product[c] * inverse;", "weight_sum[c] += product[c];"),
     Mutation("a tail forgotten", KERNELS, "for (int64_t i = whole; i < n; i += W) at(i - whole)", "for (int64_t i = whole; i + W <= n; i += W) at(i - whole)"),
-    Mutation("what is past the end is summed", KERNELS, "if (count != kStep<T>) g = keep_first<T>(g, count);", ""),
+    Mutation("the mean of a tail forgotten", NORM, "add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });", ""),
     Mutation("groups share their statistics", NORM, "const int64_t i = group * g.channels + c;", "const int64_t i = c;"),
     Mutation("slope of the positive side", "csrc/common/activate.h", "return z > V{} ? grad : grad * slope;", "return z > V{} ? grad * slope : grad;"),
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),

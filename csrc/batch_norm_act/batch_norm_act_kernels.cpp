@@ -156,9 +156,7 @@ void backward_sums(const T* grad, const T* x, int64_t n, int64_t period, const P
       const auto one = [&](V grad, V d, V scale, V shift) {
         return activate_grad<kind>(grad, d * scale + shift, by.slope);
       };
-      auto g = map(one, load_some(grad + i, count), d, by.scale, by.shift);
-      // Elements past the end have grad 0; but z there is arbitrary, and 0 * inf would not be 0.
-      if (count != kStep<T>) g = keep_first<T>(g, count);
+      const auto g = map(one, load_some(grad + i, count), d, by.scale, by.shift);  // past the end, grad is 0
       return Two<Step<T>>{g, map([](V g, V d) { return g * d; }, g, d)};
     };
   });

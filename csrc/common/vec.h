@@ -185,12 +185,6 @@ inline void store_some(T* to, const Step<T>& value, int count) {
   std::memcpy(to, padded, sizeof(T) * count);
 }
 
-template <class T>
-inline Step<T> keep_first(Step<T> value, int count) {
-  for (int at = count; at < kStep<T>; ++at) value.part[at % kParts<T>][at / kParts<T>] = 0;
-  return value;
-}
-
 // ---- functions --------------------------------------------------------------------------------------------------------
 
 // exp for float lanes: 2^n times a degree-6 polynomial on |r| <= ln(2)/2; within 2 units in the last place, and 0 or
