@@ -66,7 +66,7 @@ class Proof:
         return {
             **{name: info[name] for name in ("version", "torch", "cpu_isa", "build")},
             "python": platform.python_version(),
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "device": str(self.device),
             "device_name": _cpu_name() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "cpus": os.cpu_count(),
