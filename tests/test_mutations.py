@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # The tests that a mistake in an operator has to meet.
-TESTS = ["tests/ops", "tests/layers/test_sequential.py", "tests/layers/test_fuse.py", "tests/test_losses.py"]
+TESTS = ["tests/ops", *(f"tests/layers/test_{name}.py" for name in ("sequential", "fuse", "torch_features"))]
 
 
 class Mutation(NamedTuple):

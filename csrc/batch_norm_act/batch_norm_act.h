@@ -11,6 +11,8 @@
 // does not cancel where the mean is large.
 #pragma once
 
+#include <algorithm>
+
 #include "common/activation.h"
 #include "common/checks.h"
 #include "common/tensor.h"
@@ -35,7 +37,9 @@ inline Geometry geometry_of(const char* op, const Tensor& input, MemoryFormat fo
   check_dtype(op, "input", input);
   FASTGAN_CHECK(op, input.dim() >= 2, "argument 'input' has shape ", shape_text(input),
                 "; it needs at least two dimensions, [N, C, ...].");
-  FASTGAN_CHECK(op, groups >= 1 && input.size(0) % groups == 0, "a batch of ", input.size(0),
+  // An empty batch is divisible by anything, but there is one statistic a group to keep.
+  const int64_t most = std::max<int64_t>(1, input.size(0));
+  FASTGAN_CHECK(op, groups >= 1 && groups <= most && input.size(0) % groups == 0, "a batch of ", input.size(0),
                 " cannot be divided into batch_groups=", groups, " equal parts; choose a divisor of the batch.");
   int64_t inner = 1;
   for (int64_t dim = 2; dim < input.dim(); ++dim) inner *= input.size(dim);
