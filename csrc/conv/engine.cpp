@@ -1,5 +1,6 @@
 #include "conv/engine.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -31,6 +32,11 @@ bool use_engine(Pass, const Tensor& input, const Tensor& weight, const Convoluti
     const char* const wish = std::getenv("FASTGAN_ENGINE");
     return wish && std::string(wish) == "native";
   }();
+  // Nobody means more; and with less no size that the engine multiplies out can overflow.
+  constexpr int64_t kMost = 4096;
+  for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
+    if (std::max((*values)[0], (*values)[1]) > kMost) return false;
+  }
   return is_forced && conv.groups == 1 && input.numel() > 0 && weight.numel() > 0;
 }
 
