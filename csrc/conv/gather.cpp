@@ -3,6 +3,7 @@
 #include "conv/engine.h"
 #include "conv/packed.h"
 #include "conv/plan.h"
+#include "conv/winograd.h"
 
 namespace fastgan::conv {
 namespace {
@@ -137,7 +138,8 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
     for (int64_t block = 0; block < panels.blocks; ++block) {
       const int64_t channel = block * tile.columns;
       for (int64_t p = 0; p < pixels; p += tile.rows) {
-        tile.gemm(left, reads.data() + p, segments.data(), segments.size(), extent, panels.panel(phase, block), result);
+        tile.gemm(left, reads.data() + p, segments.data(), segments.size(), extent, panels.panel(phase, block), false,
+                  result);
         store(result, tile.columns, std::min<int64_t>(tile.rows, pixels - p),
               std::min<int64_t>(tile.columns, output.size(1) - channel), bias.empty() ? nullptr : bias.data() + channel,
               static_cast<A>(epilogue.negative_slope), writes.data() + p, output.stride(1),
@@ -151,6 +153,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 
 void gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
             const Tensor& output) {
+  if (winograd_applies(input, weight, conv)) return winograd_gather(input, weight, conv, backward, epilogue, output);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);

@@ -11,6 +11,8 @@
 
 namespace fastgan::conv {
 
+inline constexpr int kMaxStoredRows = 64;
+
 // One image of a batch.
 struct Image {
   int64_t channels, height, width;
@@ -39,7 +41,8 @@ struct Packing {
   void (*columns)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
                   int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out);
 
-  // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias.
+  // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias. Of at most kMaxStoredRows
+  // rows.
   void (*store[kActivations])(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias,
                               A negative_slope, const int64_t* offsets, int64_t column_stride, T* out);
 };

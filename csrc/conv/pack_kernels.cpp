@@ -22,28 +22,87 @@ inline void copy(const T* from, int64_t n, S* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
 }
 
+template <class T>
+inline Vec<float> load_floats(const T* from) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto halves = load_raw<VecN<uint16_t, kLanes<float>>>(from);
+    return bits_as<Vec<float>>(__builtin_convertvector(halves, VecN<uint32_t, kLanes<float>>) << 16);
+  } else {
+    return load(from);
+  }
+}
+
+// rows[i][j] becomes rows[j][i]: blocks of `half` lanes change places, for ever smaller halves.
+template <int half = kLanes<float> / 2>
+inline void transpose(Vec<float>* rows) {
+  constexpr int W = kLanes<float>;
+  using Lanes = VecN<int32_t, W>;
+  Lanes low, high;
+  for (int lane = 0; lane < W; ++lane) {
+    low[lane] = lane & half ? W + lane - half : lane;
+    high[lane] = lane & half ? W + lane : lane + half;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if (i & half) continue;
+    const Vec<float> a = rows[i], b = rows[i + half];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + half] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (half > 1) transpose<half / 2>(rows);
+}
+
+// A run of pixels whose channels lie in planes: out[x][channel].
+template <class T, class S>
+void interleave(const T* from, int64_t plane, int64_t pixel_stride, int64_t count, int64_t channel_count, int64_t channels,
+                S* out) {
+  int64_t c = 0;
+  if constexpr (std::is_same_v<S, float> && !std::is_same_v<T, double>) {
+    constexpr int W = kLanes<float>;
+    if (pixel_stride == 1 && count >= W) {
+      for (; c + W <= channel_count; c += W) {
+        for (int64_t begin = 0; begin < count; begin += W) {
+          const int64_t x = std::min(begin, count - W);  // the last ones again, rather than one by one
+          Vec<float> rows[W];
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) rows[i] = load_floats(from + (c + i) * plane + x);
+          transpose(rows);
+#pragma GCC unroll 16
+          for (int i = 0; i < W; ++i) store(out + (x + i) * channels + c, rows[i]);
+        }
+      }
+    }
+  }
+  for (; c < channel_count; ++c) {
+    const T* const at = from + c * plane;
+    for (int64_t x = 0; x < count; ++x) out[x * channels + c] = convert<S>(at[x * pixel_stride]);
+  }
+}
+
 template <class T, class S>
 void pixels(const T* image, const Image& of, const Window& window, int64_t channels, S* out) {
   const int64_t line = window.width * channels;
-  const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
-  std::fill_n(out, window.height * line, S{});
-  if (begin >= end) return;
+  const int64_t begin = std::clamp<int64_t>(window.left, 0, window.width);
+  const int64_t end = std::clamp<int64_t>(window.left + of.width, begin, window.width);
   for (int64_t y = 0; y < window.height; ++y, out += line) {
     const int64_t row = window.first + y - window.top;
-    if (row < 0 || row >= of.height) continue;
+    if (row < 0 || row >= of.height || begin == end) {
+      std::fill_n(out, line, S{});
+      continue;
+    }
+    std::fill_n(out, begin * channels, S{});
+    std::fill(out + end * channels, out + line, S{});
     const T* from = image + row * of.row_stride + (begin - window.left) * of.pixel_stride;
     S* to = out + begin * channels;
+    if (of.channel_stride == 1 && of.pixel_stride == channels) {  // no padding of the channels: one piece
+      copy(from, (end - begin) * channels, to);
+      continue;
+    }
+    if (of.channels < channels) std::fill(to, out + end * channels, S{});
     if (of.channel_stride == 1) {
-      if (of.pixel_stride == channels) {  // no padding of the channels: one piece
-        copy(from, (end - begin) * channels, to);
-        continue;
-      }
       for (int64_t x = begin; x < end; ++x, from += of.pixel_stride, to += channels) copy(from, of.channels, to);
     } else {
-      for (int64_t c = 0; c < of.channels; ++c) {
-        const T* const plane = from + c * of.channel_stride;
-        for (int64_t x = 0; x < end - begin; ++x) to[x * channels + c] = convert<S>(plane[x * of.pixel_stride]);
-      }
+      interleave(from, of.channel_stride, of.pixel_stride, end - begin, of.channels, channels, to);
     }
   }
 }
@@ -119,19 +178,25 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
                 const int64_t* offsets, int64_t column_stride, T* out) {
   constexpr int W = kLanes<A>;
   const auto slopes = Vec<A>{} + slope;
+  const bool direct = column_stride == 1 && column_count == columns;
   A line[kMaxTileColumns];
-  T narrowed[kMaxTileColumns];
+  T narrowed[kMaxStoredRows * kMaxTileColumns];
   for (int64_t m = 0; m < row_count; ++m, tile += columns) {
     for (int64_t n = 0; n < columns; n += W) {
       const Vec<A> z = bias ? load(tile + n) + load(bias + n) : load(tile + n);
       store(line + n, activate<kind>(z, slopes));
     }
-    T* const to = out + offsets[m];
-    const bool direct = column_stride == 1 && column_count == columns;
-    narrow(line, columns, direct ? to : narrowed);
-    if (!direct) {
-      for (int64_t n = 0; n < column_count; ++n) to[n * column_stride] = narrowed[n];
-    }
+    narrow(line, columns, direct ? out + offsets[m] : narrowed + m * columns);
+  }
+  if (direct) return;
+  if (column_stride == 1) {
+    for (int64_t m = 0; m < row_count; ++m) std::copy_n(narrowed + m * columns, column_count, out + offsets[m]);
+    return;
+  }
+  // A column after the other, because neighbouring rows are neighbouring pixels, and share a cache line.
+  for (int64_t n = 0; n < column_count; ++n) {
+    T* const to = out + n * column_stride;
+    for (int64_t m = 0; m < row_count; ++m) to[offsets[m]] = narrowed[m * columns + n];
   }
 }
 

@@ -24,9 +24,12 @@ struct Tile {
   using A = Compute<S>;
   int rows = 0, columns = 0;  // of a tile; 0 where the instruction set has none
   int step = 1;               // what `extent` is a multiple of
-  // b: [segment_count][extent / step][columns][step]. out: [rows][columns], overwritten.
+  // b: [segment_count][extent / step][columns][step]. out: [rows][columns], added to where `add`, otherwise overwritten.
   void (*gemm)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
-               const S* b, A* out) = nullptr;
+               const S* b, bool add, A* out) = nullptr;
+  // The same where the left operand is packed as the right one is, [k][columns], and m is a column of it:
+  //   out[m][n] = sum over k < extent of  a[rows[m] + k * columns] * b[k][n].  For steps of 1 only.
+  void (*gemm_columns)(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, A* out) = nullptr;
 };
 
 struct Tiles {

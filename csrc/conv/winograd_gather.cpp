@@ -1,0 +1,246 @@
+#include "conv/winograd_plan.h"
+
+namespace fastgan::conv {
+
+FASTGAN_DECLARE_KERNELS(Winograds, winograds)
+const Winograds& winograds() { return FASTGAN_KERNELS_IN_USE(winograds); }
+
+bool winograd_applies(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  for (int dim = 0; dim < 2; ++dim) {
+    if (conv.dilation[dim] != 1 || weight.size(2 + dim) != 2 * conv.stride[dim]) return false;
+  }
+  return conv.groups == 1 && input.scalar_type() != ScalarType::Double;
+}
+
+namespace {
+
+constexpr int64_t kChunkBytes = 8 * 1024 * 1024;  // of transformed inputs at a time: in a last-level cache
+constexpr int64_t kTilesAtATime = 64;             // of them, whose products stay in a second-level cache
+constexpr int64_t kDepthAtATime = 256;            // products summed at a time, whose weights do too
+
+// The products of one convolution: [groups][(m + 1)^2] matrices, [tiles][depth] times [depth][output channels]. Towards the
+// smaller image phases add up, so they lie side by side in `depth`; towards the larger each makes outputs of its own.
+struct Products {
+  const Winograd& winograd;
+  TiledAxis y, x;
+  bool to_large;
+  int64_t tiles_y, tiles_x;
+  int64_t channels;            // of the input, padded to whole panels
+  int64_t groups, depth, row;  // row: distance of successive rows
+
+  int64_t m() const { return winograd.outputs; }
+  int64_t count() const { return (m() + 1) * (m() + 1); }
+  int64_t tiles() const { return tiles_y * tiles_x; }
+  int64_t phases() const { return static_cast<int64_t>(y.phases.size() * x.phases.size()); }
+  const TiledPhase& phase_y(int64_t phase) const { return y.phases[phase / x.phases.size()]; }
+  const TiledPhase& phase_x(int64_t phase) const { return x.phases[phase % x.phases.size()]; }
+};
+
+Products products_of(const Tensor& input, const Convolution& conv, bool backward, const Tensor& output) {
+  const bool to_large = conv.transposed != backward;
+  const auto along = [&](int dim) {
+    return (to_large ? axis_to_large : axis_to_small)(output.size(2 + dim), conv.stride[dim], conv.padding[dim]);
+  };
+  const TiledAxis y = along(0), x = along(1);
+  const auto& winograd = winograd_for(y.most(), x.most());
+  Products p{winograd, y, x, to_large, divide_up(y.most(), winograd.outputs), divide_up(x.most(), winograd.outputs),
+             round_up(input.size(1), tile_of<float>().columns), 0, 0, 0};
+  p.groups = to_large ? p.phases() : 1;
+  p.depth = p.channels * (to_large ? 1 : p.phases());
+  p.row = odd_lines(p.depth);
+  return p;
+}
+
+// Transformed inputs of some images: [groups][(m + 1)^2][images][tiles][depth], successive ones of the second `plane` apart.
+template <class T>
+void transform_inputs(const Products& p, const Tensor& input, int64_t first_image, int64_t images, int64_t plane,
+                      float* out) {
+  const int64_t m = p.m(), columns = tile_of<float>().columns;
+  const int64_t width = p.x.span(p.tiles_x, m), row_bytes = width * p.channels * static_cast<int64_t>(sizeof(float));
+  const int64_t rows = std::clamp<int64_t>(kPackedBytes / (row_bytes * m * p.y.read_step), 1, p.tiles_y);  // of tiles, a band
+  const int64_t bands = divide_up(p.tiles_y, rows), image_stride = input.stride(0);
+  const Image shape = image_of(input);
+  torch::stable::parallel_for(0, images * bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t image = item / bands, first = item % bands * rows, last = std::min(p.tiles_y, first + rows);
+      const Window window{p.y.before, p.x.before, first * m * p.y.read_step, p.y.span(last - first, m), width};
+      float* const pixels = scratch<float, 1>(window.height * width * p.channels);
+      packing<T, float>().pixels(data<T>(input) + (first_image + image) * image_stride, shape, window, p.channels, pixels);
+      for (int64_t phase = 0; phase < p.phases(); ++phase) {
+        float* const to = out + (p.to_large ? phase * p.count() * plane : phase * p.channels);
+        for (int64_t ty = first; ty < last; ++ty) {
+          const int64_t y = p.phase_y(phase).read + (ty - first) * m * p.y.read_step;
+          for (int64_t tx = 0; tx < p.tiles_x; ++tx) {
+            const int64_t x = p.phase_x(phase).read + tx * m * p.x.read_step;
+            p.winograd.inputs(pixels + (y * width + x) * p.channels, p.y.read_step * width * p.channels,
+                              p.x.read_step * p.channels, columns, p.channels / columns, columns,
+                              to + (image * p.tiles() + ty * p.tiles_x + tx) * p.row, (m + 1) * plane, plane, columns);
+          }
+        }
+      }
+    }
+  });
+}
+
+// The weight as the products read it, dimension by dimension.
+struct Taps {
+  int64_t channels, outputs;                               // of the weight
+  int64_t channel, output, y, x;                           // strides
+  int64_t stride_y, stride_x;                              // of the convolution
+};
+
+Taps taps_of(const Products& p, const Tensor& weight) {
+  const int out = p.to_large ? 1 : 0, in = 1 - out;
+  return {weight.size(in), weight.size(out), weight.stride(in), weight.stride(out), weight.stride(2), weight.stride(3),
+          static_cast<int64_t>(p.y.phases.size()), static_cast<int64_t>(p.x.phases.size())};
+}
+
+// Rows [first, first + rows) of the depth of one group, and one panel of outputs: [(m + 1)^2][rows][columns], successive ones
+// of the first `plane` apart.
+template <class T>
+void transform_weight(const Products& p, const Taps& taps, const T* weight, int64_t group, int64_t first_output,
+                      int64_t first, int64_t rows, int64_t plane, float* out) {
+  constexpr int64_t kChannels = 8;  // whose taps are in a first-level cache at a time
+  const int64_t columns = tile_of<float>().columns, count = std::min(columns, taps.outputs - first_output);
+  float block[kChannels][4][kMaxTileColumns] = {};
+  for (int64_t begin = 0; begin < rows; begin += kChannels) {  // never across a phase: channels are in whole panels
+    const int64_t phase = p.to_large ? group : (first + begin) / p.channels, channel = (first + begin) % p.channels;
+    const int64_t channels = std::clamp<int64_t>(taps.channels - channel, 0, kChannels);
+    // Towards the larger image a phase's second tap meets the earlier input.
+    const int64_t y = taps.stride_y * taps.y, x = taps.stride_x * taps.x;
+    const int64_t near = p.to_large ? y + x : 0;
+    const int64_t steps[4] = {near, p.to_large ? y : x, p.to_large ? x : y, y + x - near};
+    const T* const from = weight + phase / taps.stride_x * taps.y + phase % taps.stride_x * taps.x +
+                          channel * taps.channel + first_output * taps.output;
+    for (int64_t n = 0; n < count; ++n) {
+      const T* const at = from + n * taps.output;
+      for (int64_t tap = 0; tap < 4; ++tap) {
+        for (int64_t c = 0; c < channels; ++c) block[c][tap][n] = to_compute(at[steps[tap] + c * taps.channel]);
+      }
+    }
+    for (int64_t c = channels; c < kChannels; ++c) std::fill_n(block[c][0], 4 * kMaxTileColumns, 0.f);
+    for (int64_t c = 0; c < std::min(kChannels, rows - begin); ++c) {
+      p.winograd.taps(block[c][0], 2 * kMaxTileColumns, kMaxTileColumns, 0, 1, columns, out + (begin + c) * columns,
+                      (p.m() + 1) * plane, plane, 0);
+    }
+  }
+}
+
+// Takes the products of a run of tiles, all in one row of an image, to the pixels of the output.
+template <class T>
+struct Outputs {
+  const Products& p;
+  const Epilogue& epilogue;
+  std::vector<float> bias;  // in whole panels
+  int64_t channels, image, channel, y, x;  // strides but the first
+  T* data;
+
+  Outputs(const Products& products, const Epilogue& at_end, const Tensor& output)
+      : p(products), epilogue(at_end), channels(output.size(1)), image(output.stride(0)), channel(output.stride(1)),
+        y(output.stride(2)), x(output.stride(3)), data(mutable_data<T>(output)) {
+    if (epilogue.bias) bias = values<float>(epilogue.bias, channels, 0.f);
+    if (!bias.empty()) bias.resize(round_up(channels, tile_of<float>().columns));
+  }
+
+  static constexpr int64_t kTiles = 4;  // at a time
+
+  void store(int64_t phase, int64_t in_image, int64_t tile, int64_t tiles, const float* products, int64_t plane,
+             int64_t first_channel) const {
+    const int64_t m = p.m(), columns = tile_of<float>().columns;
+    const TiledPhase &py = p.phase_y(phase), &px = p.phase_x(phase);
+    const int64_t top = tile / p.tiles_x * m, left = tile % p.tiles_x * m;
+    const int64_t height = std::min(m, py.count - top), width = std::min(tiles * m, px.count - left);
+    if (height <= 0 || width <= 0) return;
+    float pixels[kMostOutputs * kTiles * kMostOutputs * kMaxTileColumns];  // [height][width][columns], without gaps
+    int64_t offsets[kMostOutputs * kTiles * kMostOutputs];
+    const bool whole = height == m && width == tiles * m;
+    for (int64_t t = 0; t * m < width; ++t) {
+      float part[kMostOutputs * kMostOutputs * kMaxTileColumns];
+      float* const to = whole ? pixels + t * m * columns : part;
+      const int64_t row = (whole ? width : m) * columns;
+      p.winograd.products(products + t * columns, (m + 1) * plane, plane, 0, 1, columns, to, row, columns, 0);
+      if (whole) continue;
+      for (int64_t i = 0; i < height; ++i) {
+        std::copy_n(part + i * row, std::min(m, width - t * m) * columns, pixels + (i * width + t * m) * columns);
+      }
+    }
+    for (int64_t i = 0; i < height; ++i) {
+      for (int64_t j = 0; j < width; ++j) {
+        offsets[i * width + j] =
+            (py.write + (top + i) * p.y.write_step) * y + (px.write + (left + j) * p.x.write_step) * x;
+      }
+    }
+    packing<T, float>().store[epilogue.activation](
+        pixels, columns, height * width, std::min(columns, channels - first_channel),
+        bias.empty() ? nullptr : bias.data() + first_channel, static_cast<float>(epilogue.negative_slope), offsets, channel,
+        data + in_image * image + first_channel * channel);
+  }
+};
+static_assert(Outputs<float>::kTiles * kMostOutputs * kMostOutputs <= kMaxStoredRows);
+
+template <class T>
+void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, const Outputs<T>& outputs) {
+  const auto& tile = tile_of<float>();
+  const int64_t panels = divide_up(outputs.channels, tile.columns), batch = input.size(0);
+  const Taps taps = taps_of(p, weight);
+  const int64_t image_bytes = p.groups * p.count() * p.tiles() * p.row * static_cast<int64_t>(sizeof(float));
+  const int64_t chunk = std::clamp<int64_t>(kChunkBytes / image_bytes, 1, batch);
+  const int64_t plane = odd_lines(chunk * p.tiles() * p.row);
+  const int64_t depth = std::min(p.depth, kDepthAtATime), weight_plane = odd_lines(depth * tile.columns);
+  float* const inputs = scratch<float, 5>(p.groups * p.count() * plane);
+  const int64_t none = 0;
+  for (int64_t first = 0; first < batch; first += chunk) {
+    const int64_t rows = std::min(chunk, batch - first) * p.tiles();
+    transform_inputs<T>(p, input, first, std::min(chunk, batch - first), plane, inputs);
+
+    const int64_t parts = divide_up(rows, kTilesAtATime), part = round_up(divide_up(rows, parts), tile.rows);
+    const int64_t product_plane = odd_lines(part * tile.columns);
+    // No sum depends on how the parts are shared out, so the number of threads may decide it.
+    const int64_t threads = torch::stable::get_num_threads(), wanted = divide_up(2 * threads, p.groups * panels);
+    const int64_t share = divide_up(parts, std::min(parts, wanted)) * part, shares = divide_up(rows, share);
+    const bool in_one = depth == p.depth;  // then a part's products are done with before the next part's
+    torch::stable::parallel_for(0, p.groups * panels * shares, 1, [&](int64_t begin, int64_t end) {
+      float* const weights = scratch<float, 6>(p.count() * weight_plane);
+      float* const products = scratch<float, 7>((in_one ? 1 : share / part) * p.count() * product_plane);
+      std::vector<int64_t> reads(tile.rows);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t group = unit / shares / panels, channel = unit / shares % panels * tile.columns;
+        const int64_t first_row = unit % shares * share, last_row = std::min(rows, first_row + share);
+        for (int64_t from = 0; from < p.depth; from += depth) {
+          const int64_t extent = std::min(depth, p.depth - from);
+          transform_weight<T>(p, taps, data<T>(weight), group, channel, from, extent, weight_plane, weights);
+          for (int64_t at = first_row; at < last_row; at += part) {
+            const int64_t until = std::min(last_row, at + part);
+            float* const sums = products + (in_one ? 0 : (at - first_row) / part * p.count() * product_plane);
+            for (int64_t i = 0; i < p.count(); ++i) {
+              for (int64_t row = at; row < until; row += tile.rows) {
+                for (int64_t r = 0; r < tile.rows; ++r) reads[r] = std::min(row + r, until - 1) * p.row;
+                tile.gemm(inputs + (group * p.count() + i) * plane + from, reads.data(), &none, 1, extent,
+                          weights + i * weight_plane, from > 0, sums + i * product_plane + (row - at) * tile.columns);
+              }
+            }
+            if (from + extent < p.depth) continue;
+            for (int64_t row = at, tiles; row < until; row += tiles) {
+              tiles = std::min({Outputs<T>::kTiles, until - row, p.tiles_x - row % p.tiles_x});
+              outputs.store(p.to_large ? group : 0, first + row / p.tiles(), row % p.tiles(), tiles,
+                            sums + (row - at) * tile.columns, product_plane, channel);
+            }
+          }
+        }
+      }
+    });
+  }
+}
+
+}  // namespace
+
+void winograd_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+                     const Epilogue& epilogue, const Tensor& output) {
+  const Products p = products_of(input, conv, backward, output);
+  dispatch_dtype("conv", input.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    if constexpr (!std::is_same_v<T, double>) gather_typed<T>(p, input, weight, Outputs<T>(p, epilogue, output));
+  });
+}
+
+}  // namespace fastgan::conv
