@@ -179,14 +179,19 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
   constexpr int W = kLanes<A>;
   const auto slopes = Vec<A>{} + slope;
   const bool direct = column_stride == 1 && column_count == columns;
-  A line[kMaxTileColumns];
+  [[maybe_unused]] A line[kMaxTileColumns];
   T narrowed[kMaxStoredRows * kMaxTileColumns];
   for (int64_t m = 0; m < row_count; ++m, tile += columns) {
+    T* const to = direct ? out + offsets[m] : narrowed + m * columns;
     for (int64_t n = 0; n < columns; n += W) {
       const Vec<A> z = bias ? load(tile + n) + load(bias + n) : load(tile + n);
-      store(line + n, activate<kind>(z, slopes));
+      if constexpr (std::is_same_v<T, A>) {
+        store(to + n, activate<kind>(z, slopes));
+      } else {
+        store(line + n, activate<kind>(z, slopes));
+      }
     }
-    narrow(line, columns, direct ? out + offsets[m] : narrowed + m * columns);
+    if constexpr (!std::is_same_v<T, A>) narrow(line, columns, to);
   }
   if (direct) return;
   if (column_stride == 1) {

@@ -27,8 +27,10 @@ struct Tile {
   // b: [segment_count][extent / step][columns][step]. out: [rows][columns], added to where `add`, otherwise overwritten.
   void (*gemm)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
                const S* b, bool add, A* out) = nullptr;
-  // The same where the left operand is packed as the right one is, [k][columns], and m is a column of it:
-  //   out[m][n] = sum over k < extent of  a[rows[m] + k * columns] * b[k][n].  For steps of 1 only.
+  // The same for matrices, for steps of 1 only. With left rows `distance` apart, the next tile's are fetched into cache:
+  //   out[m][n] = sum over k < extent of  a[m * distance + k] * b[k][n]
+  void (*gemm_rows)(const S* a, int64_t distance, int64_t extent, const S* b, bool add, A* out) = nullptr;
+  // With a left operand that is packed as the right one is, [k][columns]:  a[rows[m] + k * columns] * b[k][n]
   void (*gemm_columns)(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, A* out) = nullptr;
 };
 

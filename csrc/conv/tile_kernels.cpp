@@ -1,5 +1,7 @@
 #include "conv/tile.h"
 
+#include <algorithm>
+
 #include "common/vec.h"
 
 namespace fastgan::conv {
@@ -16,7 +18,7 @@ template <class S>
 struct Multiply {
   using A = Compute<S>;
   static constexpr int kStep = 1;
-  static Vec<A> broadcast(const S* from) { return Vec<A>{} + *from; }
+  static Vec<A> broadcast(const S* from) { return *from - Vec<A>{}; }  // x - 0 is x, and compiles to nothing; x + 0 is not
   static Vec<A> add(Vec<A> sum, Vec<A> a, Vec<A> b) { return sum + a * b; }
 };
 
@@ -35,8 +37,8 @@ struct Multiply<BFloat16> {
 };
 #endif
 
-// What a tile adds up. Its left operand's elements for successive k are `distance` apart.
-template <class S, int distance>
+// What a tile adds up.
+template <class S>
 struct Sums {
   using A = Compute<S>;
   using M = Multiply<S>;
@@ -51,20 +53,16 @@ struct Sums {
     }
   }
 
-  // Returns where the right operand goes on.
-  const S* add(const S* a, const int64_t* rows, int64_t extent, const S* b) {
-    for (int64_t k = 0; k < extent; k += M::kStep, a += M::kStep * distance, b += kColumns * M::kStep) {
-      Vec<A> columns[kVectors];
+  void step(const S* a, const int64_t* rows, const S* b) {
+    Vec<A> columns[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) columns[v] = load_raw<Vec<A>>(b + v * W * M::kStep);
+    for (int v = 0; v < kVectors; ++v) columns[v] = load_raw<Vec<A>>(b + v * W * M::kStep);
 #pragma GCC unroll 16
-      for (int m = 0; m < kRows; ++m) {
-        const Vec<A> value = M::broadcast(a + rows[m]);
+    for (int m = 0; m < kRows; ++m) {
+      const Vec<A> value = M::broadcast(a + rows[m]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) at[m][v] = M::add(at[m][v], value, columns[v]);
-      }
+      for (int v = 0; v < kVectors; ++v) at[m][v] = M::add(at[m][v], value, columns[v]);
     }
-    return b;
   }
 
   void store_to(A* out) const {
@@ -79,21 +77,49 @@ struct Sums {
 template <class S>
 void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
           bool add, Compute<S>* out) {
-  Sums<S, 1> sums(add, out);
-  for (int64_t s = 0; s < segment_count; ++s) b = sums.add(a + segments[s], rows, extent, b);
+  constexpr int kStep = Multiply<S>::kStep;
+  Sums<S> sums(add, out);
+  for (int64_t s = 0; s < segment_count; ++s) {
+    const S* at = a + segments[s];
+    for (int64_t k = 0; k < extent; k += kStep, at += kStep, b += kStep * Sums<S>::kColumns) sums.step(at, rows, b);
+  }
+  sums.store_to(out);
+}
+
+template <class S>
+void gemm_rows(const S* a, int64_t distance, int64_t extent, const S* b, bool add, Compute<S>* out) {
+  // A line of a row serves this many steps, in which a line of each of the next tile's rows is asked for: left to itself the
+  // hardware sees rows that are too short to be worth its attention.
+  constexpr int kLine = 16;
+  static_assert(kRows <= kLine);
+  int64_t rows[kRows], next[kLine];
+  for (int m = 0; m < kRows; ++m) rows[m] = m * distance;
+  for (int i = 0; i < kLine; ++i) next[i] = (kRows + std::min(i, kRows - 1)) * distance;
+  Sums<S> sums(add, out);
+  for (int64_t k = 0; k < extent; ++k, ++a, b += Sums<S>::kColumns) {
+    __builtin_prefetch(a + next[k % kLine]);
+    sums.step(a, rows, b);
+  }
   sums.store_to(out);
 }
 
 template <class S>
 void gemm_columns(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, Compute<S>* out) {
-  Sums<S, Sums<S, 1>::kColumns> sums(add, out);
-  sums.add(a, rows, extent, b);
+  constexpr int kColumns = Sums<S>::kColumns, kAhead = 12;  // steps that a last-level cache takes to answer
+  Sums<S> sums(add, out);
+  for (int64_t k = 0; k < extent; ++k, a += kColumns, b += kColumns) {
+    __builtin_prefetch(a + rows[0] + kAhead * kColumns);
+    __builtin_prefetch(a + rows[kRows - 1] + kAhead * kColumns);
+    sums.step(a, rows, b);
+  }
   sums.store_to(out);
 }
 
 template <class S>
 constexpr Tile<S> tile() {
-  return {kRows, kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, gemm<S>, Multiply<S>::kStep == 1 ? gemm_columns<S> : nullptr};
+    constexpr bool is_single = Multiply<S>::kStep == 1;
+  return {kRows,   kLanes<Compute<S>> * kVectors,     Multiply<S>::kStep,
+          gemm<S>, is_single ? gemm_rows<S> : nullptr, is_single ? gemm_columns<S> : nullptr};
 }
 
 }  // namespace

@@ -18,6 +18,8 @@
 
 namespace fastgan::conv {
 
+inline constexpr int64_t kMostStride = 4;  // beyond it the phases of small images are nothing but padding
+
 // Whether F(m, 2) computes this convolution.
 bool winograd_applies(const Tensor& input, const Tensor& weight, const Convolution& conv);
 
@@ -42,7 +44,7 @@ struct Winograd {
   Transform tap_grads;  // G': m + 1 to 2
 };
 
-inline constexpr int64_t kLeastOutputs = 2, kMostOutputs = 4;
+inline constexpr int64_t kLeastOutputs = 2, kMostOutputs = 4, kMostPhases = kMostStride * kMostStride;
 
 struct Winograds {
   Winograd of[kMostOutputs - kLeastOutputs + 1];  // F(2, 2), F(3, 2), F(4, 2)

@@ -7,15 +7,17 @@ const Winograds& winograds() { return FASTGAN_KERNELS_IN_USE(winograds); }
 
 bool winograd_applies(const Tensor& input, const Tensor& weight, const Convolution& conv) {
   for (int dim = 0; dim < 2; ++dim) {
-    if (conv.dilation[dim] != 1 || weight.size(2 + dim) != 2 * conv.stride[dim]) return false;
+    if (conv.dilation[dim] != 1 || weight.size(2 + dim) != 2 * conv.stride[dim] || conv.stride[dim] > kMostStride) {
+      return false;
+    }
   }
   return conv.groups == 1 && input.scalar_type() != ScalarType::Double;
 }
 
 namespace {
 
-constexpr int64_t kChunkBytes = 8 * 1024 * 1024;  // of transformed inputs at a time: in a last-level cache
-constexpr int64_t kTilesAtATime = 64;             // of them, whose products stay in a second-level cache
+constexpr int64_t kChunkBytes = 16 * 1024 * 1024;  // of transformed inputs at a time: in a last-level cache
+constexpr int64_t kTilesAtATime = 112;            // of them, whose products stay in a second-level cache
 constexpr int64_t kDepthAtATime = 256;            // products summed at a time, whose weights do too
 
 // The products of one convolution: [groups][(m + 1)^2] matrices, [tiles][depth] times [depth][output channels]. Towards the
@@ -187,8 +189,7 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
   const int64_t chunk = std::clamp<int64_t>(kChunkBytes / image_bytes, 1, batch);
   const int64_t plane = odd_lines(chunk * p.tiles() * p.row);
   const int64_t depth = std::min(p.depth, kDepthAtATime), weight_plane = odd_lines(depth * tile.columns);
-  float* const inputs = scratch<float, 5>(p.groups * p.count() * plane);
-  const int64_t none = 0;
+  float* const inputs = scratch<float, 5>(p.groups * p.count() * plane + tile.rows * p.row);  // the last tile may be ragged
   for (int64_t first = 0; first < batch; first += chunk) {
     const int64_t rows = std::min(chunk, batch - first) * p.tiles();
     transform_inputs<T>(p, input, first, std::min(chunk, batch - first), plane, inputs);
@@ -202,7 +203,6 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
     torch::stable::parallel_for(0, p.groups * panels * shares, 1, [&](int64_t begin, int64_t end) {
       float* const weights = scratch<float, 6>(p.count() * weight_plane);
       float* const products = scratch<float, 7>((in_one ? 1 : share / part) * p.count() * product_plane);
-      std::vector<int64_t> reads(tile.rows);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t group = unit / shares / panels, channel = unit / shares % panels * tile.columns;
         const int64_t first_row = unit % shares * share, last_row = std::min(rows, first_row + share);
@@ -214,9 +214,9 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
             float* const sums = products + (in_one ? 0 : (at - first_row) / part * p.count() * product_plane);
             for (int64_t i = 0; i < p.count(); ++i) {
               for (int64_t row = at; row < until; row += tile.rows) {
-                for (int64_t r = 0; r < tile.rows; ++r) reads[r] = std::min(row + r, until - 1) * p.row;
-                tile.gemm(inputs + (group * p.count() + i) * plane + from, reads.data(), &none, 1, extent,
-                          weights + i * weight_plane, from > 0, sums + i * product_plane + (row - at) * tile.columns);
+                tile.gemm_rows(inputs + (group * p.count() + i) * plane + row * p.row + from, p.row, extent,
+                               weights + i * weight_plane, from > 0,
+                               sums + i * product_plane + (row - at) * tile.columns);
               }
             }
             if (from + extent < p.depth) continue;

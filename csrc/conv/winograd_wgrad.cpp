@@ -3,9 +3,9 @@
 namespace fastgan::conv {
 namespace {
 
-constexpr int64_t kChunkBytes = 12 * 1024 * 1024;  // of transformed operands at a time: in a last-level cache
+constexpr int64_t kChunkBytes = 8 * 1024 * 1024;  // of transformed operands at a time: in a last-level cache
 constexpr int64_t kBlock = 64;                     // channels of the larger image at a time
-constexpr int64_t kTilesAtATime = 8;               // of products, that share a panel of the right operand in cache
+constexpr int64_t kTilesAtATime = 8;               // of products: what they share of the right operand stays in cache
 
 // The gradient of the weight, a block of the larger image's channels at a time: (m + 1)^2 matrices, [phases * channels][tiles]
 // times [tiles][channels of the smaller image]. Both operands are packed as a tile reads them, [panels][tiles][columns].
@@ -68,58 +68,89 @@ void transform_large(const Correlation& c, const Tensor& large, int64_t image, i
   }
 }
 
-// sums: [panels of small's channels][(m + 1)^2][rows][columns]; set by the first chunk, added to by the others.
-void multiply(const Correlation& c, const Operand& large, const Operand& small, int64_t tiles, bool first, int64_t rows,
-              float* sums) {
+// What is computed at a time: some of the block's channels, in all phases, by one panel of small's channels. A row is a channel
+// in a phase. Sums of one are [(m + 1)^2][rows][columns].
+struct Units {
+  int64_t channels;      // of large
+  int64_t rows, plane;   // rows in whole tiles; distance of the matrices
+  int64_t across, down;  // how many there are by small's channels, and by large's
+  int64_t size(const Correlation& c) const { return c.count() * plane; }
+};
+
+Units units_of(const Correlation& c) {
   const auto& tile = tile_of<float>();
-  const int64_t all = c.phases() * c.block, row_tiles = rows / tile.rows;
-  const int64_t units = divide_up(row_tiles, kTilesAtATime);
-  torch::stable::parallel_for(0, c.small_channels / tile.columns * units, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> reads(tile.rows);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t panel = unit / units, from = unit % units * kTilesAtATime;
-      for (int64_t i = 0; i < c.count(); ++i) {
-        for (int64_t t = from; t < std::min(row_tiles, from + kTilesAtATime); ++t) {
-          for (int64_t r = 0; r < tile.rows; ++r) {
-            const int64_t row = std::min(t * tile.rows + r, all - 1);
-            reads[r] = row / tile.columns * large.tiles * tile.columns + row % tile.columns;
-          }
-          float* const sum = sums + ((panel * c.count() + i) * rows + t * tile.rows) * tile.columns;
-          tile.gemm_columns(large.at + i * large.plane, reads.data(), tiles, small.panel(panel) + i * small.plane, !first,
-                            sum);
-        }
-      }
-    }
-  });
+  const int64_t channels = std::clamp<int64_t>(kTilesAtATime * tile.rows / c.phases(), 1, c.block);
+  const int64_t rows = round_up(channels * c.phases(), tile.rows);
+  return {channels, rows, odd_lines(rows * tile.columns), c.small_channels / tile.columns, divide_up(c.block, channels)};
 }
 
-// Takes the sums of a block to the taps of the weight: [small's channels, large's channels, kH, kW].
+// The gradient as it lies in memory: [small's channels, large's channels, kH, kW].
 template <class G>
-void store_taps(const Correlation& c, const float* sums, int64_t rows, int64_t channel, const Tensor& grad_weight) {
-  const int64_t columns = tile_of<float>().columns, channels = std::min(c.block, grad_weight.size(1) - channel);
-  const int64_t stride_y = static_cast<int64_t>(c.y.phases.size()), stride_x = static_cast<int64_t>(c.x.phases.size());
-  torch::stable::parallel_for(0, c.small_channels / columns * channels, 1, [&](int64_t begin, int64_t end) {
-    float taps[4 * kMaxTileColumns];
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit / channels * columns, large = unit % channels;
-      const int64_t count = std::min(columns, grad_weight.size(0) - first);
-      G* const to = mutable_data<G>(grad_weight) + first * grad_weight.stride(0) + (channel + large) * grad_weight.stride(1);
+struct Taps {
+  int64_t outputs, channels;            // small's, large's
+  int64_t output, channel;              // strides
+  int64_t offsets[kMostPhases][4];      // of a phase's taps
+  G* data;
+
+  Taps(const Correlation& c, const Tensor& weight)
+      : outputs(weight.size(0)), channels(weight.size(1)), output(weight.stride(0)), channel(weight.stride(1)),
+        data(mutable_data<G>(weight)) {
+    const int64_t height = static_cast<int64_t>(c.y.phases.size()), width = static_cast<int64_t>(c.x.phases.size());
+    for (int64_t phase = 0; phase < c.phases(); ++phase) {
+      for (int64_t tap = 0; tap < 4; ++tap) {
+        offsets[phase][tap] = (phase / width + tap / 2 * height) * weight.stride(2) +
+                              (phase % width + tap % 2 * width) * weight.stride(3);
+      }
+    }
+  }
+
+  void store(const Correlation& c, const Units& units, const float* sums, int64_t first_channel, int64_t first_output) const {
+    const int64_t columns = tile_of<float>().columns, count = std::min(columns, outputs - first_output);
+    float taps[kMostPhases][4][kMaxTileColumns];
+    for (int64_t i = 0; i < std::min(units.channels, channels - first_channel); ++i) {
       for (int64_t phase = 0; phase < c.phases(); ++phase) {
-        c.winograd.tap_grads(sums + (unit / channels * c.count() * rows + phase * c.block + large) * columns,
-                             (c.m() + 1) * rows * columns, rows * columns, 0, 1, columns, taps, 2 * columns, columns, 0);
-        for (int64_t tap = 0; tap < 4; ++tap) {
-          const int64_t y = tap / 2 * stride_y + phase / stride_x, x = tap % 2 * stride_x + phase % stride_x;
-          G* const at = to + y * grad_weight.stride(2) + x * grad_weight.stride(3);
-          for (int64_t n = 0; n < count; ++n) {
-            at[n * grad_weight.stride(0)] = from_compute<G>(static_cast<Compute<G>>(taps[tap * columns + n]));
+        c.winograd.tap_grads(sums + (phase * units.channels + i) * columns, (c.m() + 1) * units.plane, units.plane, 0, 1, columns,
+                             taps[phase][0], 2 * kMaxTileColumns, kMaxTileColumns, 0);
+      }
+      for (int64_t n = 0; n < count; ++n) {
+        G* const to = data + (first_output + n) * output + (first_channel + i) * channel;
+        for (int64_t phase = 0; phase < c.phases(); ++phase) {
+          for (int64_t tap = 0; tap < 4; ++tap) {
+            to[offsets[phase][tap]] = from_compute<G>(static_cast<Compute<G>>(taps[phase][tap][n]));
           }
         }
       }
     }
+  }
+};
+
+// Multiplies the operands of a chunk of images. Sums that go on in another chunk are kept in `sums`, a unit after the other.
+template <class G>
+void multiply(const Correlation& c, const Units& units, const Operand& large, const Operand& small, int64_t tiles, bool first,
+              bool last, float* sums, int64_t channel, const Taps<G>& taps) {
+  const auto& tile = tile_of<float>();
+  torch::stable::parallel_for(0, units.across * units.down, 1, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> reads(units.rows);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t panel = unit / units.down, from = unit % units.down * units.channels;
+      float* const mine = first && last ? scratch<float, 8>(units.size(c)) : sums + unit * units.size(c);
+      for (int64_t row = 0; row < units.rows; ++row) {
+        const int64_t phase = std::min(row / units.channels, c.phases() - 1);
+        const int64_t at = phase * c.block + std::min(from + row % units.channels, c.block - 1);
+        reads[row] = at / tile.columns * large.tiles * tile.columns + at % tile.columns;
+      }
+      for (int64_t i = 0; i < c.count(); ++i) {
+        for (int64_t row = 0; row < units.rows; row += tile.rows) {
+          tile.gemm_columns(large.at + i * large.plane, reads.data() + row, tiles, small.panel(panel) + i * small.plane, !first,
+                            mine + i * units.plane + row * tile.columns);
+        }
+      }
+      if (last) taps.store(c, units, mine, channel + from, panel * tile.columns);
+    }
   });
 }
 
-template <class T>
+template <class T, class G>
 void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& conv, const Tensor& grad_weight) {
   const auto& tile = tile_of<float>();
   const auto& winograd = winograd_for(small.size(2), small.size(3));
@@ -133,11 +164,12 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
   const int64_t batch = small.size(0), large_columns = c.phases() * c.block;
   const int64_t bytes = c.count() * c.tiles() * (large_columns + c.small_channels) * static_cast<int64_t>(sizeof(float));
   const int64_t chunk = std::clamp<int64_t>(kChunkBytes / bytes, 1, batch), tiles = chunk * c.tiles();
-  const int64_t rows = round_up(large_columns, tile.rows);
+  const Units units = units_of(c);
+  const Taps<G> taps(c, grad_weight);
   const auto operand = [&](float* at, int64_t channels) { return Operand{at, odd_lines(channels * tiles), tiles}; };
   const Operand left = operand(scratch<float, 5>(c.count() * odd_lines(large_columns * tiles)), large_columns);
   const Operand right = operand(scratch<float, 6>(c.count() * odd_lines(c.small_channels * tiles)), c.small_channels);
-  float* const sums = scratch<float, 7>(c.small_channels * c.count() * rows);
+  float* const sums = scratch<float, 7>(chunk < batch ? units.across * units.down * units.size(c) : 0);
   for (int64_t channel = 0; channel < large.size(1); channel += c.block) {
     for (int64_t first = 0; first < batch; first += chunk) {
       const int64_t images = std::min(chunk, batch - first);
@@ -148,11 +180,8 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
           transform_large<T>(c, large, first + i, channel, i * c.tiles(), left);
         }
       });
-      multiply(c, left, right, images * c.tiles(), first == 0, rows, sums);
+      multiply<G>(c, units, left, right, images * c.tiles(), first == 0, first + images == batch, sums, channel, taps);
     }
-    dispatch_dtype("conv", grad_weight.scalar_type(), [&](auto tag) {
-      store_taps<decltype(tag)>(c, sums, rows, channel, grad_weight);
-    });
   }
 }
 
@@ -162,7 +191,10 @@ void winograd_wgrad(const Tensor& input, const Tensor& grad_output, const Convol
   const Tensor &small = conv.transposed ? input : grad_output, &large = conv.transposed ? grad_output : input;
   dispatch_dtype("conv", input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    if constexpr (!std::is_same_v<T, double>) wgrad_typed<T>(small, large, conv, grad_weight);
+    if constexpr (!std::is_same_v<T, double>) {
+      if (grad_weight.scalar_type() == input.scalar_type()) return wgrad_typed<T, T>(small, large, conv, grad_weight);
+      wgrad_typed<T, float>(small, large, conv, grad_weight);
+    }
   });
 }
 
