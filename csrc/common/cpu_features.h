@@ -11,7 +11,7 @@ const char* isa_name(Isa isa);
 
 struct CpuFeatures {
   bool avx2 = false, fma = false, f16c = false;
-  bool avx512 = false, avx512_bf16 = false;  // avx512: F, BW, VL and DQ
+  bool avx512 = false, avx512_bf16 = false, avx512_fp16 = false;  // avx512: F, BW, VL and DQ
   bool amx_bf16 = false;                     // the tiles, and the kernel lets this process use them
 };
 

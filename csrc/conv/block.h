@@ -4,7 +4,7 @@
 // next block applies them while it takes in its input, and the activation never has to be kept. Without batch-norm the
 // activation is applied at once and the output is what backward needs.
 //
-// The convolution itself is aten's; what surrounds it comes from batch_norm_act of the library this is compiled into (CPU
+// The convolution itself is the engine's or aten's (engine.h); what surrounds it comes from batch_norm_act of the library this is compiled into (CPU
 // or CUDA).
 #pragma once
 
@@ -136,12 +136,12 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   check(op, input.input, weight, bias, conv);
   batch_norm_act::activation_of(op, activation);
   const Tensor from = input.materialise();
-  const bool native = use_engine(Pass::forward, from, weight, conv);
-  count(op, native ? engine_name("forward", from) : "forward_aten");
+  const Engine engine = engine_for(Pass::forward, from, weight, conv);
+  count(op, engine_name("forward", engine, from));
   Tensor output;
-  if (native) {
+  if (engine != Engine::aten) {
     output = empty(output_sizes(from, weight, conv), from.scalar_type(), from, format_of(from, weight));
-    gather(from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
+    gather(engine, from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
   } else {
     output = convolve(from, weight, bias, conv);
   }
@@ -151,7 +151,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
     return {output, mean, invstd};
   }
   const auto dtype = accumulate_type(output.scalar_type());
-  if (!native) batch_norm_act::activate_(output, activation, negative_slope);
+  if (engine == Engine::aten) batch_norm_act::activate_(output, activation, negative_slope);
   return {output, nothing(output, dtype), nothing(output, dtype)};
 }
 
@@ -161,16 +161,16 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& 
                                                   std::array<bool, 3> wanted) {
   const Tensor from = wanted[1] ? input.materialise() : input.input;  // only the weight's gradient reads the activation
   std::array<Tensor, 3> gradients;
-  if (wanted[0] && use_engine(Pass::dgrad, from, weight, conv)) {
-    count(op, engine_name("backward_dgrad", from));
+  if (const auto engine = engine_for(Pass::dgrad, from, weight, conv); wanted[0] && engine != Engine::aten) {
+    count(op, engine_name("backward_dgrad", engine, from));
     gradients[0] = empty(sizes_of(from), from.scalar_type(), from, format_of(from, weight));
-    gather(grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+    gather(engine, grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
     wanted[0] = false;
   }
-  if (wanted[1] && use_engine(Pass::wgrad, from, weight, conv)) {
-    count(op, engine_name("backward_wgrad", from));
+  if (const auto engine = engine_for(Pass::wgrad, from, weight, conv); wanted[1] && engine != Engine::aten) {
+    count(op, engine_name("backward_wgrad", engine, from));
     gradients[1] = empty(sizes_of(weight), weight.scalar_type(), weight, format_of(weight, weight));
-    wgrad(from, grad, conv, gradients[1]);
+    wgrad(engine, from, grad, conv, gradients[1]);
     wanted[1] = false;
   }
   if (wanted[0] || wanted[1] || wanted[2]) {

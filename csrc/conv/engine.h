@@ -27,19 +27,21 @@ struct Epilogue {
 };
 
 enum class Pass { forward, dgrad, wgrad };
+enum class Engine { aten, direct, winograd };  // winograd: see winograd.h
 
-// Whether this pass of a convolution runs here, or on aten's. FASTGAN_ENGINE=native takes all that can.
-bool use_engine(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
+// What this pass of a convolution runs on. FASTGAN_ENGINE=native takes ours wherever it can.
+Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
 
-// What the counters call a pass that ran here.
-std::string engine_name(const char* pass, const Tensor& input);
+// What the counters call a pass.
+std::string engine_name(const char* pass, Engine engine, const Tensor& input);
 
 // output: [N, C_out, H_out, W_out], dense, overwritten. `backward` reads the weight from the other end: the gather is then the
 // gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged.
-void gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
-            const Tensor& output);
+void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+            const Epilogue& epilogue, const Tensor& output);
 
 // The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
-void wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight);
+void wgrad(Engine engine, const Tensor& input, const Tensor& grad_output, const Convolution& conv,
+           const Tensor& grad_weight);
 
 }  // namespace fastgan::conv

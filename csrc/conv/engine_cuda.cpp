@@ -4,12 +4,12 @@
 
 namespace fastgan::conv {
 
-bool use_engine(Pass, const Tensor&, const Tensor&, const Convolution&) { return false; }
-std::string engine_name(const char* pass, const Tensor&) { return pass; }
-void gather(const Tensor&, const Tensor&, const Convolution&, bool, const Epilogue&, const Tensor&) {
+Engine engine_for(Pass, const Tensor&, const Tensor&, const Convolution&) { return Engine::aten; }
+std::string engine_name(const char* pass, Engine, const Tensor&) { return std::string(pass) + "_aten"; }
+void gather(Engine, const Tensor&, const Tensor&, const Convolution&, bool, const Epilogue&, const Tensor&) {
   fail("conv", "there is no CUDA kernel of the convolution engine.");
 }
-void wgrad(const Tensor&, const Tensor&, const Convolution&, const Tensor&) {
+void wgrad(Engine, const Tensor&, const Tensor&, const Convolution&, const Tensor&) {
   fail("conv", "there is no CUDA kernel of the convolution engine.");
 }
 

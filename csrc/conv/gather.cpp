@@ -151,9 +151,9 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 
 }  // namespace
 
-void gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
-            const Tensor& output) {
-  if (winograd_applies(input, weight, conv)) return winograd_gather(input, weight, conv, backward, epilogue, output);
+void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+            const Epilogue& epilogue, const Tensor& output) {
+  if (engine == Engine::winograd) return winograd_gather(input, weight, conv, backward, epilogue, output);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);

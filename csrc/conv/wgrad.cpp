@@ -132,8 +132,9 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
 
 }  // namespace
 
-void wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {
-  if (winograd_applies(input, grad_weight, conv)) return winograd_wgrad(input, grad_output, conv, grad_weight);
+void wgrad(Engine engine, const Tensor& input, const Tensor& grad_output, const Convolution& conv,
+           const Tensor& grad_weight) {
+  if (engine == Engine::winograd) return winograd_wgrad(input, grad_output, conv, grad_weight);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);

@@ -79,7 +79,7 @@ std::map<std::string, bool> cpu_features() {
   const auto& f = fastgan::cpu_features();
   return {{"avx2", f.avx2},     {"fma", f.fma},
           {"f16c", f.f16c},     {"avx512", f.avx512},
-          {"avx512_bf16", f.avx512_bf16}, {"amx_bf16", f.amx_bf16}};
+          {"avx512_bf16", f.avx512_bf16}, {"avx512_fp16", f.avx512_fp16}, {"amx_bf16", f.amx_bf16}};
 }
 
 // Freed memory stays with the process. A training step frees and asks for the same activations again and again; handed back

@@ -21,6 +21,11 @@ LAYERS = {
     "100to512": (100, 512, (1, 1), 4, 1, 0, 1, 0, True),
     "128to64": (128, 64, (4, 4), 4, 2, 1, 1, 0, True),
     "64to3": (64, 3, (8, 8), 4, 2, 1, 1, 0, True),
+    "winograd": (33, 40, (35, 26), 4, 2, 1, 1, 0, False),
+    "winograd_transposed": (40, 33, (13, 9), 4, 2, 1, 1, 1, True),
+    "winograd_far_padding": (32, 64, (16, 18), 4, 2, 3, 1, 0, False),
+    "winograd_stride_1": (32, 32, (12, 11), 2, 1, 0, 1, 0, False),
+    "winograd_stride_3": (32, 34, (40, 31), 6, 3, 2, 1, 1, True),
     "odd": (5, 33, (7, 9), 3, 1, 1, 1, 0, False),
     "wide_kernel": (17, 7, (11, 13), 7, 2, 3, 1, 0, False),
     "dilation": (6, 9, (12, 10), 3, 2, 2, 2, 0, False),
@@ -63,6 +68,8 @@ def check_every_layer() -> None:
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
     assert len({kernel.split("_")[-1] for kernel in counters}) == 1
+    for name in ("forward", "backward_dgrad", "backward_wgrad"):
+        assert any(f"/{name}_winograd_float32" in kernel for kernel in counters), counters
 
 
 @pytest.mark.parametrize("isa", ["amx", "avx512", "avx2", "scalar"])
