@@ -126,6 +126,52 @@ def test_counters_are_exact_under_threads(counters):
     assert counters() == {"bce/forward_float32": 400}
 
 
+def test_kernels_are_timed_only_where_that_is_asked_for(counters):
+    bce(1 << 16)
+    assert _native.kernel_seconds() == {}
+    with _native.timed_kernels():
+        bce(1 << 16)
+    first = _native.kernel_seconds()
+    assert set(first) == {"bce/forward_float32"} and first["bce/forward_float32"] > 0
+    bce(1 << 16)
+    assert _native.kernel_seconds() == first
+    _native.reset_counters()
+    assert _native.kernel_seconds() == {}
+
+
+def test_a_trace_is_what_this_thread_ran_last():
+    _native.take_trace()
+    bce()
+    ops.bce(torch.full((4,), 0.5).double(), torch.ones(4).double())
+    elsewhere = threading.Thread(target=bce)
+    elsewhere.start()
+    elsewhere.join()
+    assert _native.take_trace() == ["bce/forward_float32", "bce/forward_float64"]
+    assert _native.take_trace() == []
+    for _ in range(100):
+        bce()
+    last = _native.take_trace()
+    assert 0 < len(last) < 100 and set(last) == {"bce/forward_float32"}
+
+
+# ---- the convolution engine -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "native"])
+def test_doctor_says_which_engine_runs_which_convolutions(engine):
+    env = {**os.environ, "PYTHONPATH": str(_native.FOLDER.parent), "FASTGAN_ENGINE": engine}
+    command = [sys.executable, "-m", "fastgan", "doctor"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    rules = [line.split(None, 1)[1] for line in done.stdout.splitlines() if line.startswith("convolutions")]
+    assert rules and all(rule.startswith("on a CPU, ") for rule in rules)
+    assert any("FASTGAN_ENGINE=native" in rule for rule in rules) == (engine == "native")
+
+
+def test_the_peak_is_a_rate():
+    for dtype in ("float32", "bfloat16"):
+        assert 0.1 < _native.gemm_peak(dtype, 1) < 1e6
+
+
 def test_only_a_loaded_library_of_ours_can_be_attached(tmp_path):
     with pytest.raises(RuntimeError, match=r"nowhere\.so is not loaded"):
         _C.attach(str(tmp_path / "nowhere.so"))

@@ -6,6 +6,7 @@
 
 #include "common/checks.h"
 #include "common/dispatch.h"
+#include "conv/exports.h"
 #include "conv/pack.h"
 #include "conv/tile.h"
 
@@ -25,14 +26,20 @@ FASTGAN_USE_PACKING(BFloat16, BFloat16)
 FASTGAN_USE_PACKING(BFloat16, float)
 FASTGAN_USE_PACKING(Half, float)
 
-// The rule: aten, measured 1.1 times as fast at the layers of DCGAN-64 on a CPU with AVX512-BF16 (docs/performance.md).
-// FASTGAN_ENGINE=native takes the engine wherever it can.
-bool use_engine(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  static const bool is_forced = [] {
+namespace {
+bool is_forced() {
+  static const bool is = [] {
     const char* const wish = std::getenv("FASTGAN_ENGINE");
     return wish && std::string(wish) == "native";
   }();
-  if (!is_forced || conv.groups != 1 || input.numel() == 0 || weight.numel() == 0) return false;
+  return is;
+}
+}  // namespace
+
+// The rule: aten, measured 1.1 times as fast at the layers of DCGAN-64 on a CPU with AVX512-BF16 (docs/performance.md).
+// FASTGAN_ENGINE=native takes the engine wherever it can.
+bool use_engine(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  if (!is_forced() || conv.groups != 1 || input.numel() == 0 || weight.numel() == 0) return false;
   // Nobody means more; and with less no size that the engine multiplies out can overflow.
   constexpr int64_t kMost = 4096;
   for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
@@ -46,3 +53,14 @@ std::string engine_name(const char* pass, const Tensor& input) {
 }
 
 }  // namespace fastgan::conv
+
+// use_engine in words: keep the two alike.
+void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* context) {
+  const std::string ours = std::string("fastgan's ") + fastgan::kernel_isa_name();
+  if (!fastgan::conv::is_forced()) {
+    visit(context, "torch's", "every convolution");
+  } else {
+    visit(context, ours.c_str(), "those without groups, because FASTGAN_ENGINE=native");
+    visit(context, "torch's", "every other convolution");
+  }
+}
