@@ -27,8 +27,8 @@ CAP = "avx2"
 # Torch's own kernels and oneDNN's are capped alike, so that the comparison is fair.
 CAPPED = {"FASTGAN_CPU_ISA": CAP, "ONEDNN_MAX_CPU_ISA": CAP.upper(), "ATEN_CPU_CAPABILITY": CAP}
 
-# Of the losses: what rounding makes of values near 1. Of the update, see Proof.errors: eager's error is the bar where that
-# is larger, with some room, since whose rounding turns the sign of a gradient near 0 is chance.
+# Of the losses: what rounding makes of values near 1. Of the update, see Proof.errors: eager's error is the bar where
+# that is larger, with some room, since whose rounding turns the sign of a gradient near 0 is chance.
 MOST_LOSSES = {"float32": 1e-4, "bfloat16": 3e-2}
 MOST_UPDATE = 1e-2
 EAGER_FACTOR = 1.2
@@ -62,7 +62,7 @@ def measure(
     """
     rows: dict[str, dict[str, Any]] = {}
     steps: dict[str, Callable[[], None]] = {}
-    # All settings' networks stay compiled side by side; dynamo counts them as one, since all are a Sequential's forward.
+    # All settings' networks stay compiled side by side; dynamo counts them together: all are Sequential's forward.
     with torch._dynamo.config.patch(recompile_limit=64):
         for precision, format in settings:
             errors = check_step(proof, precision, format)

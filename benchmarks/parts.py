@@ -1,8 +1,8 @@
 """Where the time of a training step goes: {part: seconds}, for torch eager and for fastgan.
 
-Of eager every operator is timed as the dispatcher hands it out, of fastgan every kernel by the library's own counters. A
-profiler could not tell eager's data gradients from its weight gradients: one operator computes both. Here it is called
-once for each, as it works inside anyway.
+Of eager every operator is timed as the dispatcher hands it out, of fastgan every kernel by the library's own counters.
+A profiler could not tell eager's data gradients from its weight gradients: one operator computes both. Here it is
+called once for each, as it works inside anyway.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Proof:
         }
 
     def errors(self, precision: str, memory_format: torch.memory_format) -> dict[str, dict[str, float]]:
-        """How far one step of each contender is from ``torch.nn``'s in float64: one, since rounding grows with every step.
+        """How far a step of each contender is from ``torch.nn``'s in float64; only one, since rounding grows by each.
 
         ``losses`` as :meth:`exactness` says; ``update``, that of what the step adds to the state, relative in norm over
         both networks. Adam's first step is by the signs of the gradients, so the latter is large wherever one rounds.
