@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') setup.py pyproject.toml
 
-.PHONY: help demo test test-long bench lint format clean
+.PHONY: help demo test test-long bench bench-quick bench-docs lint format clean
 
 help:
 	@echo "make demo       train on the embedded digits and show where the pictures are"
 	@echo "make test       the test suite    (make test-long: the tests that take minutes)"
-	@echo "make bench      the benchmarks"
+	@echo "make bench      the benchmarks    (make bench-quick: the step's tables in about a minute)"
+	@echo "make bench-docs RECORD=benchmarks/results/...-step.json    the documentation's tables and plot from a record"
 	@echo "make lint       ruff's checks     (make format: apply its format)"
 	@echo "make clean      remove what was built"
 
@@ -26,6 +27,13 @@ test-long: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks
+	PYTHONPATH=tests $(BIN)/python benchmarks/report.py
+
+bench-quick: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python benchmarks/report.py --quick
+
+bench-docs: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python benchmarks/report.py --from $(RECORD) --docs
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

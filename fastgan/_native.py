@@ -12,6 +12,8 @@ import importlib.machinery
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,13 +25,18 @@ __all__ = [
     "check_files",
     "counters",
     "cuda_covered",
+    "engine_rules",
+    "gemm_peak",
     "info",
     "keep_heap",
+    "kernel_seconds",
     "last_kernels",
     "load",
     "loaded",
     "reason",
     "reset_counters",
+    "take_trace",
+    "timed_kernels",
 ]
 
 FOLDER = Path(__file__).resolve().parent
@@ -165,6 +172,52 @@ def reset_counters() -> None:
     load()
     if _module:
         _module.reset_counters()
+
+
+@contextmanager
+def timed_kernels() -> Iterator[None]:
+    """Has the kernels that run meanwhile timed, for :func:`kernel_seconds`; on a GPU that is the time of the launch."""
+    load()
+    if _module:
+        _module.time_kernels(True)
+    try:
+        yield
+    finally:
+        if _module:
+            _module.time_kernels(False)
+
+
+def kernel_seconds() -> dict[str, float]:
+    """{"op/kernel": seconds since the last reset}, of the runs inside :func:`timed_kernels`."""
+    load()
+    return _module.kernel_seconds() if _module else {}
+
+
+def take_trace() -> list[str]:
+    """["op/kernel"] as this thread ran them since its last call of this, oldest first; of many, the last few."""
+    return _module.take_trace() if _module else []
+
+
+def engine_rules() -> list[tuple[str, str]]:
+    """[(engine, convolutions)]: which engine runs which convolutions on a CPU; the first that fits decides."""
+    load()
+    return _module.engine_rules() if _module else []
+
+
+def gemm_peak(dtype: str, milliseconds: float = 200.0) -> float:
+    """GFLOP/s that the convolutions' micro-kernel reaches on operands in the second-level cache, on torch's threads.
+
+    Args:
+        dtype: "float32" or "bfloat16", of a convolution; where the CPU cannot multiply bfloat16, that is float32's.
+        milliseconds: to measure for; the best sweep among them, of some milliseconds each, is what counts.
+
+    Raises:
+        RuntimeError: where ``_C`` or the operators for CPUs are not loaded.
+    """
+    load()
+    if not _module:
+        raise RuntimeError(f"Peaks are measured by fastgan._C, which is not loaded: {_state['_C']}.")
+    return _module.gemm_peak(dtype == "bfloat16", milliseconds)
 
 
 def keep_heap() -> bool:

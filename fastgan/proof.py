@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn
@@ -23,12 +23,20 @@ import fastgan.layers
 from fastgan import _native, models, training, tutorial
 from fastgan.errors import UserError
 
-__all__ = ["AUTOCAST", "BAR", "Proof", "interleaved", "kept_for_backward"]
+__all__ = ["AUTOCAST", "BAR", "Contenders", "Proof", "interleaved", "kept_for_backward"]
 
 BAR = 1e-9  # of float64; the order of a sum alone makes about 1e-13 after five steps of Adam
 EXACT_STEPS = 5
 EXACT_BATCH = 4  # at most: float64 is slow, and a larger batch proves no more
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}  # by the name of the precision
+
+
+class Contenders(NamedTuple):
+    """Who takes part in a comparison of speed."""
+
+    steps: dict[str, Callable[[], None]]  # one training step each
+    compile_seconds: float | None  # the first step of the compiled networks
+    compile_failure: str | None  # why they do not take part
 
 
 @dataclass(frozen=True)
@@ -82,19 +90,14 @@ class Proof:
         weight or running statistic, relative in norm.
         """
         batch = min(self.batch_size, EXACT_BATCH)
-        real, latent = self._inputs(batch, torch.float64)
-        truth = self._loop(torch.nn, dtype=torch.float64)
-        others = {
+        contenders = {
             "fastgan.layers": self._loop(fastgan.layers, dtype=torch.float64),
             "AdversarialStep": self._step(dtype=torch.float64),
         }
-        losses = dict.fromkeys(others, 0.0)
-        for _ in range(EXACT_STEPS):
-            expected = truth(real, latent)
-            for name, step in others.items():
-                found = step(real, latent)
-                losses[name] = _largest([losses[name], *(abs(float(found[key]) - expected[key]) for key in expected)])
-        found = {name: {"losses": losses[name], "state": _state_error(step, truth)} for name, step in others.items()}
+        losses, truth = self._beside_truth(contenders, self._inputs(batch, torch.float64), EXACT_STEPS)
+        found = {
+            name: {"losses": losses[name], "state": _state_error(step, truth)} for name, step in contenders.items()
+        }
         largest = _largest([error for errors in found.values() for error in errors.values()])
         return {
             "dtype": "float64",
@@ -105,6 +108,40 @@ class Proof:
             "largest": largest,
             "equal": largest <= BAR,
         }
+
+    def errors(self, precision: str, memory_format: torch.memory_format) -> dict[str, dict[str, float]]:
+        """How far a step of each contender is from ``torch.nn``'s in float64; only one, since rounding grows by each.
+
+        ``losses`` as :meth:`exactness` says; ``update``, that of what the step adds to the state, relative in norm over
+        both networks. Adam's first step is by the signs of the gradients, so the latter is large wherever one rounds.
+        """
+        options = {"autocast": AUTOCAST[precision], "memory_format": memory_format}
+        contenders = {
+            "torch.nn": self._loop(torch.nn, **options),
+            "fastgan.layers": self._loop(fastgan.layers, **options),
+            "AdversarialStep": self._step(**options),
+        }
+        batch = min(self.batch_size, EXACT_BATCH)
+        losses, truth = self._beside_truth(contenders, self._inputs(batch, torch.float32, memory_format), 1)
+        start, end = _state(self._loop(torch.nn, dtype=torch.float64)), _state(truth)
+        return {
+            name: {"losses": losses[name], "update": float((_state(step) - end).norm() / (end - start).norm())}
+            for name, step in contenders.items()
+        }
+
+    def _beside_truth(
+        self, contenders: dict[str, Callable[..., Any]], inputs: list[Tensor], steps: int
+    ) -> tuple[dict[str, float], tutorial.Loop]:
+        """The largest error of each contender's losses, and the loop in float64 that took the same steps."""
+        truth = self._loop(torch.nn, dtype=torch.float64)
+        exact_inputs = [tensor.double() for tensor in inputs]
+        losses = dict.fromkeys(contenders, 0.0)
+        for _ in range(steps):
+            expected = truth(*exact_inputs)
+            for name, step in contenders.items():
+                found = step(*inputs)
+                losses[name] = _largest([losses[name], *(abs(float(found[key]) - expected[key]) for key in expected)])
+        return losses, truth
 
     def memory(self) -> dict[str, dict[str, float]]:
         """Bytes that a training forward in float32 keeps for backward, and fastgan's share of torch's."""
@@ -131,32 +168,47 @@ class Proof:
             first step of the compiled networks (less where torch finds them in its cache on disk);
             ``compile_failure``, why they did not take part, or None; ``kernels``, calls by operator and kernel.
         """
-        autocast = AUTOCAST[precision]
-        format = torch.contiguous_format if autocast is None else torch.channels_last
-        real, latent = self._inputs(self.batch_size, torch.float32, format)
-        options = {"autocast": autocast, "memory_format": format}
-        steps: dict[str, Callable[..., Any]] = {"torch.nn": self._loop(torch.nn, **options)}
-        seconds, failure = None, None
         if compiled:
-            loop = self._loop(torch.nn, **options)
-            seconds, failure = _compile(loop, lambda: self._finish(loop, real, latent))
-            if failure is None:
-                steps["torch.compile"] = loop
-        steps |= {"fastgan.layers": self._loop(fastgan.layers, **options), "AdversarialStep": self._step(**options)}
-
+            torch.compiler.reset()  # of another precision's networks, which count against the limit of recompilations
+        format = torch.contiguous_format if precision == "float32" else torch.channels_last
+        contenders = self.contenders(precision, format, compiled)
         _native.reset_counters()
-        self._finish(steps["fastgan.layers"], real, latent)
+        contenders.steps["fastgan.layers"]()
         kernels = _native.counters()
-        calls = {name: lambda step=step: self._finish(step, real, latent) for name, step in steps.items()}
-        ms = {name: 1e3 * value for name, value in interleaved(calls, self.rounds).items()}
+        ms = {name: 1e3 * value for name, value in interleaved(contenders.steps, self.rounds).items()}
         theirs = [name for name in ms if name.startswith("torch.")]
         return {
             "ms": ms,
             "speedup": {name: {other: ms[other] / ms[name] for other in theirs} for name in ms if name not in theirs},
-            "compile_seconds": seconds,
-            "compile_failure": failure,
+            "compile_seconds": contenders.compile_seconds,
+            "compile_failure": contenders.compile_failure,
             "kernels": kernels,
         }
+
+    def contenders(self, precision: str, memory_format: torch.memory_format, compiled: bool = True) -> Contenders:
+        """All that take part, from one start on one batch.
+
+        Args:
+            precision: "float32" or "bfloat16", as :meth:`speed` takes it.
+            memory_format: of the networks and the images.
+            compiled: whether torch.compile of the ``torch.nn`` networks takes part.
+        """
+        inputs = self._inputs(self.batch_size, torch.float32, memory_format)
+        options = {"autocast": AUTOCAST[precision], "memory_format": memory_format}
+
+        def bound(step: Callable[..., Any]) -> Callable[[], None]:
+            return lambda: self._finish(step, *inputs)
+
+        steps = {"torch.nn": bound(self._loop(torch.nn, **options))}
+        seconds, failure = None, None
+        if compiled:
+            loop = self._loop(torch.nn, **options)
+            seconds, failure = _compile(loop, bound(loop))
+            if failure is None:
+                steps["torch.compile"] = bound(loop)
+        steps["fastgan.layers"] = bound(self._loop(fastgan.layers, **options))
+        steps["AdversarialStep"] = bound(self._step(**options))
+        return Contenders(steps, seconds, failure)
 
     def _inputs(
         self, batch_size: int, dtype: torch.dtype, format: torch.memory_format = torch.contiguous_format
@@ -222,7 +274,6 @@ def kept_for_backward(network: Module, input: Tensor) -> int:
 
 def _compile(loop: tutorial.Loop, first_step: Callable[[], None]) -> tuple[float | None, str | None]:
     """The seconds of a first step with compiled networks, or the sentence why there is none."""
-    torch.compiler.reset()  # of another precision's networks, which count against the limit of recompilations
     begin = time.perf_counter()
     try:
         loop.compile()
@@ -245,6 +296,13 @@ def _state_error(found: Any, expected: tutorial.Loop) -> float:
             norm = truth.double().norm().item()
             errors.append((value.double() - truth.double()).norm().item() / (norm or 1.0))
     return _largest(errors)
+
+
+def _state(step: Any) -> Tensor:
+    """Weights and running statistics of both networks as one vector in float64."""
+    networks = (step.generator, step.discriminator)
+    tensors = [tensor for network in networks for tensor in network.state_dict().values()]
+    return torch.cat([tensor.flatten().double() for tensor in tensors if tensor.is_floating_point()])
 
 
 def _largest(errors: list[float]) -> float:

@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation("the block below is read unnormalised", RUN, "return _Pending(tensor, mean, invstd, p.bn_weight, p.bn_bias, below.activation, below.negative_slope)", "return _Pending(tensor)"),
     Mutation("running statistics of the wrong block", RUN, "p.running_mean, p.running_var, *norm, batch_groups", "None, None, *norm, batch_groups"),
     Mutation("second gradients stop", RUN, "create_graph=True, allow_unused=True", "create_graph=False, allow_unused=True"),
-    Mutation("autocast is forgotten", RUN, "return _run(_cast(input, dtype), blocks, parameters, batch_groups)", "return _run(input, blocks, parameters, batch_groups)"),
+    Mutation("autocast is forgotten", RUN, "return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)", "return _run(input, blocks, parameters, batch_groups, kernels)"),
     Mutation("an output that may be written over is kept", RUN, "and not block.inplace", "and block.inplace"),
     Mutation("stride and padding change places", RUN, "(conv.stride, conv.padding, conv.dilation, conv.groups)", "(conv.padding, conv.stride, conv.dilation, conv.groups)"),
 ]  # fmt: skip

@@ -126,6 +126,52 @@ def test_counters_are_exact_under_threads(counters):
     assert counters() == {"bce/forward_float32": 400}
 
 
+def test_kernels_are_timed_only_where_that_is_asked_for(counters):
+    bce(1 << 16)
+    assert _native.kernel_seconds() == {}
+    with _native.timed_kernels():
+        bce(1 << 16)
+    first = _native.kernel_seconds()
+    assert set(first) == {"bce/forward_float32"} and first["bce/forward_float32"] > 0
+    bce(1 << 16)
+    assert _native.kernel_seconds() == first
+    _native.reset_counters()
+    assert _native.kernel_seconds() == {}
+
+
+def test_a_trace_is_what_this_thread_ran_last():
+    _native.take_trace()
+    bce()
+    ops.bce(torch.full((4,), 0.5).double(), torch.ones(4).double())
+    elsewhere = threading.Thread(target=bce)
+    elsewhere.start()
+    elsewhere.join()
+    assert _native.take_trace() == ["bce/forward_float32", "bce/forward_float64"]
+    assert _native.take_trace() == []
+    for _ in range(100):
+        bce()
+    last = _native.take_trace()
+    assert 0 < len(last) < 100 and set(last) == {"bce/forward_float32"}
+
+
+# ---- the convolution engine -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "native"])
+def test_doctor_says_which_engine_runs_which_convolutions(engine):
+    env = {**os.environ, "PYTHONPATH": str(_native.FOLDER.parent), "FASTGAN_ENGINE": engine}
+    command = [sys.executable, "-m", "fastgan", "doctor"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    rules = [line.split(None, 1)[1] for line in done.stdout.splitlines() if line.startswith("convolutions")]
+    assert rules and all(rule.startswith("on a CPU, ") for rule in rules)
+    assert any("FASTGAN_ENGINE=native" in rule for rule in rules) == (engine == "native")
+
+
+def test_the_peak_is_a_rate():
+    for dtype in ("float32", "bfloat16"):
+        assert 0.1 < _native.gemm_peak(dtype, 1) < 1e6
+
+
 def test_only_a_loaded_library_of_ours_can_be_attached(tmp_path):
     with pytest.raises(RuntimeError, match=r"nowhere\.so is not loaded"):
         _C.attach(str(tmp_path / "nowhere.so"))
@@ -147,11 +193,12 @@ def test_cpu_features_are_those_that_linux_shows():
     if not flags:
         pytest.skip("not an x86 Linux")
     found = _C.cpu_features()
-    assert set(found) == {"avx2", "fma", "f16c", "avx512", "avx512_bf16", "amx_bf16"}
+    assert set(found) == {"avx2", "fma", "f16c", "avx512", "avx512_bf16", "avx512_fp16", "amx_bf16"}
     for name in ("avx2", "fma", "f16c"):
         assert found[name] == (name in flags)
     assert found["avx512"] == ({"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags)
-    assert found["avx512_bf16"] == (found["avx512"] and "avx512_bf16" in flags)
+    for name in ("avx512_bf16", "avx512_fp16"):
+        assert found[name] == (found["avx512"] and name in flags)
     assert not found["amx_bf16"] or {"amx_tile", "amx_bf16"} <= flags  # Linux may withhold the tiles from a process
 
 

@@ -124,8 +124,8 @@ std::string kernel_name(const char* pass, const Geometry& g, ScalarType dtype) {
          kernel_isa_name();
 }
 
-void count_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
-  count("batch_norm_act", kernel_name(pass, g, dtype));
+Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
+  return {"batch_norm_act", kernel_name(pass, g, dtype)};
 }
 
 }  // namespace
@@ -144,7 +144,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     if (g.numel() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
       batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
     } else {
-      count_kernel("statistics", g, input.scalar_type());
+      const Counted counted = counted_kernel("statistics", g, input.scalar_type());
       batch = dispatch_dtype(op, input.scalar_type(),
                              [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
       if (running_mean) {
@@ -182,7 +182,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   const Tensor output = empty(sizes_of(x), x.scalar_type(), x, format);
   if (g.numel() == 0) return output;
 
-  count_kernel("forward", g, input.scalar_type());
+  const Counted counted = counted_kernel("forward", g, input.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -225,7 +225,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     torch::stable::zero_(result.bias);
     return result;
   }
-  count_kernel("backward", g, input.scalar_type());
+  const Counted counted = counted_kernel("backward", g, input.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -299,7 +299,7 @@ void activate_(const Tensor& tensor, int64_t activation, double negative_slope) 
   const auto kind = activation_of("activation", activation);
   if (kind == Activation::none || tensor.numel() == 0) return;
   FASTGAN_CHECK("activation", tensor.is_contiguous() || is_channels_last(tensor), "only dense tensors are supported.");
-  count("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_" + kernel_isa_name());
+  const Counted counted("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_" + kernel_isa_name());
   dispatch_dtype("activation", tensor.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     T* y = mutable_data<T>(tensor);
@@ -318,7 +318,7 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   const auto [y, format] = dense(output);
   const Tensor dy = as_format(grad_output, format);
   const Tensor result = empty(sizes_of(y), y.scalar_type(), y, format);
-  count("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_" + kernel_isa_name());
+  const Counted counted("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_" + kernel_isa_name());
   dispatch_dtype("activation_backward", output.scalar_type(), [&, &y = y](auto tag) {
     using T = decltype(tag);
     const auto kernel = kernels<T>().activation_backward[static_cast<int>(kind)];

@@ -329,9 +329,9 @@ struct Prepared {
   }
 };
 
-void count_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
-  count("batch_norm_act",
-        std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_cuda");
+Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
+  return {"batch_norm_act",
+          std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_cuda"};
 }
 
 unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channels + kThreads - 1) / kThreads); }
@@ -364,7 +364,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       given_statistics<A><<<channel_blocks(g.groups * g.channels), kThreads, 0, stream>>>(
           g.groups, g.channels, running[0], running[1], eps, to_mean, to_invstd);
     } else {
-      count_kernel("statistics", g, input.scalar_type());
+      const Counted counted = counted_kernel("statistics", g, input.scalar_type());
       const Layout at(g);
       const int64_t chunks = chunks_for(at);
       const Tensor partial = partial_sums(MomentsTerm<T>{data<T>(x), at}, x, chunks, stream);
@@ -396,7 +396,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   if (g.numel() == 0) return output;
   const Launch stream(input);
   const Prepared prepared(mean, invstd, weight, bias, accumulate_type(x.scalar_type()));
-  count_kernel("forward", g, x.scalar_type());
+  const Counted counted = counted_kernel("forward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     const Layout at(g);
@@ -431,7 +431,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   const Launch stream(input);
   const Prepared prepared(mean, invstd, weight, bias, dtype);
   const Tensor coefficients = empty({2, g.groups, g.channels}, dtype, input);
-  count_kernel("backward", g, x.scalar_type());
+  const Counted counted = counted_kernel("backward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -463,7 +463,7 @@ void activate_(const Tensor& tensor, int64_t activation, double negative_slope) 
   FASTGAN_CHECK("activation", tensor.is_contiguous() || is_channels_last(tensor), "only dense tensors are supported.");
   const Launch stream(tensor);
   const int64_t n = tensor.numel();
-  count("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_cuda");
+  const Counted counted("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_cuda");
   dispatch_dtype("activation", tensor.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {
@@ -484,7 +484,7 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   const Tensor result = empty(sizes_of(y), y.scalar_type(), y, format);
   const Launch stream(output);
   const int64_t n = y.numel();
-  count("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_cuda");
+  const Counted counted("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_cuda");
   dispatch_dtype("activation_backward", y.scalar_type(), [&, &y = y](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {

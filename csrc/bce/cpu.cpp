@@ -54,7 +54,7 @@ Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& 
   const auto a = checked(op, input, target, weight, pos_weight, from_logits, reduction);
   const int64_t n = a.input.numel();
   const Tensor output = empty(reduction == kNone ? sizes_of(input) : std::vector<int64_t>{}, input.scalar_type(), input);
-  count(op, std::string("forward_") + dtype_name(input.scalar_type()));
+  const Counted counted(op, std::string("forward_") + dtype_name(input.scalar_type()));
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     const T *x = data<T>(a.input), *t = data<T>(a.target), *w = data_or_null<T>(a.weight);
@@ -84,7 +84,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
   check_grad_output(op, grad_output, input, reduction);
   const Tensor grad = torch::stable::contiguous(grad_output);
   const Tensor result = empty(sizes_of(input), input.scalar_type(), input);
-  count("bce", std::string("backward_") + dtype_name(input.scalar_type()));
+  const Counted counted("bce", std::string("backward_") + dtype_name(input.scalar_type()));
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   const Tensor losses = empty({groups}, dtype, input), probability = empty({groups}, dtype, input);
   const Tensor grad = empty(sizes_of(input), dtype, input);
   const int64_t n = input.numel() / groups;
-  count(op, std::string("forward_") + dtype_name(input.scalar_type()));
+  const Counted counted(op, std::string("forward_") + dtype_name(input.scalar_type()));
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;

@@ -105,7 +105,7 @@ Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& 
   const Tensor output = empty(reduction == kNone ? sizes_of(input) : std::vector<int64_t>{}, input.scalar_type(), input);
   if (reduction == kNone && n == 0) return output;
   const Launch stream(input);
-  count(op, std::string("forward_") + dtype_name(input.scalar_type()) + "_cuda");
+  const Counted counted(op, std::string("forward_") + dtype_name(input.scalar_type()) + "_cuda");
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -134,7 +134,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
   const Tensor result = empty(sizes_of(input), input.scalar_type(), input);
   if (n == 0) return result;
   const Launch stream(input);
-  count("bce", std::string("backward_") + dtype_name(input.scalar_type()) + "_cuda");
+  const Counted counted("bce", std::string("backward_") + dtype_name(input.scalar_type()) + "_cuda");
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     gradient<<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   const Tensor losses = empty({parts}, dtype, input), probability = empty({parts}, dtype, input);
   const Tensor grad = empty(sizes_of(input), dtype, input);
   const Launch stream(input);
-  count(op, std::string("forward_") + dtype_name(input.scalar_type()) + "_cuda");
+  const Counted counted(op, std::string("forward_") + dtype_name(input.scalar_type()) + "_cuda");
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;

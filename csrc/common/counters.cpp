@@ -6,14 +6,15 @@
 #include <string>
 
 namespace fastgan {
-namespace {
 
 struct Counter {
   const std::string op, kernel;
   Counter* const next;
   std::atomic<uint64_t> calls{0};
-  std::atomic<int64_t> last_ns{0};
+  std::atomic<int64_t> total_ns{0}, last_ns{0};
 };
+
+namespace {
 
 // Buckets of singly linked lists that only ever grow, so a reader needs no lock and an entry never moves.
 std::array<std::atomic<Counter*>, 256> table{};
@@ -54,12 +55,30 @@ void for_each_counter(const Body& body) {
   }
 }
 
+int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+std::atomic<bool> is_timing{false};
+
+// A ring: one block of a run counts about five kernels, and whoever asks does so after each.
+struct Trace {
+  static constexpr size_t kMost = 16;
+  std::array<const Counter*, kMost> entries;
+  size_t size = 0;
+  void add(const Counter& counter) { entries[size++ % kMost] = &counter; }
+};
+thread_local Trace trace;
+
 }  // namespace
 
-void count(std::string_view op, std::string_view kernel) {
-  Counter& counter = counter_of(op, kernel);
-  counter.calls.fetch_add(1, std::memory_order_relaxed);
-  counter.last_ns.store(std::chrono::steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+Counted::Counted(std::string_view op, std::string_view kernel)
+    : counter_(counter_of(op, kernel)), begin_(now()), timed_(is_timing.load(std::memory_order_relaxed)) {
+  counter_.calls.fetch_add(1, std::memory_order_relaxed);
+  counter_.last_ns.store(begin_, std::memory_order_relaxed);
+  trace.add(counter_);
+}
+
+Counted::~Counted() {
+  if (timed_) counter_.total_ns.fetch_add(now() - begin_, std::memory_order_relaxed);
 }
 
 }  // namespace fastgan
@@ -69,11 +88,25 @@ void fastgan_visit_counters(fastgan::CounterVisitor visit, void* context) {
     const uint64_t calls = counter.calls.load(std::memory_order_relaxed);
     if (calls) {
       visit(context, counter.op.c_str(), counter.kernel.c_str(), calls,
-            counter.last_ns.load(std::memory_order_relaxed));
+            counter.total_ns.load(std::memory_order_relaxed), counter.last_ns.load(std::memory_order_relaxed));
     }
   });
 }
 
 void fastgan_reset_counters() {
-  fastgan::for_each_counter([](fastgan::Counter& counter) { counter.calls.store(0, std::memory_order_relaxed); });
+  fastgan::for_each_counter([](fastgan::Counter& counter) {
+    counter.calls.store(0, std::memory_order_relaxed);
+    counter.total_ns.store(0, std::memory_order_relaxed);
+  });
+}
+
+void fastgan_time_kernels(bool on) { fastgan::is_timing.store(on, std::memory_order_relaxed); }
+
+void fastgan_take_trace(fastgan::TraceVisitor visit, void* context) {
+  auto& trace = fastgan::trace;
+  for (size_t i = trace.size > trace.kMost ? trace.size - trace.kMost : 0; i < trace.size; ++i) {
+    const fastgan::Counter& counter = *trace.entries[i % trace.kMost];
+    visit(context, counter.op.c_str(), counter.kernel.c_str());
+  }
+  trace.size = 0;
 }

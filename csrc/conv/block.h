@@ -137,13 +137,15 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   batch_norm_act::activation_of(op, activation);
   const Tensor from = input.materialise();
   const Engine engine = engine_for(Pass::forward, from, weight, conv);
-  count(op, engine_name("forward", engine, from));
   Tensor output;
-  if (engine != Engine::aten) {
-    output = empty(output_sizes(from, weight, conv), from.scalar_type(), from, format_of(from, weight));
-    gather(engine, from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
-  } else {
-    output = convolve(from, weight, bias, conv);
+  {
+    const Counted counted(op, engine_name("forward", engine, from));
+    if (engine != Engine::aten) {
+      output = empty(output_sizes(from, weight, conv), from.scalar_type(), from, format_of(from, weight));
+      gather(engine, from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
+    } else {
+      output = convolve(from, weight, bias, conv);
+    }
   }
   if (batch_norm) {
     auto [mean, invstd] =
@@ -156,29 +158,34 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
 }
 
 // Gradients of input, weight and bias from that of the convolution's output; where `wanted` says no, an undefined tensor.
+// aten is called for each by itself, as it works inside anyway, so that each is counted and timed under its own name.
 inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& grad, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
                                                   std::array<bool, 3> wanted) {
   const Tensor from = wanted[1] ? input.materialise() : input.input;  // only the weight's gradient reads the activation
   std::array<Tensor, 3> gradients;
-  if (const auto engine = engine_for(Pass::dgrad, from, weight, conv); wanted[0] && engine != Engine::aten) {
-    count(op, engine_name("backward_dgrad", engine, from));
-    gradients[0] = empty(sizes_of(from), from.scalar_type(), from, format_of(from, weight));
-    gather(engine, grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
-    wanted[0] = false;
+  if (wanted[0]) {
+    const Engine engine = engine_for(Pass::dgrad, from, weight, conv);
+    const Counted counted(op, engine_name("backward_dgrad", engine, from));
+    if (engine != Engine::aten) {
+      gradients[0] = empty(sizes_of(from), from.scalar_type(), from, format_of(from, weight));
+      gather(engine, grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+    } else {
+      const auto found = convolve_backward(grad, from, weight, conv, {true, false, false});
+      gradients[0] = as_format(found[0], format_of(from, weight));
+    }
   }
   if (const auto engine = engine_for(Pass::wgrad, from, weight, conv); wanted[1] && engine != Engine::aten) {
-    count(op, engine_name("backward_wgrad", engine, from));
+    const Counted counted(op, engine_name("backward_wgrad", engine, from));
     gradients[1] = empty(sizes_of(weight), weight.scalar_type(), weight, format_of(weight, weight));
     wgrad(engine, from, grad, conv, gradients[1]);
     wanted[1] = false;
   }
-  if (wanted[0] || wanted[1] || wanted[2]) {
-    count(op, "backward_aten");
-    auto others = convolve_backward(grad, from, weight, conv, wanted);
-    if (wanted[0]) gradients[0] = as_format(others[0], format_of(from, weight));
-    if (wanted[1]) gradients[1] = as_format(others[1], format_of(weight, weight));
-    if (wanted[2]) gradients[2] = others[2];
+  if (wanted[1] || wanted[2]) {
+    const Counted counted(op, wanted[1] ? "backward_wgrad_aten" : "backward_bias_aten");
+    const auto found = convolve_backward(grad, from, weight, conv, {false, wanted[1], wanted[2]});
+    if (wanted[1]) gradients[1] = as_format(found[1], format_of(weight, weight));
+    if (wanted[2]) gradients[2] = found[2];
   }
   return gradients;
 }

@@ -6,6 +6,7 @@
 
 #include "common/checks.h"
 #include "common/dispatch.h"
+#include "conv/exports.h"
 #include "conv/pack.h"
 #include "conv/tile.h"
 #include "conv/winograd.h"
@@ -43,13 +44,24 @@ bool aten_is_fast(ScalarType dtype) {
   return dtype != ScalarType::Half || cpu_features().avx512_fp16;
 }
 
+// The rule for a dtype: whether shapes that suit Winograd's filtering go to it, and all others to our direct kernels. From
+// docs/performance.md's measurements on a CPU with AVX512-BF16 and, capped, with AVX2:
+//   Winograd's takes 0.4 to 0.75 of aten's time in float32, and aten is no faster in a bfloat16 that the CPU does not multiply;
+//   what aten has no kernels for it runs 3 to 100 times as long as ours;
+//   all else is aten's, which takes 0.9 of the time of our direct kernels.
+struct Rule {
+  bool winograd, direct;
+};
+
+Rule rule_for(ScalarType dtype) {
+  const bool has_vectors = cpu_isa() >= Isa::avx2;
+  const bool direct = is_forced() || (has_vectors && !aten_is_fast(dtype));
+  const bool as_float32 = dtype == ScalarType::Float || (dtype == ScalarType::BFloat16 && !cpu_features().avx512_bf16);
+  return {dtype != ScalarType::Double && (direct || (has_vectors && as_float32)), direct};
+}
+
 }  // namespace
 
-// The rule, from docs/performance.md's measurements on CPUs with AVX512-BF16 and without:
-//   kernels of twice the stride, float32    Winograd's: 1.3 to 2.7 times as fast as aten's, which multiplies bfloat16 no
-//     (bfloat16 where that is no faster)    faster than float32 without instructions for it
-//   dtypes that aten has no kernels for     ours: 3 to 100 times as fast
-//   all else                                aten's: 1.1 times as fast as our direct one
 Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
   if (conv.groups != 1 || input.numel() == 0 || weight.numel() == 0) return Engine::aten;
   // Nobody means more; and with less no size that the engine multiplies out can overflow.
@@ -57,12 +69,9 @@ Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolu
   for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
     if (std::max((*values)[0], (*values)[1]) > kMost) return Engine::aten;
   }
-  const auto dtype = input.scalar_type();
-  const bool slow = cpu_isa() >= Isa::avx2 && !aten_is_fast(dtype);
-  const bool winograd = winograd_suits(input, weight, conv);
-  if (is_forced() || slow) return winograd ? Engine::winograd : Engine::direct;
-  const bool pays = dtype == ScalarType::Float || (dtype == ScalarType::BFloat16 && !cpu_features().avx512_bf16);
-  return winograd && pays && cpu_isa() >= Isa::avx2 ? Engine::winograd : Engine::aten;
+  const Rule rule = rule_for(input.scalar_type());
+  if (rule.winograd && winograd_suits(input, weight, conv)) return Engine::winograd;
+  return rule.direct ? Engine::direct : Engine::aten;
 }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
@@ -72,3 +81,20 @@ std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
 }
 
 }  // namespace fastgan::conv
+
+// The rule in words.
+void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* context) {
+  using namespace fastgan;
+  const std::string isa = kernel_isa_name();
+  for (const auto dtype : {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half, ScalarType::Double}) {
+    const auto rule = conv::rule_for(dtype);
+    const std::string name = dtype_name(dtype);
+    if (rule.winograd) {
+      visit(context, ("fastgan's winograd, " + isa).c_str(),
+            (name + ": kernels of twice the stride, from 32 channels and 256 pixels a batch on").c_str());
+    }
+    const std::string others = name + (rule.winograd ? ": all others" : ": all") +
+                               (is_forced() ? " without groups, because FASTGAN_ENGINE=native" : "");
+    visit(context, rule.direct ? ("fastgan's direct, " + isa).c_str() : "torch's", others.c_str());
+  }
+}

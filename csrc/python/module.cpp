@@ -12,15 +12,20 @@
 #include "build_facts.h"  // written by the build
 #include "common/counters.h"
 #include "common/cpu_features.h"
+#include "conv/exports.h"
 
 namespace py = pybind11;
 
 namespace {
 
-// The counter functions of one loaded library of operators.
+// The functions of one loaded library of operators.
 struct Library {
   decltype(&fastgan_visit_counters) visit;
   decltype(&fastgan_reset_counters) reset;
+  decltype(&fastgan_time_kernels) time;
+  decltype(&fastgan_take_trace) take_trace;
+  decltype(&fastgan_visit_engine_rules) visit_rules;  // null in the library for GPUs, and so is
+  decltype(&fastgan_gemm_peak) gemm_peak;
 };
 
 std::map<std::string, Library>& libraries() {
@@ -31,22 +36,30 @@ std::map<std::string, Library>& libraries() {
 void attach(const std::string& path) {
   void* handle = dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY);
   if (!handle) throw std::runtime_error("The library " + path + " is not loaded; load it before its counters are read.");
-  const Library library{reinterpret_cast<decltype(Library::visit)>(dlsym(handle, "fastgan_visit_counters")),
-                        reinterpret_cast<decltype(Library::reset)>(dlsym(handle, "fastgan_reset_counters"))};
-  if (!library.visit || !library.reset) throw std::runtime_error("The library " + path + " has no kernel counters.");
+  Library library;
+  const auto find = [handle](auto& function, const char* name) {
+    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(handle, name));
+    return function != nullptr;
+  };
+  if (!find(library.visit, "fastgan_visit_counters") || !find(library.reset, "fastgan_reset_counters") ||
+      !find(library.time, "fastgan_time_kernels") || !find(library.take_trace, "fastgan_take_trace")) {
+    throw std::runtime_error("The library " + path + " has no kernel counters.");
+  }
+  find(library.visit_rules, "fastgan_visit_engine_rules");
+  find(library.gemm_peak, "fastgan_gemm_peak");
   libraries()[path] = library;
 }
 
 struct Entry {
   std::string op, kernel;
   uint64_t calls;
-  int64_t last_ns;
+  int64_t total_ns, last_ns;
 };
 
 std::vector<Entry> entries() {
   std::vector<Entry> all;
-  const auto add = [](void* to, const char* op, const char* kernel, uint64_t calls, int64_t last_ns) {
-    static_cast<std::vector<Entry>*>(to)->push_back({op, kernel, calls, last_ns});
+  const auto add = [](void* to, const char* op, const char* kernel, uint64_t calls, int64_t total_ns, int64_t last_ns) {
+    static_cast<std::vector<Entry>*>(to)->push_back({op, kernel, calls, total_ns, last_ns});
   };
   for (const auto& [path, library] : libraries()) library.visit(add, &all);
   return all;
@@ -56,6 +69,47 @@ std::map<std::string, uint64_t> kernel_counters() {
   std::map<std::string, uint64_t> counters;
   for (const auto& entry : entries()) counters[entry.op + "/" + entry.kernel] += entry.calls;
   return counters;
+}
+
+std::map<std::string, double> kernel_seconds() {
+  std::map<std::string, double> seconds;
+  for (const auto& entry : entries()) {
+    if (entry.total_ns) seconds[entry.op + "/" + entry.kernel] += static_cast<double>(entry.total_ns) * 1e-9;
+  }
+  return seconds;
+}
+
+void time_kernels(bool on) {
+  for (const auto& [path, library] : libraries()) library.time(on);
+}
+
+std::vector<std::string> take_trace() {
+  std::vector<std::string> kernels;
+  const auto add = [](void* to, const char* op, const char* kernel) {
+    static_cast<std::vector<std::string>*>(to)->push_back(std::string(op) + "/" + kernel);
+  };
+  for (const auto& [path, library] : libraries()) library.take_trace(add, &kernels);
+  return kernels;
+}
+
+std::vector<std::pair<std::string, std::string>> engine_rules() {
+  std::vector<std::pair<std::string, std::string>> rules;
+  const auto add = [](void* to, const char* engine, const char* convolutions) {
+    static_cast<decltype(rules)*>(to)->emplace_back(engine, convolutions);
+  };
+  for (const auto& [path, library] : libraries()) {
+    if (library.visit_rules) library.visit_rules(add, &rules);
+  }
+  return rules;
+}
+
+double gemm_peak(bool bfloat16, double milliseconds) {
+  for (const auto& [path, library] : libraries()) {
+    if (!library.gemm_peak) continue;
+    const py::gil_scoped_release release;
+    return library.gemm_peak(bfloat16, milliseconds);
+  }
+  throw std::runtime_error("The operators for CPUs are not loaded, so there is no micro-kernel to measure.");
 }
 
 std::map<std::string, std::string> last_kernels() {
@@ -103,6 +157,14 @@ PYBIND11_MODULE(_C, m) {
         "The instruction set the kernels use, after the cap FASTGAN_CPU_ISA. Raises ValueError where that is unknown.");
   m.def("attach", &attach, py::arg("path"), "Read the counters of the loaded library at `path` from now on.");
   m.def("kernel_counters", &kernel_counters, "{'op/kernel': calls since the last reset}.");
+  m.def("time_kernels", &time_kernels, py::arg("on"), "Have every run of a kernel timed from now on, or no more.");
+  m.def("kernel_seconds", &kernel_seconds, "{'op/kernel': seconds since the last reset}, of those that were timed.");
+  m.def("take_trace", &take_trace,
+        "['op/kernel'] as this thread ran them since it last asked, oldest first; of many, the last few.");
+  m.def("engine_rules", &engine_rules,
+        "[(engine, convolutions)]: which engine runs which convolutions on a CPU; the first that fits.");
+  m.def("gemm_peak", &gemm_peak, py::arg("bfloat16"), py::arg("milliseconds"),
+        "GFLOP/s of the convolutions' micro-kernel on operands in cache, on torch's threads: the best of so many ms.");
   m.def("last_kernels", &last_kernels, "{op: the kernel it last ran}, of those run since the last reset.");
   m.def("keep_heap", &keep_heap,
         "Have the C library keep freed memory for the next allocation, for the whole process; whether it can.");

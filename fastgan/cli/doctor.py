@@ -14,6 +14,7 @@ def doctor() -> None:
     import torch
 
     import fastgan
+    from fastgan import _native
     from fastgan.training._device import choose_device, choose_precision
 
     info = fastgan.info()
@@ -27,6 +28,8 @@ def doctor() -> None:
     for index in range(torch.cuda.device_count()):
         _line(f"cuda:{index}", torch.cuda.get_device_name(index))
     _line("cpu kernels", info["cpu_isa"])
+    for engine, convolutions in _native.engine_rules():
+        _line("convolutions", f"on a CPU, {engine}: {convolutions}")
     _line("freed memory", "kept" if info["keeps_heap"] else "given back, but by training; FASTGAN_KEEP_HEAP=1 keeps it")
     for name, state in info["libraries"].items():
         _line(name, state)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fastgan import _native
 from fastgan.layers import _gate
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._plan import (
@@ -27,7 +24,7 @@ from fastgan.layers._plan import (
 )
 from fastgan.ops.batch_norm_act import check_batch
 from fastgan.ops.conv_bn_act import output_size
-from fastgan.ops.run import Block, Parameters, run, run_reference
+from fastgan.ops.run import Block, Kernels, Parameters, run, run_reference
 
 Step = Module | FunctionalActivation  # what is called on the one tensor that flows through
 
@@ -44,23 +41,10 @@ class Place(NamedTuple):
     has_norm: bool  # whether its block has a batch-norm
     device: str
     dtype: torch.dtype
+    kernels: Kernels  # of the run's blocks; those of backward come when it has run
 
 
 last_run: WeakKeyDictionary[Module, Place] = WeakKeyDictionary()
-
-# Called with the modules of each chain that runs, and the kernel counters before and after.
-Observe = Callable[[list[Module], dict[str, int], dict[str, int]], None]
-_observer: ContextVar[Observe | None] = ContextVar("observer", default=None)
-
-
-@contextmanager
-def observed(observe: Observe) -> Iterator[None]:
-    """``observe`` hears of every chain that runs meanwhile, in this thread."""
-    token = _observer.set(observe)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
 
 
 def run_modules(input: Tensor, modules: Iterable[Step], max_run: int | None = None) -> Tensor:
@@ -141,22 +125,20 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     _check_batches(input, blocks, parameters)
     if torch.compiler.is_compiling():
         return _run(input, blocks, parameters)
+    kernels: Kernels = [{} for _ in chain]
     for position, members in enumerate(chain, 1):
-        place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype)
+        place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype, kernels)
         for module in members.modules():
             last_run[module] = place
-    if (observe := _observer.get()) is None:
-        return _run(input, blocks, parameters)
-    before = _native.counters()
-    output = _run(input, blocks, parameters)
-    observe([module for members in chain for module in members.modules()], before, _native.counters())
-    return output
+    return _run(input, blocks, parameters, kernels)
 
 
-def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> Tensor:
+def _run(
+    input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], kernels: Kernels | None = None
+) -> Tensor:
     if not all(tensor is None or _gate.is_plain(tensor) for block in parameters for tensor in block):
         return run_reference(input, blocks, parameters)
-    return run(input, blocks, parameters)
+    return run(input, blocks, parameters, kernels=kernels)
 
 
 def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import Module
 
-from fastgan import _native
 from fastgan.errors import UserError
 from fastgan.layers import _chain, _fuse
 from fastgan.layers._blocks import FusedBlock
@@ -85,7 +84,8 @@ def explain(model: Module, *inputs: Any) -> Explanation:
     """
     if not isinstance(model, Module):
         raise UserError(f"explain takes a torch.nn.Module, and got {type(model).__name__}; give it the model.")
-    kernels = _kernels_of_a_run(model, inputs) if inputs else None
+    if inputs:
+        _run_once(model, inputs)
     plans: dict[Module, _Plan] = {}
     for container in model.modules():
         for module, plan in _plans(container):
@@ -96,7 +96,7 @@ def explain(model: Module, *inputs: Any) -> Explanation:
             rows.append(_loss_row(name or "(model)", module))
         elif _is_layer(name, module):
             plan = plans.get(module) or _Plan(*_alone(module))
-            rows.append(_row(name or "(model)", module, plan, kernels))
+            rows.append(_row(name or "(model)", module, plan, bool(inputs)))
     return Explanation(rows)
 
 
@@ -106,11 +106,11 @@ def _is_layer(name: str, module: Module) -> bool:
     return "parametrizations" not in parts and not module._modules.keys() - {"parametrizations"}
 
 
-def _row(name: str, module: Module, plan: _Plan, kernels: dict[Module, list[str]] | None) -> Row:
+def _row(name: str, module: Module, plan: _Plan, has_run: bool) -> Row:
     kind = type(module).__name__
     place = _chain.last_run.get(module)
     if place is None:
-        if kernels is None:
+        if not has_run:
             return Row(name, kind, plan.fused, "not run yet", plan.reason)
         missed = "it was not called, or not with plain tensors"
         return Row(name, kind, False, "torch", missed if plan.fused else plan.reason)
@@ -118,20 +118,21 @@ def _row(name: str, module: Module, plan: _Plan, kernels: dict[Module, list[str]
     aten = _engine.why_aten(torch.empty(0, dtype=place.dtype, device=place.device))
     if aten is not None:
         return Row(name, kind, False, "torch", f"{said}, by torch's kernels: {aten.rstrip('.')}")
-    if kernels is None:
-        used = [f"{op}/{kernel}" for op, kernel in _native.last_kernels().items()]
-    else:
-        used = kernels.get(module, [])
-    return Row(name, kind, True, _engine_of(module, place, used), said)
+    return Row(name, kind, True, _engine_of(module, place), said)
 
 
-def _engine_of(module: Module, place: Place, kernels: list[str]) -> str:
-    """The kernel of its run that serves a layer of this kind: where there is a batch-norm, it holds the activation."""
+def _engine_of(module: Module, place: Place) -> str:
+    """The kernels that served a layer: of a convolution those of every pass that it ran, of the others the forward.
+
+    Where there is a batch-norm, it holds the activation; and the block after it is where it is applied.
+    """
     if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-        stem = "conv_transpose_bn_act/forward" if module.transposed else "conv_bn_act/forward"
-    else:
-        stem = "batch_norm_act/forward" if place.has_norm else "activation/forward"
-    return next((kernel for kernel in kernels if kernel.startswith(stem)), "native")
+        op = "conv_transpose_bn_act/" if module.transposed else "conv_bn_act/"
+        ran = [kernel.removeprefix(op) for kernel in place.kernels[place.block - 1] if kernel.startswith(op)]
+        return op + ", ".join(ran) if ran else "native"
+    stem = "batch_norm_act/forward" if place.has_norm else "activation/forward"
+    ran = (kernel for block in place.kernels[place.block - 1 :] for kernel in block)
+    return next((kernel for kernel in ran if kernel.startswith(stem)), "native")
 
 
 def _loss_row(name: str, module: Module) -> Row:
@@ -142,24 +143,16 @@ def _loss_row(name: str, module: Module) -> Row:
     return Row(name, type(module).__name__, ours, "bce" if ours else "torch", reason)
 
 
-def _kernels_of_a_run(model: Module, inputs: tuple[Any, ...]) -> dict[Module, list[str]]:
-    """The kernels that each module's run used."""
+def _run_once(model: Module, inputs: tuple[Any, ...]) -> None:
     for module in model.modules():
         _chain.last_run.pop(module, None)
-    kernels: dict[Module, list[str]] = {}
-
-    def observe(modules: list[Module], before: dict[str, int], after: dict[str, int]) -> None:
-        used = [name for name, calls in after.items() if calls > before.get(name, 0)]
-        kernels.update(dict.fromkeys(modules, used))
-
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(), torch.no_grad(), _chain.observed(observe):
+    with torch.random.fork_rng(), torch.no_grad():
         try:
             model(*inputs)
         finally:
             for buffer, value in buffers:
                 buffer.copy_(value)
-    return kernels
 
 
 # ---- what is to be expected, without a run --------------------------------------------------------------------------

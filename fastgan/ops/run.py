@@ -17,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan import _native
 from fastgan.ops import _engine, activation
+
+# What the kernels of a run are called, "op/kernel", by block; a dict for its order.
+Kernels = Sequence[dict[str, None]]
 
 
 class Conv(NamedTuple):
@@ -80,7 +84,13 @@ class _Pending(NamedTuple):
 _FIELDS = len(Parameters._fields)
 
 
-def run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int = 1) -> Tensor:
+def run(
+    input: Tensor,
+    blocks: Sequence[Block],
+    parameters: Sequence[Parameters],
+    batch_groups: int = 1,
+    kernels: Kernels | None = None,
+) -> Tensor:
     """Runs a chain of blocks.
 
     Args:
@@ -88,29 +98,36 @@ def run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]
         blocks: each block's options.
         parameters: each block's tensors.
         batch_groups: batch-norm takes its statistics apart for each of so many equal parts of the batch.
+        kernels: where given, one for each block, they are told which native kernels it runs, forward and backward.
 
     Returns:
         The last block's output, in the dtype and memory format that the unfused modules would give.
     """
     device = input.device.type
     if not _engine.is_autocast_enabled(device):
-        return _run(input, blocks, parameters, batch_groups)
+        return _run(input, blocks, parameters, batch_groups, kernels)
     dtype = torch.get_autocast_dtype(device)
     with _engine.no_autocast(device):
         if blocks[0].conv is None and input.dtype != dtype:  # autocast leaves a batch-norm in its input's dtype
-            input = _run(input, blocks[:1], parameters[:1], batch_groups)
-            blocks, parameters = blocks[1:], parameters[1:]
+            input = _run(input, blocks[:1], parameters[:1], batch_groups, kernels and kernels[:1])
+            blocks, parameters, kernels = blocks[1:], parameters[1:], kernels and kernels[1:]
         if not blocks:
             return input
         parameters = [p._replace(weight=_cast(p.weight, dtype), bias=_cast(p.bias, dtype)) for p in parameters]
-        return _run(_cast(input, dtype), blocks, parameters, batch_groups)
+        return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
-def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int) -> Tensor:
+def _run(
+    input: Tensor,
+    blocks: Sequence[Block],
+    parameters: Sequence[Parameters],
+    batch_groups: int,
+    kernels: Kernels | None,
+) -> Tensor:
     # An empty batch has nothing to compute, and torch checks less of its options.
     if not _engine.use_native("run", input) or input.numel() == 0 or not all(map(_has_native_form, blocks)):
         return run_reference(input, blocks, parameters, batch_groups)
@@ -119,8 +136,8 @@ def _run(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters
             _check_eps(block.norm)
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
-        return _Run.apply(tuple(blocks), batch_groups, input, *tensors)
-    return _forward(input, blocks, parameters, batch_groups, keeps=False)[0]
+        return _Run.apply(tuple(blocks), batch_groups, kernels, input, *tensors)
+    return _forward(input, blocks, parameters, batch_groups, kernels, keeps=False)[0]
 
 
 def _check_eps(norm: Norm) -> None:
@@ -162,11 +179,17 @@ def _has_native_form(block: Block) -> bool:
 
 
 def _forward(
-    input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int, keeps: bool
+    input: Tensor,
+    blocks: Sequence[Block],
+    parameters: Sequence[Parameters],
+    batch_groups: int,
+    kernels: Kernels | None,
+    keeps: bool,
 ) -> tuple[Tensor, list[_Pending]]:
     """The run's output, and what each block hands on; ``keeps`` says that backward will need it."""
     pending = _Pending(input)
     handed_on = []
+    _take_trace(kernels)
     for i, (block, p) in enumerate(zip(blocks, parameters, strict=True)):
         conv, norm = block.conv, block.norm
         leaves_activation = norm is not None or (keeps and i + 1 == len(blocks) and _keeps_input(block))
@@ -198,7 +221,18 @@ def _forward(
         else:
             pending = _Pending(tensor)
         handed_on.append(pending)
-    return pending.materialise(), handed_on
+        _take_trace(kernels, i)
+    output = pending.materialise()
+    _take_trace(kernels, -1)
+    return output, handed_on
+
+
+def _take_trace(kernels: Kernels | None, block: int | None = None) -> None:
+    """Tells ``kernels`` what ran since the last call, or, without a block, nobody."""
+    if kernels is not None:
+        ran = _native.take_trace()
+        if block is not None:
+            kernels[block].update(dict.fromkeys(ran))
 
 
 def _conv_op(conv: Conv, backward: bool = False) -> tuple[Any, tuple]:
@@ -221,10 +255,17 @@ def _keeps_anything(block: Block) -> bool:
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, blocks: tuple[Block, ...], batch_groups: int, input: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(
+        ctx,
+        blocks: tuple[Block, ...],
+        batch_groups: int,
+        kernels: Kernels | None,
+        input: Tensor,
+        *tensors: Tensor | None,
+    ) -> Tensor:
         parameters = _unflatten(tensors)
-        output, handed_on = _forward(input, blocks, parameters, batch_groups, keeps=True)
-        ctx.blocks, ctx.batch_groups = blocks, batch_groups
+        output, handed_on = _forward(input, blocks, parameters, batch_groups, kernels, keeps=True)
+        ctx.blocks, ctx.batch_groups, ctx.kernels = blocks, batch_groups, kernels
         # Without batch-norm the activation's gradient asks for no more than the sign of what is kept, input or output.
         kept = [
             (p.tensor, p.mean, p.invstd) if block.norm is not None else (p.tensor, None, None)
@@ -245,18 +286,19 @@ class _Run(torch.autograd.Function):
         input, *saved = ctx.saved_tensors
         count = len(ctx.blocks) * _FIELDS
         tensors, kept = saved[:count], saved[count:]
-        needs = ctx.needs_input_grad[2:]
+        needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, *_differentiable_backward(ctx, grad_output, [input, *tensors], needs)
+            return None, None, None, *_differentiable_backward(ctx, grad_output, [input, *tensors], needs)
         grads = _backward(
             grad_output,
             ctx.blocks,
             _unflatten(tensors),
             input,
             [tuple(kept[i : i + 3]) for i in range(0, len(kept), 3)],
+            ctx.kernels,
             needs,
         )
-        return None, None, *grads
+        return None, None, None, *grads
 
 
 def _unflatten(tensors: Sequence[Tensor | None]) -> list[Parameters]:
@@ -269,10 +311,12 @@ def _backward(
     parameters: Sequence[Parameters],
     input: Tensor,
     kept: Sequence[tuple[Tensor | None, Tensor | None, Tensor | None]],
+    kernels: Kernels | None,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of the input and of every block's tensors, None where not needed."""
     grads: list[Tensor | None] = [None] * len(needs)
+    _take_trace(kernels)
     for i in reversed(range(len(blocks))):
         block, p = blocks[i], parameters[i]
         tensor, mean, invstd = kept[i] if kept[i][0] is not None else (grad, None, None)
@@ -304,6 +348,7 @@ def _backward(
         for j, gradient in enumerate(found):
             if needs[at + j]:
                 grads[at + j] = gradient
+        _take_trace(kernels, i)
     if needs[0]:
         grads[0] = grad
     return grads

@@ -29,7 +29,7 @@ def run(capsys):
 def wrong_operator(monkeypatch):
     """fastgan.layers, a little off."""
     right = fastgan.layers._chain.run
-    monkeypatch.setattr("fastgan.layers._chain.run", lambda *arguments: right(*arguments) * (1 + 1e-6))
+    monkeypatch.setattr("fastgan.layers._chain.run", lambda *given, **named: right(*given, **named) * (1 + 1e-6))
 
 
 def in_bfloat16():

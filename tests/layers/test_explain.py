@@ -183,6 +183,27 @@ def test_before_a_run_it_says_what_is_to_be_expected():
     assert all("/forward" in row.engine for row in after)
 
 
+def test_after_a_step_a_convolution_names_the_kernels_of_every_pass():
+    model = discriminator(fastgan.layers)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    engines = {row.layer: row.engine for row in fastgan.explain(model) if row.type == "Conv2d"}
+    both = "conv_bn_act/forward_aten, backward_dgrad_aten, backward_wgrad_aten"
+    assert engines == {"0": "conv_bn_act/forward_aten, backward_wgrad_aten", "2": both, "5": both}
+
+
+def test_each_layer_names_its_own_kernels(monkeypatch):
+    """Not those that another layer of its run, or of another model, ran last."""
+    traces = iter(
+        [[], ["conv_bn_act/forward_a"], ["batch_norm_act/forward_b", "conv_bn_act/forward_c"], [], [], [], []]
+    )
+    monkeypatch.setattr("fastgan._native.take_trace", lambda: next(traces, []))
+    model = fastgan.layers.Sequential(*discriminator(fastgan.layers)[:5])
+    with torch.no_grad():
+        model(torch.randn(2, 3, 16, 16))
+    engines = {row.layer: row.engine for row in fastgan.explain(model) if row.type == "Conv2d"}
+    assert engines == {"0": "conv_bn_act/forward_a", "2": "conv_bn_act/forward_c"}
+
+
 def test_it_changes_nothing():
     model = hooked().train()
     x = torch.randn(2, 3, 16, 16)
