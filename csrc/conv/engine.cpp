@@ -94,7 +94,7 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
             (name + ": kernels of twice the stride, from 32 channels and 256 pixels a batch on").c_str());
     }
     const std::string others = name + (rule.winograd ? ": all others" : ": all") +
-                               (is_forced() ? " without groups, because FASTGAN_ENGINE=native" : "");
+                               (conv::is_forced() ? " without groups, because FASTGAN_ENGINE=native" : "");
     visit(context, rule.direct ? ("fastgan's direct, " + isa).c_str() : "torch's", others.c_str());
   }
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean
 
 import pytest
 import torch
@@ -13,14 +13,18 @@ from fastgan import _native, ops
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
+def typical(errors: list[float]) -> float:
+    return mean(sorted(errors)[: max(1, len(errors) - 1)])
+
+
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.name}")
 def test_equals_truth(case, dtype, memory_format):
     _native.reset_counters()
     errors, eager_errors = {}, {}
-    # Rounding makes the error of a few values a matter of luck: several draws are taken together, and the median of them,
-    # since a single value that rounds across ReLU's kink changes a gradient by percents.
+    # Rounding makes the error of a few values a matter of luck: several draws are taken together. The worst of each is
+    # left out, since a single value that rounds across ReLU's kink changes a gradient by percents.
     for seed in range(3, 4 if dtype == torch.float64 else 9):
         found = evaluate(case.function, case, dtype, memory_format, seed)
         truth = evaluate(case.reference, case, dtype, memory_format, seed, as_dtype=torch.float64)
@@ -32,8 +36,8 @@ def test_equals_truth(case, dtype, memory_format):
             eager_errors.setdefault(name, []).append(relative_error(eager[name], truth[name]))
     assert case.options["activation"] == "none" or any("forward" in name for name in _native.counters())
     for name, values in errors.items():
-        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * median(eager_errors[name]))
-        assert median(values) <= bar, name
+        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * typical(eager_errors[name]))
+        assert typical(values) <= bar, name
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.op == "batch_norm_act"][:12], ids=lambda case: case.name)
