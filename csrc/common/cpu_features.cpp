@@ -55,7 +55,11 @@ CpuFeatures detect() {
   f.avx2 = ymm && bit(extended.ebx, 5);
   f.avx512 = zmm && bit(extended.ebx, 16) && bit(extended.ebx, 17) && bit(extended.ebx, 30) && bit(extended.ebx, 31);
   f.avx512_bf16 = f.avx512 && extended.eax >= 1 && bit(more.eax, 5);
+#if FASTGAN_EMULATE_AMX  // conv/amx.h
+  f.amx_bf16 = true;
+#else
   f.amx_bf16 = tiles && bit(extended.edx, 24) && bit(extended.edx, 22) && request_tiles();
+#endif
   return f;
 }
 

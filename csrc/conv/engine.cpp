@@ -12,7 +12,19 @@
 namespace fastgan::conv {
 
 FASTGAN_DECLARE_KERNELS(Tiles, tiles)
-const Tiles& tiles() { return FASTGAN_KERNELS_IN_USE(tiles); }
+
+static bool uses_amx(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 && cpu_isa() == Isa::amx && tile_amx.gemm;
+}
+
+const Tiles& tiles() {
+  static const Tiles chosen = [] {
+    Tiles chosen = FASTGAN_KERNELS_IN_USE(tiles);
+    if (uses_amx(ScalarType::BFloat16)) chosen.bfloat16 = tile_amx;
+    return chosen;
+  }();
+  return chosen;
+}
 
 #define FASTGAN_USE_PACKING(T, S)                         \
   using Packing_##T##_##S = Packing<T, S>;                \
@@ -42,7 +54,8 @@ bool use_engine(Pass, const Tensor& input, const Tensor& weight, const Convoluti
 }
 
 std::string engine_name(const char* pass, const Tensor& input) {
-  return std::string(pass) + "_" + dtype_name(input.scalar_type()) + "_" + kernel_isa_name();
+  const auto dtype = input.scalar_type();
+  return std::string(pass) + "_" + dtype_name(dtype) + "_" + (uses_amx(dtype) ? isa_name(Isa::amx) : kernel_isa_name());
 }
 
 }  // namespace fastgan::conv

@@ -109,7 +109,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 
   const auto store = packing<T, S>().store[epilogue.activation];
   std::vector<int64_t> reads, writes, segments;
-  A result[kMaxTileRows * kMaxTileColumns];
+  alignas(64) A result[kMaxTileRows * kMaxTileColumns];
   for (int64_t phase = 0; phase < g.phases(); ++phase) {
     const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
     reads.clear(), writes.clear(), segments.clear();
@@ -137,7 +137,8 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
     for (int64_t block = 0; block < panels.blocks; ++block) {
       const int64_t channel = block * tile.columns;
       for (int64_t p = 0; p < pixels; p += tile.rows) {
-        tile.gemm(left, reads.data() + p, segments.data(), segments.size(), extent, panels.panel(phase, block), result);
+        tile.gemm(left, reads.data() + p, segments.data(), segments.size(), extent, panels.panel(phase, block), false,
+                  result);
         store(result, tile.columns, std::min<int64_t>(tile.rows, pixels - p),
               std::min<int64_t>(tile.columns, output.size(1) - channel), bias.empty() ? nullptr : bias.data() + channel,
               static_cast<A>(epilogue.negative_slope), writes.data() + p, output.stride(1),
@@ -162,6 +163,7 @@ void gather(const Tensor& input, const Tensor& weight, const Convolution& conv, 
     if (!bias.empty()) bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
     torch::stable::parallel_for(0, items.count, 1, [&](int64_t begin, int64_t end) {
+      const InUse<S> in_use(tile_of<S>());
       for (int64_t item = begin; item < end; ++item) gather_item<T, S>(g, items, item, input, panels, bias, epilogue, output);
     });
   });

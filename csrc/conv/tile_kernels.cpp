@@ -35,39 +35,65 @@ struct Multiply<BFloat16> {
 };
 #endif
 
-template <class S>
-void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
-          Compute<S>* out) {
+// What a tile adds up. Its left operand's elements for successive k are `distance` apart.
+template <class S, int distance>
+struct Sums {
   using A = Compute<S>;
   using M = Multiply<S>;
-  constexpr int W = kLanes<A>;
-  constexpr int64_t kColumns = W * kVectors;
-  Vec<A> sums[kRows][kVectors] = {};
-  for (int64_t s = 0; s < segment_count; ++s) {
-    const S* const at = a + segments[s];
-    for (int64_t k = 0; k < extent; k += M::kStep) {
+  static constexpr int W = kLanes<A>, kColumns = W * kVectors;
+  Vec<A> at[kRows][kVectors];
+
+  Sums(bool add, const A* out) {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) at[m][v] = add ? load(out + m * kColumns + v * W) : Vec<A>{};
+    }
+  }
+
+  // Returns where the right operand goes on.
+  const S* add(const S* a, const int64_t* rows, int64_t extent, const S* b) {
+    for (int64_t k = 0; k < extent; k += M::kStep, a += M::kStep * distance, b += kColumns * M::kStep) {
       Vec<A> columns[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) columns[v] = load_raw<Vec<A>>(b + v * W * M::kStep);
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) {
-        const Vec<A> value = M::broadcast(at + rows[m] + k);
+        const Vec<A> value = M::broadcast(a + rows[m]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sums[m][v] = M::add(sums[m][v], value, columns[v]);
+        for (int v = 0; v < kVectors; ++v) at[m][v] = M::add(at[m][v], value, columns[v]);
       }
-      b += kColumns * M::kStep;
+    }
+    return b;
+  }
+
+  void store_to(A* out) const {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) store(out + m * kColumns + v * W, at[m][v]);
     }
   }
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(out + m * kColumns + v * W, sums[m][v]);
-  }
+};
+
+template <class S>
+void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
+          bool add, Compute<S>* out) {
+  Sums<S, 1> sums(add, out);
+  for (int64_t s = 0; s < segment_count; ++s) b = sums.add(a + segments[s], rows, extent, b);
+  sums.store_to(out);
+}
+
+template <class S>
+void gemm_columns(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, Compute<S>* out) {
+  Sums<S, Sums<S, 1>::kColumns> sums(add, out);
+  sums.add(a, rows, extent, b);
+  sums.store_to(out);
 }
 
 template <class S>
 constexpr Tile<S> tile() {
-  return {kRows, kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, gemm<S>};
+  return {kRows, kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, gemm<S>, Multiply<S>::kStep == 1 ? gemm_columns<S> : nullptr};
 }
 
 }  // namespace

@@ -50,7 +50,6 @@ Correlation<S> correlation_of(const Tensor& small, const Tensor& large, const Te
 template <class T, class S>
 void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large, int64_t row_stride, int64_t stride,
                int64_t first, int64_t images, Compute<S>* sums) {
-  using A = Compute<S>;
   const auto& tile = tile_of<S>();
   S* const left = scratch<S, 2>(images * c.image_size);
   S* const right = scratch<S, 3>(c.blocks * images * c.panel());
@@ -76,7 +75,7 @@ void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large
   const int64_t tiles = divide_up(c.rows, tile.rows), units = divide_up(tiles, kTilesAtATime);
   const int64_t group = std::max<int64_t>(1, kPackedBytes / 2 / static_cast<int64_t>(c.panel() * sizeof(S)));
   torch::stable::parallel_for(0, c.blocks * units, 1, [&](int64_t begin, int64_t end) {
-    A result[kMaxTileRows * kMaxTileColumns];
+    const InUse<S> in_use(tile);
     std::vector<int64_t> segments, reads(tile.rows);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = unit / units, from = unit % units * kTilesAtATime;
@@ -93,9 +92,8 @@ void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large
             reads[m] = row / taps * images * c.plane + c.taps[row % taps];
           }
           tile.gemm(left, reads.data(), segments.data(), segments.size(), c.extent,
-                    right + (block * images + image) * c.panel(), result);
-          A* const sum = sums + (block * tiles + t) * tile.rows * tile.columns;
-          for (int64_t i = 0; i < tile.rows * tile.columns; ++i) sum[i] += result[i];
+                    right + (block * images + image) * c.panel(), true,
+                    sums + (block * tiles + t) * tile.rows * tile.columns);
         }
       }
     }

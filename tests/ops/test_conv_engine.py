@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from cases import relative_error
 
-from fastgan import _native
+from fastgan import _C, _native
 
 # in, out, size, kernel, stride, padding, dilation, output_padding, transposed
 LAYERS = {
@@ -62,7 +62,10 @@ def check_every_layer() -> None:
                     assert error <= limit, (name, dtype, format, error)
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
-    assert len({kernel.split("_")[-1] for kernel in counters}) == 1
+    engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
+    assert len({kernel.split("_")[-1] for kernel in engine if "bfloat16" not in kernel}) == 1
+    (isa,) = {kernel.split("bfloat16_")[1] for kernel in engine if "bfloat16" in kernel}
+    assert (isa == "amx") == (_C.cpu_isa() == "amx"), counters
 
 
 @pytest.mark.parametrize("isa", ["amx", "avx512", "avx2", "scalar"])
