@@ -93,8 +93,8 @@ inline float flushed(float value) { return std::fpclassify(value) == FP_SUBNORMA
 // The manual's operation: even and odd elements of k are summed apart from zero on, then added up, then to the tile.
 inline void _tile_dpbf16ps(int to, int a, int b) {
   auto& tiles = configured();
-  const auto *const rows = tiles.shapes.rows;
-  const auto *const bytes = tiles.shapes.row_bytes;
+  const auto* const rows = tiles.shapes.rows;
+  const auto* const bytes = tiles.shapes.row_bytes;
   require(rows[to] == rows[a] && bytes[to] == bytes[b] && bytes[a] == 4 * rows[b], "shapes of a product do not match");
   const auto element = [&](int tile, int row, int i) {
     BFloat16 value;
