@@ -107,8 +107,9 @@ def isas(machine: str = "") -> dict[str, list[str]]:
     return X86_ISAS if is_x86 else {"scalar": []}
 
 
-def cxx_flags() -> list[str]:
-    return [*COMMON, *HOST, *_defines()]
+def cxx_flags(env: Mapping[str, str] = os.environ) -> list[str]:
+    """CXXFLAGS come last, so that they win."""
+    return [*COMMON, *HOST, *_defines(), *shlex.split(env.get("CXXFLAGS", ""))]
 
 
 def _defines() -> list[str]:
