@@ -2,8 +2,8 @@
 
     python tools/sanitize.py [pytest's arguments]
 
-What is tested is a copy of the sources in ``build/sanitize``, so that the ordinary build stays as it is. AMX is emulated
-in it: sanitizers do not see what a tile instruction reads, and most machines have none.
+What is tested is a copy of the sources in ``build/sanitize``, so that the ordinary build stays as it is. In it AMX is
+emulated: sanitizers do not see what a tile instruction reads, and most machines have none.
 """
 
 from __future__ import annotations
