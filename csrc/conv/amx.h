@@ -88,7 +88,21 @@ inline void _tile_stored(int tile, void* to, int64_t stride) {
   }
 }
 
-inline float flushed(float value) { return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value; }
+constexpr float kLeastNormal = 0x1p-126f;
+inline float flushed(float value) { return std::fabs(value) < kLeastNormal ? std::copysign(0.0f, value) : value; }
+
+struct TileValues {
+  float at[kTileRows][kTileBytes / 2];
+};
+inline TileValues values_of(int tile) {
+  TileValues values;
+  for (int row = 0; row < kTileRows; ++row) {
+    BFloat16 elements[kTileBytes / 2];
+    std::memcpy(elements, configured().data[tile][row], sizeof(elements));
+    for (int i = 0; i < kTileBytes / 2; ++i) values.at[row][i] = flushed(to_compute(elements[i]));
+  }
+  return values;
+}
 
 // The manual's operation: even and odd elements of k are summed apart from zero on, then added up, then to the tile.
 inline void _tile_dpbf16ps(int to, int a, int b) {
@@ -96,18 +110,14 @@ inline void _tile_dpbf16ps(int to, int a, int b) {
   const auto* const rows = tiles.shapes.rows;
   const auto* const bytes = tiles.shapes.row_bytes;
   require(rows[to] == rows[a] && bytes[to] == bytes[b] && bytes[a] == 4 * rows[b], "shapes of a product do not match");
-  const auto element = [&](int tile, int row, int i) {
-    BFloat16 value;
-    std::memcpy(&value, tiles.data[tile][row] + i * sizeof(value), sizeof(value));
-    return flushed(to_compute(value));
-  };
+  const TileValues left = values_of(a), right = values_of(b);
   for (int m = 0; m < rows[to]; ++m) {
     float sums[2][kTileBytes / 4] = {}, total[kTileBytes / 4];
     std::memcpy(total, tiles.data[to][m], sizeof(total));
     for (int n = 0; n < bytes[to] / 4; ++n) {
       for (int k = 0; k < rows[b]; ++k) {
         for (int i = 0; i < 2; ++i) {
-          sums[i][n] = flushed(std::fma(element(a, m, 2 * k + i), element(b, k, 2 * n + i), sums[i][n]));
+          sums[i][n] = flushed(std::fma(left.at[m][2 * k + i], right.at[k][2 * n + i], sums[i][n]));
         }
       }
       total[n] = flushed(flushed(total[n]) + flushed(sums[0][n] + sums[1][n]));
