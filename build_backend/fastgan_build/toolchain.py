@@ -107,12 +107,22 @@ def isas(machine: str = "") -> dict[str, list[str]]:
     return X86_ISAS if is_x86 else {"scalar": []}
 
 
-def cxx_flags() -> list[str]:
-    return [*COMMON, *HOST, *_defines()]
+def cxx_flags(env: Mapping[str, str] = os.environ) -> list[str]:
+    """CXXFLAGS come last, so that they win."""
+    return [*COMMON, *HOST, *_defines(), *shlex.split(env.get("CXXFLAGS", ""))]
 
 
 def _defines() -> list[str]:
-    return [f"-DTORCH_TARGET_VERSION={TARGET}", f"-DFASTGAN_X86={int(len(isas()) > 1)}"]
+    emulation = ["-DFASTGAN_EMULATE_AMX=1"] if emulates_amx() else []
+    return [f"-DTORCH_TARGET_VERSION={TARGET}", f"-DFASTGAN_X86={int(len(isas()) > 1)}", *emulation]
+
+
+def emulates_amx(env: Mapping[str, str] = os.environ) -> bool:
+    """FASTGAN_EMULATE_AMX: whether plain C++ takes the place of AMX instructions, slowly (csrc/conv/amx.h)."""
+    value = env.get("FASTGAN_EMULATE_AMX", "")
+    if value not in ("", "0", "1"):
+        raise BuildError(f"FASTGAN_EMULATE_AMX is {value!r}; set it to 1 to test without AMX, or unset it.")
+    return value == "1"
 
 
 def python_include() -> Path | None:

@@ -35,6 +35,12 @@ uint64_t saved_states() {
   return (uint64_t{high} << 32) | low;
 }
 
+#if FASTGAN_EMULATE_AMX  // conv/amx.h
+constexpr bool kEmulatesAmx = true;
+#else
+constexpr bool kEmulatesAmx = false;
+#endif
+
 // Linux hands out the tile registers on request, once a process.
 bool request_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
@@ -56,7 +62,7 @@ CpuFeatures detect() {
   f.avx512 = zmm && bit(extended.ebx, 16) && bit(extended.ebx, 17) && bit(extended.ebx, 30) && bit(extended.ebx, 31);
   f.avx512_bf16 = f.avx512 && extended.eax >= 1 && bit(more.eax, 5);
   f.avx512_fp16 = f.avx512 && bit(extended.edx, 23);
-  f.amx_bf16 = tiles && bit(extended.edx, 24) && bit(extended.edx, 22) && request_tiles();
+  f.amx_bf16 = kEmulatesAmx || (tiles && bit(extended.edx, 24) && bit(extended.edx, 22) && request_tiles());
   return f;
 }
 

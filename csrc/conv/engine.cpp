@@ -14,7 +14,19 @@
 namespace fastgan::conv {
 
 FASTGAN_DECLARE_KERNELS(Tiles, tiles)
-const Tiles& tiles() { return FASTGAN_KERNELS_IN_USE(tiles); }
+
+static bool uses_amx(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 && cpu_isa() == Isa::amx && tile_amx.gemm;
+}
+
+const Tiles& tiles() {
+  static const Tiles chosen = [] {
+    Tiles chosen = FASTGAN_KERNELS_IN_USE(tiles);
+    if (uses_amx(ScalarType::BFloat16)) chosen.bfloat16 = tile_amx;
+    return chosen;
+  }();
+  return chosen;
+}
 
 #define FASTGAN_USE_PACKING(T, S)                         \
   using Packing_##T##_##S = Packing<T, S>;                \
@@ -56,8 +68,9 @@ struct Rule {
 Rule rule_for(ScalarType dtype) {
   const bool has_vectors = cpu_isa() >= Isa::avx2;
   const bool direct = is_forced() || (has_vectors && !aten_is_fast(dtype));
-  const bool as_float32 = dtype == ScalarType::Float || (dtype == ScalarType::BFloat16 && !cpu_features().avx512_bf16);
-  return {dtype != ScalarType::Double && (direct || (has_vectors && as_float32)), direct};
+  const bool is_bfloat16 = dtype == ScalarType::BFloat16, has_own_tile = is_bfloat16 && tiles().bfloat16.gemm;
+  const bool as_float32 = dtype == ScalarType::Float || (is_bfloat16 && !cpu_features().avx512_bf16);
+  return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), direct};
 }
 
 }  // namespace
@@ -76,8 +89,10 @@ Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolu
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
   if (engine == Engine::aten) return std::string(pass) + "_aten";
-  return std::string(pass) + (engine == Engine::winograd ? "_winograd_" : "_") + dtype_name(input.scalar_type()) + "_" +
-         kernel_isa_name();
+  const auto dtype = input.scalar_type();
+  const bool winograd = engine == Engine::winograd;
+  return std::string(pass) + (winograd ? "_winograd_" : "_") + dtype_name(dtype) + "_" +
+         (uses_amx(dtype) && !winograd ? isa_name(Isa::amx) : kernel_isa_name());
 }
 
 }  // namespace fastgan::conv

@@ -110,7 +110,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 
   const auto store = packing<T, S>().store[epilogue.activation];
   std::vector<int64_t> reads, writes, segments;
-  A result[kMaxTileRows * kMaxTileColumns];
+  alignas(64) A result[kMaxTileRows * kMaxTileColumns];
   for (int64_t phase = 0; phase < g.phases(); ++phase) {
     const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
     reads.clear(), writes.clear(), segments.clear();
@@ -165,6 +165,7 @@ void gather(Engine engine, const Tensor& input, const Tensor& weight, const Conv
     if (!bias.empty()) bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
     torch::stable::parallel_for(0, items.count, 1, [&](int64_t begin, int64_t end) {
+      const InUse<S> in_use(tile_of<S>());
       for (int64_t item = begin; item < end; ++item) gather_item<T, S>(g, items, item, input, panels, bias, epilogue, output);
     });
   });

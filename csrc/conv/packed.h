@@ -27,6 +27,23 @@ const Tile<S>& tile_of() {
   }
 }
 
+// A thread holds one around its calls of gemm: AMX has to be told the shapes of its registers, and released again.
+template <class S>
+class InUse {
+ public:
+  explicit InUse(const Tile<S>& tile) : tile_(tile) {
+    if (tile_.begin) tile_.begin();
+  }
+  ~InUse() {
+    if (tile_.end) tile_.end();
+  }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  const Tile<S>& tile_;
+};
+
 // Memory that a thread keeps between calls; each purpose has its own.
 template <class S, int purpose>
 S* scratch(int64_t elements) {

@@ -49,6 +49,7 @@ class Sweeps {
   // Every tile of rows with every panel of columns.
   static void sweep() {
     const auto& tile = tile_of<S>();
+    const InUse<S> in_use(tile);
     const S* const left = ones<100>(left_tiles() * tile.rows * kExtent);
     const S* const right = ones<101>(right_panels() * tile.columns * kExtent);
     int64_t rows[kMaxTileRows];

@@ -6,8 +6,8 @@
 // gradient: m is an input channel, a segment is a row of output pixels, k is a pixel in it. So one kernel an instruction set
 // serves both, and nothing is copied to make rows of patches.
 //
-// Compiled once for each instruction set (tile_kernels.cpp). S is the element type of the packed operands: BFloat16 where
-// the instruction set multiplies pairs of them (then k goes in steps of two), float or double otherwise.
+// Compiled once for each instruction set (tile_kernels.cpp; tile_amx.cpp). S is the element type of the packed operands:
+// BFloat16 where the instruction set multiplies pairs of them (then k goes in steps of two), float or double otherwise.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace fastgan::conv {
 
-inline constexpr int kMaxTileRows = 16;
+inline constexpr int kMaxTileRows = 32;
 inline constexpr int kMaxTileColumns = 32;
 
 template <class S>
@@ -32,6 +32,9 @@ struct Tile {
   void (*gemm_rows)(const S* a, int64_t distance, int64_t extent, const S* b, bool add, A* out) = nullptr;
   // With a left operand that is packed as the right one is, [k][columns]:  a[rows[m] + k * columns] * b[k][n]
   void (*gemm_columns)(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, A* out) = nullptr;
+  // Where they are there, a thread calls gemm between the two: InUse (packed.h).
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
 };
 
 struct Tiles {
@@ -41,5 +44,6 @@ struct Tiles {
 };
 
 const Tiles& tiles();  // for the instruction set in use
+extern const Tile<BFloat16> tile_amx;  // empty where the compiler does not know AMX
 
 }  // namespace fastgan::conv

@@ -76,6 +76,7 @@ void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large
   const int64_t tiles = divide_up(c.rows, tile.rows), units = divide_up(tiles, kTilesAtATime);
   const int64_t group = std::max<int64_t>(1, kPackedBytes / 2 / static_cast<int64_t>(c.panel() * sizeof(S)));
   torch::stable::parallel_for(0, c.blocks * units, 1, [&](int64_t begin, int64_t end) {
+    const InUse<S> in_use(tile);
     std::vector<int64_t> segments, reads(tile.rows);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = unit / units, from = unit % units * kTilesAtATime;

@@ -77,6 +77,20 @@ def test_max_jobs_that_is_no_number(text):
         toolchain.max_jobs({"MAX_JOBS": text})
 
 
+def test_cxxflags_win():
+    flags = toolchain.cxx_flags({"CXXFLAGS": "-O1 '-DNAME=a b'"})
+    assert flags == [*toolchain.cxx_flags({}), "-O1", "-DNAME=a b"]
+
+
+def test_amx_is_emulated_where_asked_for(monkeypatch):
+    monkeypatch.delenv("FASTGAN_EMULATE_AMX", raising=False)
+    assert not [flag for flag in toolchain.cxx_flags() if "EMULATE" in flag]
+    monkeypatch.setenv("FASTGAN_EMULATE_AMX", "1")
+    assert "-DFASTGAN_EMULATE_AMX=1" in toolchain.cxx_flags()
+    with pytest.raises(BuildError, match="FASTGAN_EMULATE_AMX is 'yes'; set it to 1"):
+        toolchain.emulates_amx({"FASTGAN_EMULATE_AMX": "yes"})
+
+
 # ---- CUDA -----------------------------------------------------------------------------------------------------------
 
 

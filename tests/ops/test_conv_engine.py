@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from cases import relative_error
 
-from fastgan import _native
+from fastgan import _C, _native
 
 # in, out, size, kernel, stride, padding, dilation, output_padding, transposed
 LAYERS = {
@@ -67,7 +67,10 @@ def check_every_layer() -> None:
                     assert error <= limit, (name, dtype, format, error)
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
-    assert len({kernel.split("_")[-1] for kernel in counters}) == 1
+    engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
+    assert len({kernel.split("_")[-1] for kernel in engine if "bfloat16" not in kernel}) == 1
+    isas = {kernel.split("bfloat16_")[1] for kernel in engine if "bfloat16" in kernel and "winograd" not in kernel}
+    assert len(isas) == 1 and (isas == {"amx"}) == (_C.cpu_isa() == "amx"), counters
     for name in ("forward", "backward_dgrad", "backward_wgrad"):
         assert any(f"/{name}_winograd_float32" in kernel for kernel in counters), counters
 
