@@ -104,13 +104,15 @@ struct Taps {
     }
   }
 
-  void store(const Correlation& c, const Units& units, const float* sums, int64_t first_channel, int64_t first_output) const {
+  // Of `block_channels` channels, whose sums lie phase by phase.
+  void store(const Correlation& c, const Units& units, int64_t block_channels, const float* sums, int64_t first_channel,
+             int64_t first_output) const {
     const int64_t columns = tile_of<float>().columns, count = std::min(columns, outputs - first_output);
     float taps[kMostPhases][4][kMaxTileColumns];
-    for (int64_t i = 0; i < std::min(units.channels, channels - first_channel); ++i) {
+    for (int64_t i = 0; i < std::min(block_channels, channels - first_channel); ++i) {
       for (int64_t phase = 0; phase < c.phases(); ++phase) {
-        c.winograd.tap_grads(sums + (phase * units.channels + i) * columns, (c.m() + 1) * units.plane, units.plane, 0, 1, columns,
-                             taps[phase][0], 2 * kMaxTileColumns, kMaxTileColumns, 0);
+        c.winograd.tap_grads(sums + (phase * block_channels + i) * columns, (c.m() + 1) * units.plane, units.plane, 0, 1,
+                             columns, taps[phase][0], 2 * kMaxTileColumns, kMaxTileColumns, 0);
       }
       for (int64_t n = 0; n < count; ++n) {
         G* const to = data + (first_output + n) * output + (first_channel + i) * channel;
@@ -134,18 +136,20 @@ void multiply(const Correlation& c, const Units& units, const Operand& large, co
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t panel = unit / units.down, from = unit % units.down * units.channels;
       float* const mine = first && last ? scratch<float, 8>(units.size(c)) : sums + unit * units.size(c);
-      for (int64_t row = 0; row < units.rows; ++row) {
-        const int64_t phase = std::min(row / units.channels, c.phases() - 1);
-        const int64_t at = phase * c.block + std::min(from + row % units.channels, c.block - 1);
+      const int64_t channels = std::min(units.channels, c.block - from);  // the block's last unit has fewer
+      const int64_t rows = round_up(channels * c.phases(), tile.rows);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t phase = std::min(row / channels, c.phases() - 1);
+        const int64_t at = phase * c.block + from + row % channels;
         reads[row] = at / tile.columns * large.tiles * tile.columns + at % tile.columns;
       }
       for (int64_t i = 0; i < c.count(); ++i) {
-        for (int64_t row = 0; row < units.rows; row += tile.rows) {
+        for (int64_t row = 0; row < rows; row += tile.rows) {
           tile.gemm_columns(large.at + i * large.plane, reads.data() + row, tiles, small.panel(panel) + i * small.plane, !first,
                             mine + i * units.plane + row * tile.columns);
         }
       }
-      if (last) taps.store(c, units, mine, channel + from, panel * tile.columns);
+      if (last) taps.store(c, units, channels, mine, channel + from, panel * tile.columns);
     }
   });
 }
