@@ -61,21 +61,25 @@ bool aten_is_fast(ScalarType dtype) {
 //   Winograd's takes 0.4 to 0.75 of aten's time in float32, and aten is no faster in a bfloat16 that the CPU does not multiply;
 //   what aten has no kernels for it runs 3 to 100 times as long as ours;
 //   all else is aten's, which takes 0.9 of the time of our direct kernels.
+//   but for bfloat16 gradients of large weights, which Winograd's computes in 0.6 of aten's time, in float32.
 struct Rule {
   bool winograd, direct;
+  bool winograd_wgrad;  // for weights from kLargeWeight elements on
 };
+constexpr int64_t kLargeWeight = 1 << 21;  // of 256 by 512 channels
 
 Rule rule_for(ScalarType dtype) {
   const bool has_vectors = cpu_isa() >= Isa::avx2;
   const bool direct = is_forced() || (has_vectors && !aten_is_fast(dtype));
   const bool is_bfloat16 = dtype == ScalarType::BFloat16, has_own_tile = is_bfloat16 && tiles().bfloat16.gemm;
   const bool as_float32 = dtype == ScalarType::Float || (is_bfloat16 && !cpu_features().avx512_bf16);
-  return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), direct};
+  return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), direct,
+          is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
 }
 
 }  // namespace
 
-Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
   if (conv.groups != 1 || input.numel() == 0 || weight.numel() == 0) return Engine::aten;
   // Nobody means more; and with less no size that the engine multiplies out can overflow.
   constexpr int64_t kMost = 4096;
@@ -83,7 +87,8 @@ Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolu
     if (std::max((*values)[0], (*values)[1]) > kMost) return Engine::aten;
   }
   const Rule rule = rule_for(input.scalar_type());
-  if (rule.winograd && winograd_suits(input, weight, conv)) return Engine::winograd;
+  const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
+  if ((rule.winograd || large_gradient) && winograd_suits(input, weight, conv)) return Engine::winograd;
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
@@ -108,7 +113,11 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
       visit(context, ("fastgan's winograd, " + isa).c_str(),
             (name + ": kernels of twice the stride, from 32 channels and 256 pixels a batch on").c_str());
     }
-    const std::string others = name + (rule.winograd ? ": all others" : ": all") +
+    if (rule.winograd_wgrad && !rule.winograd) {
+      visit(context, ("fastgan's winograd, " + isa).c_str(), (name + ": weight gradients from 256 by 512 channels on").c_str());
+    }
+    const bool is_part = rule.winograd || rule.winograd_wgrad;
+    const std::string others = name + (is_part ? ": all others" : ": all") +
                                (conv::is_forced() ? " without groups, because FASTGAN_ENGINE=native" : "");
     visit(context, rule.direct ? ("fastgan's direct, " + isa).c_str() : "torch's", others.c_str());
   }
