@@ -6,7 +6,7 @@ The rule under ``FASTGAN_ENGINE=auto`` (the default):
 
 - CPU: native, for every shape and the four floating-point dtypes. The convolution inside a block is aten's: on a CPU
   with AVX512-BF16, our engine (csrc/conv) took 1.1 times as long as oneDNN's at the layers of DCGAN-64.
-  ``FASTGAN_ENGINE=native`` takes ours where groups are 1; ``use_engine`` of csrc/conv/engine.cpp chooses.
+  ``FASTGAN_ENGINE=native`` takes ours where groups are 1; ``engine_for`` of csrc/conv/engine.cpp chooses.
 - CUDA: aten. The CUDA kernels are built and can be forced, but none has a recorded run on a device yet, and a kernel
   without one is never the default.
 - Any other device: aten.
