@@ -4,9 +4,9 @@
 
 The rule under ``FASTGAN_ENGINE=auto`` (the default):
 
-- CPU: native, for every shape and the four floating-point dtypes. The convolution inside a block is aten's: on a CPU
-  with AVX512-BF16, our engine (csrc/conv) took 1.1 times as long as oneDNN's at the layers of DCGAN-64.
-  ``FASTGAN_ENGINE=native`` takes ours where groups are 1; ``engine_for`` of csrc/conv/engine.cpp chooses.
+- CPU: native, for every shape and the four floating-point dtypes. Of the convolution inside a block ``engine_for`` in
+  csrc/conv/engine.cpp chooses, by measurement: ours where it was faster, aten's otherwise. ``fastgan doctor`` shows
+  that rule. ``FASTGAN_ENGINE=native`` takes ours wherever groups are 1.
 - CUDA: aten. The CUDA kernels are built and can be forced, but none has a recorded run on a device yet, and a kernel
   without one is never the default.
 - Any other device: aten.
