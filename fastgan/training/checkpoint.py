@@ -1,6 +1,7 @@
 """The whole state of a run in one safetensors file: tensors, and JSON in its metadata. Nothing is ever unpickled.
 
-A SHA-256 of both is kept beside them, so that a file that is damaged anywhere is known to be.
+A SHA-256 of both is in there too, so that a file that is damaged anywhere is known to be. The same state makes the same
+file, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ __all__ = [
 ]
 
 FORMAT = 1
-KEY, CHECKSUM = "fastgan", "sha256"  # in a file's metadata: the JSON, and the hash of it and the tensors
+KEY = "fastgan"  # of the JSON in a file's metadata
+CHECKSUM = "sha256"  # in the JSON, of the tensors and the rest of the JSON
 
 
 class Damaged(UserError):
@@ -160,10 +162,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], described: dict[str
     """Writes a safetensors file beside ``path``, sees it to the disk, and renames it. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **described})
+    described = {"format": FORMAT, **described}
+    text = json.dumps({**described, CHECKSUM: _checksum(whole, json.dumps(described))})
     try:
         # Not save_file, whose own temporary file would be left by a kill, and whose files only their owner may read.
-        temporary.write_bytes(save(whole, {KEY: text, CHECKSUM: _checksum(whole, text)}))
+        temporary.write_bytes(save(whole, {KEY: text}))
         to_disk(temporary)
         os.replace(temporary, path)
         to_disk(path.parent)
@@ -183,8 +186,7 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
         raise FileNotFoundError(f"there is no file {path}; give the path of a {kind} that a run has written.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            described = json.loads(metadata.get(KEY, "{}"))
+            described = json.loads((file.metadata() or {}).get(KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, ValueError) as error:
         raise Damaged(f"{path} is damaged or no safetensors file ({error}); give another {kind}.") from None
@@ -193,7 +195,7 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
             f"{path} was written by another version of fastgan (format {described['format']}, this one reads "
             f"{FORMAT}); install that version to read it."
         )
-    if described and metadata.get(CHECKSUM) != _checksum(tensors, metadata[KEY]):
+    if described and described.pop(CHECKSUM, None) != _checksum(tensors, json.dumps(described)):
         raise Damaged(f"{path} is damaged (its checksum is another one); give another {kind}.")
     if described.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} of fastgan; give one that a run has written.")

@@ -347,7 +347,7 @@ class Trainer:
 
     def _save_state(self, folder: RunFolder) -> None:
         self.state.facts = {
-            "config": self.config.to_dict(),
+            "config": replace(self.config, out=None).to_dict(),  # the folder may move
             "data": [self.stream.name, self.stream.n],
             "from_logits": self.step.from_logits,
             "step": self.step.state_dict() if hasattr(self.step, "state_dict") else {},
