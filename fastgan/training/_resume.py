@@ -85,7 +85,7 @@ def warn_of_other_data(before: Any, stream: Stream) -> None:
     elif before != [stream.name, stream.n]:
         warnings.warn(
             f"the run was trained on {before[0]} ({before[1]} images) and goes on with {stream.name} ({stream.n} "
-            "images), so that it is no exact resume.",
+            "images); the resume is exact only if these are the same images.",
             FastganWarning,
             stacklevel=3,
         )

@@ -79,20 +79,22 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
             for left in folder.glob(".*.tmp*"):
                 left.unlink()
-        self.cut_metrics(last_step)
+        self.cut_rows(last_step)
 
-    def cut_metrics(self, last_step: int) -> None:
-        """Removes the rows of the steps after ``last_step``, and what is no whole row. Raises OSError."""
-        if not self.metrics.exists():
-            return
-        end = 0
-        with self.metrics.open("rb") as file:
-            for line in file:
-                if _step_of(line) > last_step:
-                    break
-                end += len(line)
-        if end < self.metrics.stat().st_size:
-            os.truncate(self.metrics, end)
+    def cut_rows(self, last_step: int) -> None:
+        """Removes from every ``.jsonl`` the rows of the steps after ``last_step``, and what is no whole row.
+
+        Raises OSError.
+        """
+        for path in self.path.glob("*.jsonl"):
+            end = 0
+            with path.open("rb") as file:
+                for line in file:
+                    if _step_of(line) > last_step:
+                        break
+                    end += len(line)
+            if end < path.stat().st_size:
+                os.truncate(path, end)
 
     def last_row(self) -> dict[str, Any]:
         """The last row of ``metrics.jsonl``; an empty one where there is none."""

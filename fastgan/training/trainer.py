@@ -280,7 +280,7 @@ class Trainer:
         path = self._restore(folder)
         seed_everything(self.config.seed, TRAINING + attempt)
         with folder.writing():
-            folder.cut_metrics(self.state.step)
+            folder.cut_rows(self.state.step)
         warnings.warn(
             f"{sentence}; back to {path}, and on with other random numbers (attempt {attempt} of {ROLLBACKS}).",
             FastganWarning,

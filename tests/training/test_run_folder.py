@@ -136,9 +136,9 @@ def test_rows_after_the_checkpoint_go(torn):
     folder = begin("run")
     assert folder.last_row() == {}
     folder.metrics.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3)) + torn)
-    folder.cut_metrics(9)
+    folder.cut_rows(9)
     assert folder.last_row() == {"step": 3}
-    folder.cut_metrics(2)
+    folder.cut_rows(2)
     assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-    folder.cut_metrics(0)
+    folder.cut_rows(0)
     assert folder.metrics.read_text() == ""
