@@ -45,14 +45,14 @@ def seed_everything(seed: int, purpose: int) -> None:
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Inside, where wanted, torch uses deterministic algorithms only."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for; read when cuBLAS first runs
         torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def main(mode: str, number: int, arguments: list[str]) -> None:
 
         def at_step(self, *inputs):
             if reached("a step"):
-                threading.Timer(random.uniform(0, 0.02), end, [signal.Signals[f"SIG{mode}"]]).start()
+                moment = random.SystemRandom().uniform(0, 0.02)  # the global generator is a part of the run
+                threading.Timer(moment, end, [signal.Signals[f"SIG{mode}"]]).start()
             return step(self, *inputs)
 
         AdversarialStep.__call__ = at_step

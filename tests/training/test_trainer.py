@@ -166,6 +166,19 @@ def test_full_out_folder_is_left_alone(trainer, tmp_path):
     assert (tmp_path / "run" / "mine").read_text() == "precious"
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_while_it_trains(trainer, monkeypatch, wanted):
+    run, seen = trainer(deterministic=wanted), []
+    update = run.state.ema.update
+    monkeypatch.setattr(
+        run.state.ema,
+        "update",
+        lambda module: seen.append(torch.are_deterministic_algorithms_enabled()) or update(module),
+    )
+    run.train()
+    assert seen == [wanted] * 4 and not torch.are_deterministic_algorithms_enabled()
+
+
 def test_epochs_need_a_length(trainer, images):
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
