@@ -54,6 +54,7 @@ def train(
     workers: Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")] = None,
     sample_every: Annotated[int | None, _whole("Steps between sample pictures.")] = None,
     checkpoint_every: Annotated[int | None, _whole("Steps between checkpoints.")] = None,
+    tensorboard: Annotated[bool | None, _option("Write for TensorBoard; by default where it is installed.")] = None,
 ) -> None:
     """Train a generator; without arguments, on the embedded digits."""
     given = {name: value for name, value in locals().items() if value is not None}
@@ -78,6 +79,9 @@ def report(trainer: Trainer, result: TrainResult) -> None:
     print(f"before  {folder.sample(0)}")
     print(f"after   {folder.sample(result.step)}")
     print(f"real    {folder.samples / 'real.png'}")
+    print(f"picture {folder.picture}")
+    for alarm in result.alarms:
+        print(f"alarm   {alarm}")
     print("next:")
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')

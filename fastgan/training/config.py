@@ -78,6 +78,8 @@ class TrainConfig:
     """Steps between checkpoints; 0: at the end only."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
+    tensorboard: str | bool = "auto"
+    """Write for TensorBoard; "auto": where it is installed."""
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, list):  # as JSON and TOML have it
@@ -210,4 +212,5 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
     "keep_checkpoints": _COUNT,
+    "tensorboard": (lambda value: value == "auto" or isinstance(value, bool), "true, false or auto"),
 }

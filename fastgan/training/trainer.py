@@ -22,12 +22,14 @@ from fastgan.training._device import choose_device, choose_precision
 from fastgan.training.checkpoint import TrainState, save_checkpoint, write_tensors
 from fastgan.training.config import TrainConfig
 from fastgan.training.ema import EMA
+from fastgan.training.faults import Alarm
 from fastgan.training.interrupt import Interrupt
-from fastgan.training.metrics_log import MetricsLog
-from fastgan.training.progress import Progress, Reading, progress_on
+from fastgan.training.progress import Reading, progress_on
 from fastgan.training.run_folder import RUNS, RunFolder, check_free, next_name, write_text
+from fastgan.training.run_log import RunLog
 from fastgan.training.samples import draw_latents, generate
 from fastgan.training.step import AdversarialStep
+from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -47,6 +49,8 @@ class TrainResult:
     """What ended the run early, such as "Ctrl-C"; empty where it is complete."""
     metrics: dict[str, Any]
     """The last row of ``metrics.jsonl``."""
+    alarms: tuple[Alarm, ...] = ()
+    """What was wrong at the end."""
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -86,6 +90,7 @@ class Trainer:
         config = config.resolved(preset=None if data is None else "images")
         self.device = choose_device(config.device)
         self.precision, self.precision_reason = choose_precision(config.precision, self.device)
+        wants_tensorboard(config.tensorboard)
         if config.out is not None:
             check_free(Path(config.out))
         if generator is None or discriminator is None:
@@ -134,24 +139,23 @@ class Trainer:
         folder = RunFolder.create(
             config.out or RUNS / next_name(self.stream.name, self._family(), self.stream.image_size)
         )
+        progress = progress_on(self.total_steps, self.state.step)
         with _writing(folder):
             write_text(folder.config, config.to_json())
-            log = MetricsLog(folder.metrics)
+            log = RunLog(folder, config, self.state.generator, self._noise, progress, self.state.step)
         for module in (self.state.generator, self.state.discriminator):
             module.train()
         if self.state.step == 0:
             seed_everything(config.seed, TRAINING)
         print(self.describe(), f"run       {folder.path}", sep="\n", flush=True)
-        progress = progress_on(self.total_steps, self.state.step)
         try:
             with Interrupt() as interrupt:
-                last = self._loop(folder, log, progress, interrupt)
+                last = self._loop(folder, log, interrupt)
         finally:
-            progress.close()
-            log.close()
-        return TrainResult(
-            folder.path, self.state.step, interrupt.name if self.state.step < self.total_steps else "", last
-        )
+            with _writing(folder):
+                log.close()
+        stopped_by = interrupt.name if self.state.step < self.total_steps else ""
+        return TrainResult(folder.path, self.state.step, stopped_by, last, tuple(log.standing))
 
     def describe(self) -> str:
         """The data, the networks, the device and the length, for people to read."""
@@ -165,20 +169,20 @@ class Trainer:
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"
         )
 
-    def _loop(self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt) -> dict[str, Any]:
+    def _loop(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
         state, last = self.state, {}
         done = state.step >= self.total_steps
         while not done:
             real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
             if state.step == 0:
-                self._save_first_pictures(folder, real)
+                self._save_first_pictures(folder, log, real)
                 log.restart_clock()
             metrics = self.step(real)
             self.state.ema.update(state.generator)
             state.step += 1
             state.images += len(real)
             epoch = None if self.stream.n is None else round(state.images / self.stream.n, 4)
-            row = log.add(state.step, epoch, len(real), metrics)
+            row = log.add(state.step, epoch, real, metrics)
 
             done = state.step >= self.total_steps or bool(interrupt)  # asked once: what is done has a checkpoint
             sample = done or _is_due(state.step, self.config.sample_every)
@@ -187,26 +191,24 @@ class Trainer:
                 row = log.flush() or row
                 with _writing(folder):
                     if sample:
-                        self._save_samples(folder)
+                        self._save_samples(log)
                     if checkpoint:
                         self._save_checkpoint(folder)
                 log.restart_clock()
-            if row is not None:
-                last = row
-                progress.update(row)
+            last = row or last
         return last
 
-    def _save_first_pictures(self, folder: RunFolder, real: Tensor) -> None:
+    def _save_first_pictures(self, folder: RunFolder, log: RunLog, real: Tensor) -> None:
         step = 0
         while self.stream.resumable and len(real) < SAMPLES:  # other streams give each batch once
             step += 1
             real = torch.cat([real, self.stream.batch(step, device=self.device)])
         with _writing(folder):
             save_image(image_grid(real[:SAMPLES]), folder.samples / "real.png")
-            self._save_samples(folder)
+            self._save_samples(log)
 
-    def _save_samples(self, folder: RunFolder) -> None:
-        save_image(image_grid(generate(self.state.ema.module, self._noise)), folder.sample(self.state.step))
+    def _save_samples(self, log: RunLog) -> None:
+        log.sample(self.state.step, image_grid(generate(self.state.ema.module, self._noise)))
 
     def _save_checkpoint(self, folder: RunFolder) -> None:
         """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""
