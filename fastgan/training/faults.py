@@ -17,8 +17,8 @@ SATURATED = 0.97
 COLLAPSED = 0.05
 # Adam's eps, below which gradients move no weight by its learning rate any more; healthy ones are above 1e-3.
 VANISHED = 1e-8
-# Healthy generators are below 0.3; running statistics that are not the weights' own make about 1.
-APART = 0.5
+# Healthy generators are below 0.2; running statistics that are not the weights' own make 0.8 and more.
+APART = 0.4
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ GRADIENT_VANISHED = Fault(
 )
 MODES_DIFFER = Fault(
     "train and eval mode differ",
-    "the difference between a latent's two images relative to the spread of real images",
+    "the distance of a latent's two images relative to that of real images",
     APART,
     healthy_above=False,
     sustained=SUSTAINED,

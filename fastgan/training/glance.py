@@ -49,9 +49,9 @@ class Glance:
         """0-d tensors, without waiting for the device; NaN where something cannot be measured (yet).
 
         ``diversity``: the mean distance of a sample from the nearest other one, divided by that of real images; where
-        these are not all distinct, of all pairs. ``gap``: the root mean square of the difference between samples in
-        train mode and in eval mode, divided by the standard deviation of real images. ``gradient``: the root mean
-        square of the generator's gradient. ``spread``: the mean distance of real images.
+        these are not all distinct, of all pairs. ``gap``: the mean distance of a latent's image in train mode from that
+        in eval mode, divided by ``spread``, the mean distance of two real images. ``gradient``: the root mean square of
+        the generator's gradient.
 
         Distances are Euclidean, of images of at most 32x32 pixels.
         """
@@ -63,9 +63,8 @@ class Glance:
         measures = dict.fromkeys(("diversity", "gap", "spread"), nothing)
         if len(self._real) == len(self._latents):
             measures["diversity"] = self._diversity(samples) / self._diversity(self._real)
-            deviation = (self._real - self._real.mean(0)).square().mean().sqrt()
-            measures["gap"] = (samples - evaluated).square().mean().sqrt() / deviation
             measures["spread"] = _distances(self._real).mean()
+            measures["gap"] = (samples - evaluated).norm(dim=1).mean() / measures["spread"]
         return measures | {"gradient": _gradient(self._generator, nothing)}
 
     def _diversity(self, images: Tensor) -> Tensor:
