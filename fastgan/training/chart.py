@@ -28,20 +28,28 @@ class Curve(NamedTuple):
     high: np.ndarray
 
 
-def summarised(steps: np.ndarray, values: np.ndarray, stretches: int) -> Curve:
-    """The finite ones of any number of values as a curve: per stretch of steps the mean, and the 10% and 90% quantiles.
+def summarised(steps: np.ndarray, values: np.ndarray) -> Curve:
+    """The finite ones of any number of values as a curve of at most 400 points.
 
-    Means are smoothed over 1/40 of the curve.
+    Each is the mean, and the 10% and 90% quantiles, of 8 values or more, smoothed with its neighbours in 1/40 of the
+    curve.
     """
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
-    parts = [part for part in np.array_split(np.arange(len(steps)), stretches) if len(part)]
-    low, high = (np.array([np.quantile(values[part], q) for part in parts]) for q in (0.1, 0.9))
-    window = np.ones(2 * (len(parts) // 80) + 1)
-    mean = np.array([values[part].mean() for part in parts])
-    if len(parts):
-        mean = np.convolve(mean, window, "same") / np.convolve(np.ones(len(parts)), window, "same")
-    return Curve(np.array([steps[part].mean() for part in parts]), mean, low, high)
+    stretches = min(400, max(len(steps) // 8, min(len(steps), 20)))
+    if stretches == 0:
+        return Curve(*[np.empty(0)] * 4)
+    parts = np.array_split(np.arange(len(steps)), stretches)
+    window = np.ones(2 * (stretches // 80) + 1)
+    neighbours = np.convolve(np.ones(stretches), window, "same")
+
+    def smooth(numbers: list[float]) -> np.ndarray:
+        return np.convolve(numbers, window, "same") / neighbours
+
+    low, high = (smooth([np.quantile(values[part], quantile) for part in parts]) for quantile in (0.1, 0.9))
+    return Curve(
+        np.array([steps[part].mean() for part in parts]), smooth([values[part].mean() for part in parts]), low, high
+    )
 
 
 class Canvas:
@@ -51,10 +59,12 @@ class Canvas:
         self._image = Image.new("RGB", (width * FINE, height * FINE), WHITE)
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
-    def text(self, at: Point, text: str, size: float = 15, color: str = INK, anchor: str = "la") -> float:
-        """Writes a line, anchored as Pillow names it; how wide it is."""
+    def text(
+        self, at: Point, text: str, size: float = 15, color: str = INK, anchor: str = "la", halo: float = 0
+    ) -> float:
+        """Writes a line, anchored as Pillow names it, on a white halo of that width; how wide the line is."""
         font = _font(size * FINE)
-        self._draw.text(_fine(at), text, color, font, anchor)
+        self._draw.text(_fine(at), text, color, font, anchor, stroke_width=halo * FINE, stroke_fill=WHITE)
         return font.getlength(text) / FINE
 
     def line(self, points: Sequence[Point], color: str, width: float = 1) -> None:
@@ -103,7 +113,7 @@ class Chart:
             x = self._x(step)
             self._canvas.line([(x, self._top), (x, self._bottom)], GRID)
             self._canvas.text((x, self._bottom + 7), f"{step:,.0f}", 13, GREY, "ma")
-        self._canvas.text((self._right + 8, self._bottom + 7), "step", 13, GREY)
+        self._canvas.text((self._right + 34, self._bottom + 7), "step", 13, GREY)
 
     def curve(self, curve: Curve, color: str) -> None:
         """The span in a light tone, and the middle as a line."""
@@ -118,14 +128,18 @@ class Chart:
         self._canvas.dashes((self._left, y), (self._right, y), color)
         self._canvas.text((self._right + 8, y), label, 14, color, "lm")
 
-    def mark(self, first: float, last: float, label: str, row: int) -> None:
-        """A stretch of steps in red; labels in different rows do not cover each other."""
+    def mark(self, first: float, last: float) -> None:
+        """A stretch of steps in red, to be drawn before the curves."""
         left, right = self._x(first), max(self._x(last), self._x(first) + 2)
         self._canvas.box((left, self._top), (right, self._bottom), PINK)
         self._canvas.line([(left, self._top), (left, self._bottom)], RED)
-        near_the_end = left > (self._left + 2 * self._right) / 3
-        at = (left - 6 if near_the_end else left + 6, self._top + 5 + 18 * row)
-        self._canvas.text(at, label, 13, RED, "ra" if near_the_end else "la")
+
+    def name(self, first: float, label: str, row: int) -> None:
+        """What a mark is, beside its beginning; labels in different rows do not cover each other."""
+        x = self._x(first)
+        near_the_end = x > (self._left + 2 * self._right) / 3
+        at = (x - 7 if near_the_end else x + 7, self._top + 8 + 20 * row)
+        self._canvas.text(at, label, 14, RED, "ra" if near_the_end else "la", halo=2)
 
     def _x(self, step: float) -> float:
         first, last = self._steps

@@ -26,8 +26,8 @@ EQUILIBRIUM = {
 
 BLUE, ORANGE = "#1f6feb", "#dd5f0a"
 WIDTH, MARGIN, PANEL = 1400, 64, 230
+MOST_NAMES = 8  # of alarms: more would cover the curves
 TILE, GAP, ROWS, STEPS = 64, 2, 4, 8  # of the strip: pixels a sample and between them; samples below each other; stages
-STRETCHES = 400  # of a curve
 
 
 def draw_run(folder: RunFolder) -> Image.Image:
@@ -43,15 +43,15 @@ def draw_run(folder: RunFolder) -> Image.Image:
     canvas = Canvas(WIDTH, 790 + ROWS * (TILE + GAP) if stages else 720)
     _head(canvas, config, rows, alarms)
     steps = (min(0, rows[0]["step"]), max(rows[-1]["step"], 1))
-    curves = {
-        name: summarised(*_column(rows, name), STRETCHES) for name in ("d_real", "d_fake_before", "loss_d", "loss_g")
-    }
+    curves = {name: summarised(*_column(rows, name)) for name in ("d_real", "d_fake_before", "loss_d", "loss_g")}
 
     _title(canvas, 112, "The discriminator", [("D(x), of real images", BLUE), ("D(G(z)), of generated ones", ORANGE)])
     chart = _chart(canvas, 140, steps, (0, 1), alarms)
     chart.level(0.5, "1/2", INK)
     chart.curve(curves["d_real"], BLUE)
     chart.curve(curves["d_fake_before"], ORANGE)
+    for row, alarm in enumerate(alarms[:MOST_NAMES]):
+        chart.name(alarm["since"], alarm["alarm"], row)
 
     _title(canvas, 412, "The losses", [("of the discriminator", BLUE), ("of the generator", ORANGE)])
     levels = EQUILIBRIUM.get(config.loss, {})
@@ -93,17 +93,17 @@ def _chart(
 ) -> Chart:
     chart = Chart(canvas, (MARGIN, top), (WIDTH - 2 * MARGIN, PANEL), steps, values)
     chart.grid()
-    for row, alarm in enumerate(alarms[:8]):  # more labels would cover the curves
-        chart.mark(alarm["since"], alarm["until"], alarm["alarm"], row)
+    for alarm in alarms:
+        chart.mark(alarm["since"], alarm["until"])
     return chart
 
 
 def _strip(canvas: Canvas, top: int, stages: list[tuple[str, list[Image.Image]]]) -> None:
     """Each stage as a block of samples, under its name."""
     pitch = TILE + GAP
-    columns = min(8, int(((WIDTH - 2 * MARGIN) / len(stages) - 12) // pitch))
+    columns = min(8, int(((WIDTH - 2 * MARGIN) / len(stages) - 9) // pitch))
     for index, (name, tiles) in enumerate(stages):
-        left = MARGIN + index * (columns * pitch + 12)
+        left = MARGIN + index * (columns * pitch + 9)
         canvas.text((left, top), name, 13, GREY)
         for number, tile in enumerate(tiles[: columns * ROWS]):
             row, column = divmod(number, columns)
