@@ -13,7 +13,7 @@ from fastgan.training._latent import first_weight
 
 __all__ = ["Glance"]
 
-SAMPLES = 32  # images that are compared
+SAMPLES = 24  # images that are compared
 SIDE = 32  # pixels a side at most: what images show, and not their noise
 
 
@@ -22,7 +22,7 @@ class Glance:
 
     Args:
         generator: in training mode.
-        latents: [N, ...], of which the first 32 are used.
+        latents: [N, ...], of which the first 24 are used.
     """
 
     def __init__(self, generator: nn.Module, latents: Tensor) -> None:

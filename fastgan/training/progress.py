@@ -117,9 +117,9 @@ class LiveProgress:
         self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str, standing: Sequence[str]) -> None:
-        self._live.console.print(f"alarm  {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         self._standing = standing
         self._draw()
+        self._live.console.print(f"alarm  {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()
