@@ -80,6 +80,17 @@ class Monitor:
         self._file.flush()
         return looks
 
+    def rewind(self, step: int) -> None:
+        """Forgets what was after ``step``, to which the run has gone back; alarms since then are over, and noted."""
+        self._looks.clear()
+        self._recent.clear()
+        for watch in self._watches.values():
+            if watch.alarm is not None and watch.alarm.step > step:
+                self._write({**watch.alarm.to_row(), "step": step, "event": "rolled back"})
+                watch.alarm = None
+            watch.since = None
+        self._file.flush()
+
     def close(self) -> None:
         """Judges the last look and closes the file."""
         self.read([])
@@ -118,18 +129,19 @@ class _Watch:
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
-        self._since: int | None = None  # the first of the newest steps that all contradict the present state
+        self.since: int | None = None
+        """The first of the newest steps that all contradict the present state."""
         self.alarm: Alarm | None = None
 
     def judge(self, step: int, measured: float) -> Alarm | None:
         """The alarm, where this step raises it or ends it."""
         if self._fault.is_bad(measured) == (self.alarm is not None):
-            self._since = None
+            self.since = None
             return None
-        self._since = step if self._since is None else self._since
-        if step - self._since < self._fault.sustained:
+        self.since = step if self.since is None else self.since
+        if step - self.since < self._fault.sustained:
             return None
-        since, self._since = self._since, None
+        since, self.since = self.since, None
         if self.alarm is None:
             self.alarm = Alarm(self._fault, since, step, measured)
             return self.alarm

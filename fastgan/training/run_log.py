@@ -70,6 +70,10 @@ class RunLog:
         if self._board is not None:
             self._board.picture(step, picture)
 
+    def rewind(self, step: int) -> None:
+        """Goes on after ``step``, where the rows of later ones have been removed."""
+        self._monitor.rewind(step)
+
     def close(self) -> None:
         """Writes what is kept, draws the run where there is a row of it, and closes the files and the display."""
         try:

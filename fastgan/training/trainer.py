@@ -210,6 +210,8 @@ class Trainer:
             except NotFinite as problem:
                 attempt += 1
                 self._go_back(folder, problem, attempt)
+                with folder.writing():
+                    log.rewind(self.state.step)
 
     def _loop(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
         state, last = self.state, folder.last_row()

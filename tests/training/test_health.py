@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.errors import TrainingDiverged
 from fastgan.training import TrainConfig, Trainer, faults
 from fastgan.training.glance import Glance
 from fastgan.training.health import LOOK_EVERY, Monitor
@@ -221,6 +222,25 @@ def test_an_injected_nan_is_named(trainer):
     result = run.train()
     assert events(RunFolder(result.folder).health) == [("not finite", "raised", 5, 5), ("not finite", "over", 5, 6)]
     assert result.alarms == ()
+
+
+def test_a_run_that_diverges_says_so_in_its_log_and_picture(trainer, tmp_path):
+    run, folder = trainer(steps=8), RunFolder(tmp_path / "run")
+    run.state.generator.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    with pytest.raises(TrainingDiverged):
+        run.train()
+    assert events(folder.health)[0][:3] == ("not finite", "raised", 1) and folder.picture.is_file()
+
+
+def test_going_back_ends_the_alarms_since_then(monitor):
+    watch = monitor()
+    watch.read([row(step) for step in range(1, 8)])
+    watch.read([row(8, loss_d=None)])
+    watch.rewind(5)
+    assert watch.standing == []
+    watch.read([row(6)])
+    watch.close()
+    assert events(watch.path)[1:] == [("not finite", "rolled back", 8, 5)]
 
 
 @pytest.mark.long
