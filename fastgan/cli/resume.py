@@ -20,6 +20,7 @@ from fastgan.cli.train import (
     Precision,
     SampleEvery,
     Steps,
+    TensorBoard,
     Workers,
     report,
 )
@@ -45,6 +46,7 @@ def resume(
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,
+    tensorboard: TensorBoard = None,
     on_nan: OnNan = None,
     deterministic: Deterministic = None,
 ) -> None:

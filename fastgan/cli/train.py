@@ -39,6 +39,7 @@ Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_
 SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
 CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints.")]
 KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).")]
+TensorBoard = Annotated[bool | None, _option("Write for TensorBoard; by default where it is installed.")]
 OnNan = Annotated[
     str | None,
     _option(
@@ -96,6 +97,7 @@ def train(
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,
+    tensorboard: TensorBoard = None,
     on_nan: OnNan = None,
     deterministic: Deterministic = None,
 ) -> None:
@@ -142,6 +144,9 @@ def report(trainer: Trainer, result: TrainResult) -> None:
     print(f"before  {folder.sample(0)}")
     print(f"after   {folder.sample(result.step)}")
     print(f"real    {folder.samples / 'real.png'}")
+    print(f"picture {folder.picture}")
+    for alarm in result.alarms:
+        print(f"alarm   {alarm}")
     print("next:")
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')

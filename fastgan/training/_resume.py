@@ -30,6 +30,7 @@ CHANGEABLE = (
     "sample_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "tensorboard",
     "on_nan",
     "deterministic",
 )

@@ -85,6 +85,8 @@ class TrainConfig:
     """Steps between checkpoints; 0: at the end only."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
+    tensorboard: str | bool = "auto"
+    """Write for TensorBoard; "auto": where it is installed."""
     on_nan: str = "stop"
     """What happens where a loss or a weight is no finite number: "stop", or "rollback" to the last checkpoint, from
     which the run goes on with other random numbers, at most three times."""
@@ -276,6 +278,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
     "keep_checkpoints": _COUNT,
+    "tensorboard": (lambda value: value == "auto" or isinstance(value, bool), "true, false or auto"),
     "on_nan": _one_of(*ON_NAN),
     "deterministic": _FLAG,
 }
