@@ -28,7 +28,9 @@ def _number(help: str) -> Any:
 
 
 def train(
-    data: Annotated[str | None, _option("'digits' (the default) or a folder of images.", metavar="PATH")] = None,
+    data: Annotated[
+        str | None, _option("'digits' (the default), 'emoji', a folder or a file of images.", metavar="PATH")
+    ] = None,
     out: Annotated[
         str | None, _option("The run's folder; by default the next one under runs/.", metavar="PATH")
     ] = None,
@@ -52,6 +54,7 @@ def train(
     device: Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")] = None,
     precision: Annotated[str | None, _option("auto, fp32 or bf16.", metavar="NAME")] = None,
     workers: Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")] = None,
+    cache: Annotated[str | None, _option("Where images are kept: auto, memory or device.", metavar="WHERE")] = None,
     sample_every: Annotated[int | None, _whole("Steps between sample pictures.")] = None,
     checkpoint_every: Annotated[int | None, _whole("Steps between checkpoints.")] = None,
 ) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fastgan.data import CACHES, native_size
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
 from fastgan.losses import GENERATOR_LOSSES
@@ -27,7 +28,7 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """"digits", or the path of a folder of images."""
+    """"digits", "emoji", or what else :func:`fastgan.data.load` takes: a folder, a pack, a file of images."""
     out: str | None = None
     """The run's folder; None: the next free ``runs/00000-<data>-<model>-<size>``."""
     model: str = "dcgan"
@@ -72,6 +73,8 @@ class TrainConfig:
     """"fp32", "bf16" (autocast), or "auto": bf16 where the hardware has it."""
     workers: int | str = "auto"
     """Threads that decode images; "auto": one a CPU."""
+    cache: str = "auto"
+    """Where the images are kept: "memory", "device" (the GPU's memory), or "auto": a pack on the disk, others in memory."""
     sample_every: int | None = None
     """Steps between grids of samples; 0: at the beginning and the end only."""
     checkpoint_every: int | None = None
@@ -93,9 +96,12 @@ class TrainConfig:
     def resolved(self, preset: str | None = None) -> TrainConfig:
         """A copy with the values of a preset, by default that of ``data``, where this has None.
 
+        ``image_size`` is that of ``data`` where all its images are of one size, as those of a pack or an array are.
         ``out`` stays as it is, and so does one of ``steps`` and ``epochs``.
         """
         values = {**PRESETS[preset or preset_of(self.data)]}
+        if preset is None and (size := native_size(self.data)) is not None:
+            values["image_size"] = size
         if self.steps is not None or self.epochs is not None:
             values |= {"steps": self.steps, "epochs": self.epochs}
         if self.lr is not None:
@@ -207,6 +213,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": _TEXT,
     "precision": _one_of(*PRECISIONS),
     "workers": (lambda value: value == "auto" or _whole(value, 1), "a whole number of at least 1, or auto"),
+    "cache": _one_of(*CACHES),
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
     "keep_checkpoints": _COUNT,

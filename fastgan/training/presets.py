@@ -22,6 +22,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sample_every": 200,
         "checkpoint_every": 1000,
     },
+    # The values of "images", as a start.
+    "emoji": {
+        "image_size": 64,
+        "steps": 10_000,
+        "batch_size": 64,
+        "lr_g": 2e-4,
+        "lr_d": 2e-4,
+        "latent_dim": 100,
+        "width": 64,
+        "label_smoothing": 0.0,
+        "ema_decay": 0.999,
+        "sample_every": 500,
+        "checkpoint_every": 1000,
+    },
     # Radford, Metz, Chintala, 2016, but for the averaged generator.
     "images": {
         "image_size": 64,

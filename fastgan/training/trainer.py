@@ -90,7 +90,7 @@ class Trainer:
             check_free(Path(config.out))
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
-        self.stream = _open(config, data)
+        self.stream = _open(config, data, self.device)
         if data is not None:
             _check_fits(given, self.stream)
             config = replace(config, data=self.stream.name)
@@ -252,7 +252,7 @@ def seed_everything(seed: int, purpose: int) -> None:
     torch.manual_seed(mixed)
 
 
-def _open(config: TrainConfig, data: Any) -> data_room.Stream:
+def _open(config: TrainConfig, data: Any, device: torch.device) -> data_room.Stream:
     if data is None:
         data = data_room.load(
             config.data,
@@ -262,7 +262,8 @@ def _open(config: TrainConfig, data: Any) -> data_room.Stream:
             workers=None if config.workers == "auto" else config.workers,
             progress=Reading(),
         )
-    return data_room.stream_of(data, config.batch_size, config.seed, mirror=config.mirror)
+    options = {"mirror": config.mirror, "cache": config.cache, "device": device}
+    return data_room.stream_of(data, config.batch_size, config.seed, **options)
 
 
 def _fitted(config: TrainConfig, stream: data_room.Stream) -> TrainConfig:
