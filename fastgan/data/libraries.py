@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
-from .collection import Collection, Labels
+from .collection import Collection, Labels, reason_of
 from .decode import eight_bit, pixels_of
 
 __all__ = ["LIBRARIES", "open_library"]
@@ -92,15 +92,14 @@ LIBRARIES = {"torchvision": _open_torchvision, "hf": _open_hugging_face}
 def _library(module: str, package: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # a torchvision for another torch raises RuntimeError
         raise UserError(
-            f"data is {spec}, which needs {package} ({error}); install it by `pip install {package}`"
+            f"data is {spec}, which needs {package} ({reason_of(error)}); install it by `pip install {package}`"
         ) from None
 
 
 def _unavailable(spec: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"data is {spec}, which cannot be loaded ({reason}); check the name and the network")
+    return UserError(f"data is {spec}, which cannot be loaded ({reason_of(error)}); check the name and the network")
 
 
 def _whole_numbers(numbers: Any, n: int) -> torch.Tensor | None:

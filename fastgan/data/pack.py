@@ -52,9 +52,9 @@ def pack(
     """Decodes and resizes every image once, into a folder that :func:`fastgan.data.load` memory-maps; its path.
 
     The arguments are those of :func:`load`; ``out`` is the folder, by default ``NAME-HxW.pack`` here. A pack that was
-    stopped, even by ``kill -9`` or a full disk, goes on where it was when it is begun again with the same arguments; one
-    that is complete stays as it is, once all its checksums are found right. The memory needed does not grow with the
-    number of images.
+    stopped, even by ``kill -9`` or a full disk, goes on where it was when it is begun again with the same arguments;
+    one that is complete stays as it is, once all its checksums are found right. The memory needed does not grow with
+    the number of images.
 
     Raises:
         UserError: what :func:`load` raises; for an ``out`` that holds something else or cannot be written; and for a
@@ -149,7 +149,8 @@ class _Packing:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"out is {printable(folder)}, which another process is packing; wait for it or choose another folder"
+                    f"out is {printable(folder)}, which another process is packing; wait for it or choose another "
+                    f"folder"
                 ) from None
             if again:
                 self.state = self._read_state()

@@ -107,7 +107,8 @@ def stream_of(
         return _ImageStream(data, batch_size, seed, mirror)
     if cache != "auto":
         raise UserError(
-            f"cache is {cache!r}, but a {type(data).__name__} gives its images itself; leave it out, or give an ImageSet"
+            f"cache is {cache!r}, but a {type(data).__name__} gives its images itself; leave it out, or give an "
+            f"ImageSet"
         )
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size=batch_size, drop_last=True)

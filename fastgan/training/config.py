@@ -74,7 +74,7 @@ class TrainConfig:
     workers: int | str = "auto"
     """Threads that decode images; "auto": one a CPU."""
     cache: str = "auto"
-    """Where the images are kept: "memory", "device" (the GPU's memory), or "auto": a pack on the disk, others in memory."""
+    """Where images are kept: "memory", "device" (the GPU's memory), or "auto": a pack on the disk, others in memory."""
     sample_every: int | None = None
     """Steps between grids of samples; 0: at the beginning and the end only."""
     checkpoint_every: int | None = None
