@@ -19,7 +19,8 @@ from .tensors import from_tensor
 __all__ = ["IDX_TYPES", "open_idx", "open_npy", "open_npz"]
 
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-NPZ_NAMES = [("images", "labels"), ("images", "y"), ("x", "y"), ("x_train", "y_train"), ("arr_0", "arr_1")]
+LABELS = ("labels", "y")
+NPZ_NAMES = {"images": LABELS, "x": LABELS, "x_train": ("y_train",), "arr_0": ("arr_1",)}  # of images, of their labels
 MOST_CLASSES = 1 << 16
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
@@ -48,17 +49,16 @@ def open_npz(path: Path) -> ArrayCollection:
             arrays = {name: archive[name] for name in archive.files}
     except DAMAGED as error:
         raise _damaged(path, error) from None
-    for images, labels in NPZ_NAMES:
-        if images in arrays and (labels in arrays or images == "images"):
-            return _collection(path, arrays[images], arrays.get(labels))
-    stacks = [name for name, array in arrays.items() if array.ndim in (3, 4)]
+    known = [name for name in NPZ_NAMES if name in arrays]
+    stacks = known[:1] or [name for name, array in arrays.items() if array.ndim in (3, 4)]
     if len(stacks) != 1:
         held = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "nothing"
         raise UserError(
             f"{printable(path)} holds {held}, and it is not clear which are the images; name the arrays images and "
             f"labels"
         )
-    return _collection(path, arrays[stacks[0]], arrays.get("labels", arrays.get("y")))
+    labels = [arrays[name] for name in NPZ_NAMES.get(stacks[0], LABELS) if name in arrays]
+    return _collection(path, arrays[stacks[0]], labels[0] if labels else None)
 
 
 def open_idx(path: Path) -> ArrayCollection:

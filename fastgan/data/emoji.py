@@ -26,4 +26,5 @@ def open_emoji() -> ArrayCollection:
         tiles.reshape(-1, NATIVE_SIZE, NATIVE_SIZE, 3)[:COUNT],
         name="emoji",
         source="1,871 emoji by Microsoft and LobeHub, embedded in fastgan",
+        border="white",
     )

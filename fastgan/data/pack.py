@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from .collection import (
 )
 from .image_set import allocate
 from .loading import check_arguments, default_size, open_collection, packed_folder
-from .packed import MANIFEST, PIXELS, PROGRESS, Manifest, check_pack, damaged, write_json
+from .packed import MANIFEST, PIXELS, PROGRESS, Manifest, check_pack, damaged
 
 __all__ = ["pack"]
 
@@ -97,9 +97,8 @@ def _check_complete(folder: Path, request: dict[str, Any]) -> None:
 
 @dataclass
 class _State:
-    """What is on the disk so far, as in the progress file."""
+    """What is on the disk so far."""
 
-    request: dict[str, Any]
     read: int = 0
     """images of the source that are done with, skipped ones too"""
     blocks: list[tuple[int, int]] = field(default_factory=list)
@@ -113,12 +112,20 @@ class _State:
     def kept(self) -> int:
         return sum(rows for rows, _ in self.blocks)
 
+    def add(self, read: int, rows: int, checksum: int, skipped: list[tuple[int, str]], grey: bool) -> None:
+        """One block: a line of the journal."""
+        self.read += read
+        self.blocks += [(rows, checksum)] if rows else []
+        self.skipped += skipped
+        self.grey = self.grey and grey
+
 
 class _Packing:
     """One pack while it is made; ``shape`` is (height, width, channels)."""
 
     def __init__(self, folder: Path, collection: Collection, shape: tuple[int, int, int], request: dict) -> None:
-        self.folder, self.collection, self.shape, self.state = folder, collection, shape, _State(request)
+        self.folder, self.collection, self.shape, self.request = folder, collection, shape, request
+        self.state = _State()
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -138,11 +145,11 @@ class _Packing:
     def begun(self) -> Iterator[BinaryIO]:
         """The file of pixels, locked, at the place where the next block goes; ``state`` is what is done."""
         folder, part = self.folder, self.folder / PART
-        again = (folder / PROGRESS).exists()
-        if not again and folder.exists() and not (folder.is_dir() and set(os.listdir(folder)) <= {PART}):
+        begun = (folder / PROGRESS).exists()
+        if not begun and folder.exists() and not (folder.is_dir() and set(os.listdir(folder)) <= {PART}):
             raise UserError(f"out is {printable(folder)}, which is not empty; choose another folder or remove it")
         folder.mkdir(parents=True, exist_ok=True)
-        if again and not part.exists() and (folder / PIXELS).exists():  # killed between renaming and the manifest
+        if begun and not part.exists() and (folder / PIXELS).exists():  # killed between renaming and the manifest
             os.replace(folder / PIXELS, part)
         with open(part, "a+b") as file:
             try:
@@ -152,8 +159,7 @@ class _Packing:
                     f"out is {printable(folder)}, which another process is packing; wait for it or choose another "
                     f"folder"
                 ) from None
-            if again:
-                self.state = self._read_state()
+            self._read_journal()
             end = self.state.kept * int(np.prod(self.shape))
             if os.stat(part).st_size < end:
                 raise damaged(folder, f"{PART} is shorter than {PROGRESS} says")
@@ -164,7 +170,7 @@ class _Packing:
         """Every block that is not there yet, each recorded once it is on the disk."""
         n, state = len(self.collection), self.state
         height, width, channels = self.shape
-        resize = state.request["resize"]
+        resize = self.request["resize"]
         buffer = allocate(min(n, max(1, BLOCK // (height * width * channels))), (height, width), channels)
         while state.read < n:
             rows = buffer[: n - state.read]
@@ -176,12 +182,10 @@ class _Packing:
             kept = rows[[reason is None for reason in reasons]]
             file.write(kept)
             _to_disk(file)
-            if len(kept):
-                state.blocks.append((len(kept), zlib.crc32(kept)))
-            state.skipped += [(state.read + row, reason) for row, reason in enumerate(reasons) if reason is not None]
-            state.grey = state.grey and channels == 3 and is_grey(kept)
-            state.read += len(rows)
-            write_json(self.folder / PROGRESS, asdict(state))
+            skipped = [(state.read + row, reason) for row, reason in enumerate(reasons) if reason is not None]
+            block = (len(rows), len(kept), zlib.crc32(kept), skipped, channels == 3 and is_grey(kept))
+            self._write_journal(block)
+            state.add(*block)
 
     def finish(self, file: BinaryIO, may_be_grey: bool) -> None:
         """The manifest, which makes it a pack."""
@@ -189,6 +193,7 @@ class _Packing:
         skipped = collection.skipped + [(collection.file(index), reason) for index, reason in state.skipped]
         if not state.blocks:
             self._remove()
+            self.folder.rmdir()
         tell_skipped(collection, state.kept, skipped)
         left_out = {index for index, _ in state.skipped}
         kept = [index for index in range(len(collection)) if index not in left_out]
@@ -204,7 +209,7 @@ class _Packing:
             channels=channels,
             name=collection.name,
             source=collection.source,
-            request=state.request,
+            request=self.request,
             blocks=state.blocks,
             files=[collection.file(index) for index in kept],
             skipped=skipped,
@@ -226,24 +231,38 @@ class _Packing:
             _to_disk(target)
         return blocks
 
-    def _read_state(self) -> _State:
+    def _read_journal(self) -> None:
+        """What an earlier call has done; begins the journal where there is none. Its first line is the request."""
         path = self.folder / PROGRESS
+        content = path.read_bytes() if path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]  # a kill may leave half a line
         try:
-            state = _State(**json.loads(path.read_text(encoding="utf-8")))
+            lines = [json.loads(line) for line in complete.splitlines()]
+            for block in lines[1:]:
+                self.state.add(*block)
         except (ValueError, TypeError) as error:
             raise damaged(self.folder, f"{PROGRESS}: {reason_of(error)}") from None
-        if state.request != self.state.request:
+        if not lines:
+            path.unlink(missing_ok=True)
+            self._write_journal(self.request)
+        elif lines[0] != self.request:
             raise UserError(
                 f"out is {printable(self.folder)}, which was begun with other images or options; choose another folder "
                 f"or remove it"
             )
-        return state
+        elif complete != content:
+            os.truncate(path, len(complete))
+
+    def _write_journal(self, line: Any) -> None:
+        with open(self.folder / PROGRESS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            _to_disk(file)
 
     def _remove(self) -> None:
         for name in (PROGRESS, PART):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def _to_disk(file: BinaryIO) -> None:
+def _to_disk(file: IO) -> None:
     file.flush()
     os.fsync(file.fileno())

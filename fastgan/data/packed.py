@@ -22,7 +22,7 @@ from .image_set import ImageSet
 
 __all__ = ["MANIFEST", "PIXELS", "PROGRESS", "Manifest", "check_pack", "is_pack", "load_pack", "pack_size"]
 
-MANIFEST, PIXELS, PROGRESS = "fastgan-pack.json", "images.u8", "fastgan-pack.part.json"
+MANIFEST, PIXELS, PROGRESS = "fastgan-pack.json", "images.u8", "fastgan-pack.part.jsonl"
 VERSION = 1
 CHECKED = 64 << 20  # bytes whose checksums are compared when a pack is loaded, spread over it
 
