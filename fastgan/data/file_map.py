@@ -25,9 +25,13 @@ class FileMap:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises OSError, and ValueError for an empty file."""
+        self._path = os.path.abspath(path)
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._touched = 0
+
+    def __reduce__(self) -> tuple:
+        return FileMap, (self._path,)
 
     def array(self, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
         """uint8 of this shape, from byte ``offset`` on. Raises ValueError where the file is too short."""

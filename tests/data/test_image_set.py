@@ -1,5 +1,6 @@
 """ImageSet: gathering, mirroring and scaling of batches."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,13 @@ def test_a_copy_in_memory_has_the_same_batches(tmp_path):
     assert copied.mapping is None and copied.images.data_ptr() != mapped.images.data_ptr()
     assert copied.images.stride() == mapped.images.stride() and torch.equal(copied.batch([3, 9]), mapped.batch([3, 9]))
     assert copied.cached("cpu").images.data_ptr() == copied.images.data_ptr()
+
+
+def test_a_mapped_set_can_be_sent_to_other_processes(tmp_path):
+    np.save(tmp_path / "a.npy", random_images(20, 5, 7, 3).numpy())
+    mapped = data.load(tmp_path / "a.npy")
+    sent = pickle.loads(pickle.dumps(mapped))
+    assert torch.equal(sent.batch([3, 9]), mapped.batch([3, 9]))
 
 
 def test_a_set_that_does_not_fit_is_a_sentence(monkeypatch):
