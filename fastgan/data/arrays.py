@@ -77,13 +77,16 @@ def open_idx(path: Path) -> ArrayCollection:
 def _read_idx(path: Path) -> tuple[np.ndarray, FileMap | None]:
     try:
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        content = gzip.decompress(path.read_bytes()) if zipped else path.open("rb").read(4 + 4 * 255)
-        _, _, kind, dimensions = content[:4]
-        dtype, offset = np.dtype(IDX_TYPES[kind]), 4 + 4 * dimensions
+            content = file.read(4 + 4 * 255)
+        zipped = content[:2] == b"\x1f\x8b"
+        content = gzip.decompress(path.read_bytes()) if zipped else content
+        if content[:2] != b"\0\0" or len(content) < 4 or content[2] not in IDX_TYPES:
+            raise ValueError("it does not begin as an IDX file does")
+        dtype, dimensions = np.dtype(IDX_TYPES[content[2]]), content[3]
+        offset = 4 + 4 * dimensions
         shape = tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
         needed, found = offset + int(np.prod(shape)) * dtype.itemsize, len(content) if zipped else path.stat().st_size
-        if content[:2] != b"\0\0" or found != needed:
+        if found != needed:
             raise ValueError(f"it has {found:,} bytes, where {needed:,} belong to its shape {list(shape)}")
         if not zipped and dtype == np.uint8 and found > offset:
             mapping = FileMap(path)

@@ -82,3 +82,9 @@ def test_what_is_left_out_is_told(run):
     assert code == 0 and "6 images" in out
     assert "photos: left out what cannot be read: dog/broken.png (not an image in a known format)" in err
     assert run("pack", "photos", "--image-size", "16")[2] == ""
+
+
+def test_the_emoji_have_a_preset():
+    config = TrainConfig(data="emoji").resolved()
+    assert (config.image_size, config.channels, config.cache) == (64, "auto", "auto")
+    assert TrainConfig(data="photos").resolved().image_size == 64

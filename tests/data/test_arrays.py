@@ -92,12 +92,17 @@ def test_idx_of_other_types(tmp_path, dtype):
 
 
 def npz(**arrays):
-    return lambda path: np.savez(path.open("wb"), **arrays)
+    def write(path):
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    return write
 
 
 def npy(array, cut=None):
     def write(path):
-        np.save(path.open("wb"), array, allow_pickle=True)
+        with path.open("wb") as file:
+            np.save(file, array, allow_pickle=True)
         path.write_bytes(path.read_bytes()[:cut])
 
     return write
@@ -122,7 +127,8 @@ def raw(content):
         (npz(images=GREY, labels=LABELS / 2), "whole numbers.*float64"),
         (raw(idx(GREY)[:-7]), r"it has 4,809 bytes, where 4,816 belong to its shape \[10, 20, 24\]"),
         (raw(gzip.compress(idx(GREY))[:-300]), r"cannot be read \(Compressed file ended"),
-        (raw(gzip.compress(b"something else")), r"a\.bin cannot be read"),
+        (raw(gzip.compress(b"something else")), r"a\.bin cannot be read \(it does not begin as an IDX file does\)"),
+        (raw(idx(GREY)[:11]), r"a\.bin cannot be read"),
         (raw(idx(LABELS)), "holds 10 labels, not images; give the file of the images"),
         (raw(b"%PDF-1.7"), "is a file, not a folder; give the folder that holds the images, or a file of them"),
         (raw(b""), "is a file, not a folder"),
