@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, generate, resume, train
+from fastgan.cli import bench, doctor, generate, pack, resume, train
 
 __all__ = ["app"]
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("resume")(resume.resume)
+app.command("pack")(pack.pack)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

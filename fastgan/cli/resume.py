@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.train import (
+    Cache,
     CheckpointEvery,
     Deterministic,
     Device,
@@ -43,6 +44,7 @@ def resume(
     device: Device = None,
     precision: Precision = None,
     workers: Workers = None,
+    cache: Cache = None,
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,

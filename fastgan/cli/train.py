@@ -36,6 +36,7 @@ LrD = Annotated[float | None, _number("The discriminator's, if another.")]
 Device = Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")]
 Precision = Annotated[str | None, _option("auto, fp32 or bf16.", metavar="NAME")]
 Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")]
+Cache = Annotated[str | None, _option("Where images are kept: auto, memory or device.", metavar="WHERE")]
 SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
 CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints.")]
 KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).")]
@@ -52,7 +53,9 @@ Deterministic = Annotated[bool | None, _option("Deterministic algorithms only, w
 
 
 def train(
-    data: Annotated[str | None, _option("'digits' (the default) or a folder of images.", metavar="PATH")] = None,
+    data: Annotated[
+        str | None, _option("'digits' (the default), 'emoji', a folder or a file of images.", metavar="PATH")
+    ] = None,
     out: Annotated[
         str | None, _option("The run's folder; by default the next one under runs/.", metavar="PATH")
     ] = None,
@@ -94,6 +97,7 @@ def train(
     device: Device = None,
     precision: Precision = None,
     workers: Workers = None,
+    cache: Cache = None,
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,

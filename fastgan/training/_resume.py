@@ -27,6 +27,7 @@ CHANGEABLE = (
     "device",
     "precision",
     "workers",
+    "cache",
     "sample_every",
     "checkpoint_every",
     "keep_checkpoints",

@@ -98,7 +98,7 @@ class Trainer:
             check_free(Path(config.out))
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
-        self.stream = _setup.open_data(config, data)
+        self.stream = _setup.open_data(config, data, self.device)
         if data is not None:
             _setup.check_fits(given, self.stream)
         self.config = _setup.fitted(config, self.stream, own_data=data is not None)
