@@ -232,6 +232,7 @@ def reason_of(error: Exception) -> str:
 
 
 def listed(skipped: Sequence[tuple[str, str]]) -> str:
+    """Files and reasons, for people to read."""
     return "; ".join(f"{file} ({reason})" for file, reason in skipped)
 
 

@@ -129,6 +129,7 @@ def packed_folder(spec: str | os.PathLike[str]) -> Path | None:
 
 
 def default_size(collection: Collection) -> tuple[int, int]:
+    """The size where none is asked for: the images' own, or 64."""
     return collection.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
 
 

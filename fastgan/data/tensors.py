@@ -47,6 +47,7 @@ def from_tensor(
 
 
 def channels_first(images: Tensor) -> Tensor:
+    """[N, C, H, W] of any layout that :func:`from_tensor` takes, in the same memory."""
     shape = list(images.shape)
     if images.dim() == 3:
         images = images.unsqueeze(1)
@@ -76,6 +77,7 @@ def _numbers(images: Any) -> Tensor:
 
 
 def checked_range(value_range: Range | None) -> Range | None:
+    """The range as it is given; UserError where it is none."""
     if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
         raise UserError(
             f"value_range must be the values of black and white, the smaller one first, but it is {value_range!r}; "
@@ -85,6 +87,7 @@ def checked_range(value_range: Range | None) -> Range | None:
 
 
 def guess_range(images: Tensor) -> Range:
+    """The values of black and white, by dtype and sign."""
     if not images.is_floating_point():
         return 0.0, 1.0 if images.dtype == torch.bool else 255.0
     return (-1.0, 1.0) if images.amin() < -OVERSHOOT else (0.0, 1.0)
