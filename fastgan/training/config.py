@@ -11,7 +11,7 @@ from typing import Any
 
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
-from fastgan.losses import GENERATOR_LOSSES
+from fastgan.losses import LOSSES
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
 
@@ -200,7 +200,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "latent_dim": _COUNT,
     "width": _COUNT,
-    "loss": _one_of(*GENERATOR_LOSSES),
+    "loss": _one_of(*LOSSES),
     "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
     "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),

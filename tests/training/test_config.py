@@ -49,7 +49,7 @@ def test_presets_fill_only_what_is_open():
         ({"image_size": (3, 4, 5)}, "image_size must be"),
         ({"image_size": "64"}, "image_size must be"),
         ({"precision": "fp8"}, "precision must be one of"),
-        ({"loss": "hinge"}, "loss must be one of"),
+        ({"loss": "hinges"}, "loss must be one of"),
         ({"data": ""}, "data must be"),
         ({"seed": -1}, "seed must be"),
         ({"steps": 5, "epochs": 5}, "steps .* and epochs .* are both given"),
