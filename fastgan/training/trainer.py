@@ -32,6 +32,11 @@ from fastgan.training.step import AdversarialStep
 __all__ = ["TrainResult", "Trainer"]
 
 SAMPLES = 64  # images of a grid
+# What the configuration and the step call by one name.
+STEP_OPTIONS = (
+    *("loss", "label_smoothing", "d_steps", "accumulate"),
+    *("penalty_weight", "r1_gamma", "r1_every"),
+)
 WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for
 
 
@@ -114,10 +119,9 @@ class Trainer:
             discriminator,
             self.state.opt_g,
             self.state.opt_d,
-            loss=self.config.loss,
             latent=latent,
             precision=self.precision,
-            label_smoothing=self.config.label_smoothing,
+            **{name: getattr(self.config, name) for name in STEP_OPTIONS},
         )
         self.latent_shape = tuple(self.step.draw_latents(1).shape[1:])
         self._noise = draw_latents(SAMPLES, self.latent_shape, self.config.seed)
@@ -169,7 +173,7 @@ class Trainer:
         state, last = self.state, {}
         done = state.step >= self.total_steps
         while not done:
-            real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
+            real = self._real_images(state.step)
             if state.step == 0:
                 self._save_first_pictures(folder, real)
                 log.restart_clock()
@@ -195,6 +199,11 @@ class Trainer:
                 last = row
                 progress.update(row)
         return last
+
+    def _real_images(self, step: int) -> Tensor:
+        """A batch for each update of the discriminator."""
+        turns = range(step * self.config.d_steps, (step + 1) * self.config.d_steps)
+        return torch.cat([self.stream.batch(turn, device=self.device, dtype=torch.float32) for turn in turns])
 
     def _save_first_pictures(self, folder: RunFolder, real: Tensor) -> None:
         step = 0
@@ -291,14 +300,15 @@ def _total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
         raise UserError(
             f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead."
         )
-    return data_room.BatchStream(stream.n, stream.batch_size).steps_for(config.epochs)
+    return data_room.BatchStream(stream.n, stream.batch_size * config.d_steps).steps_for(config.epochs)
 
 
 def _networks(
     config: TrainConfig, generator: nn.Module | None, discriminator: nn.Module | None
 ) -> tuple[nn.Module, nn.Module]:
     if generator is None or discriminator is None:
-        options = {name: getattr(config, name) for name in ("image_size", "channels", "latent_dim", "width")}
+        names = ("image_size", "channels", "latent_dim", "width", "spectral_norm")
+        options = {name: getattr(config, name) for name in names}
         built = models.build(config.model, **options)
         generator, discriminator = generator or built[0], discriminator or built[1]
     return generator, discriminator
@@ -323,7 +333,7 @@ def _arguments(network: nn.Module) -> dict[str, Any] | None:
     """The arguments of :func:`fastgan.models.build` that make such a network; None for one of the caller's own."""
     if type(network) not in (models.DCGANGenerator, models.DCGANDiscriminator):
         return None
-    names = ("family", "image_size", "channels", "latent_dim", "width")
+    names = ("family", "image_size", "channels", "latent_dim", "width", "spectral_norm")
     return {name: getattr(network, name) for name in names if hasattr(network, name)}
 
 
