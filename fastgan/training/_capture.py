@@ -41,6 +41,7 @@ class StepGraph:
         self._captured: tuple | None = None  # the state that the graph is of
         self._last: tuple | None = None  # the state of the last step, and for how many steps it has been so
         self._steps = 0
+        self._aside: torch.cuda.Stream | None = None  # one, since each stream has freed memory of its own
         self._failure: str | None = None
 
     @property
@@ -52,7 +53,7 @@ class StepGraph:
         """One step on the current stream; metrics with memory of their own."""
         reason = self._failure or self._why_not()
         if reason is not None:
-            warn_once(f"capture {id(self)}", f"the step runs without a CUDA graph, because {reason}.")
+            warn_once(f"capture: {reason}", f"the step runs without a CUDA graph, because {reason}.")
             return self._update(real, latent)
         state = self._state(real, latent)
         self._steps = self._steps + 1 if state == self._last else 0
@@ -61,7 +62,7 @@ class StepGraph:
             if self._steps < WARM_UP:
                 return self._run_aside(real, latent)
             if not self._capture(real, latent):
-                return self._update(real, latent)
+                return self(real, latent)
             self._captured = state
         return self._replay(real, latent)
 
@@ -89,11 +90,12 @@ class StepGraph:
 
     def _run_aside(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
         """A step on a side stream, so that nothing which outlives it is bound to the stream that a capture leaves."""
-        current, aside = torch.cuda.current_stream(real.device), torch.cuda.Stream(real.device)
-        aside.wait_stream(current)
-        with torch.cuda.stream(aside):
+        current = torch.cuda.current_stream(real.device)
+        self._aside = self._aside or torch.cuda.Stream(real.device)
+        self._aside.wait_stream(current)
+        with torch.cuda.stream(self._aside):
             metrics = self._update(real, latent)
-        current.wait_stream(aside)
+        current.wait_stream(self._aside)
         for value in metrics.values():
             value.record_stream(current)
         return metrics
@@ -104,16 +106,18 @@ class StepGraph:
         self._real, self._latent = torch.empty_like(real), torch.empty_like(latent)
         torch.clear_autocast_cache()  # a copy of a weight from before would be used for good
         graph = torch.cuda.CUDAGraph()
+        # Threads that load images may go on using the device.
+        recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
         try:
-            with self._rates.on_device(real.device), torch.cuda.device(real.device), torch.cuda.graph(graph):
+            with torch.cuda.device(real.device), self._rates.on_device(real.device), recording:
                 metrics = self._update(self._real, self._latent)
-                self._values = torch.stack([value.double() for value in metrics.values()])
+                self._values = torch.stack(list(metrics.values()))
         except RuntimeError as error:
             self._failure = f"it cannot be captured: {str(error).splitlines()[0]}"
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)  # gradients of a capture that was given up hold nothing
             return False
-        self._names = {name: value.dtype for name, value in metrics.items()}
+        self._names = list(metrics)
         self._graph = graph
         return True
 
@@ -123,8 +127,7 @@ class StepGraph:
         self._rates.send()
         self._graph.replay()
         torch.clear_autocast_cache()  # the weights are other ones now
-        values = self._values.clone()  # the next replay writes over them
-        return {name: value.to(dtype) for (name, dtype), value in zip(self._names.items(), values, strict=True)}
+        return dict(zip(self._names, self._values.clone(), strict=True))  # the next replay writes over the originals
 
 
 _PER_STEP = ("params", "lr")
@@ -141,22 +144,22 @@ class _Rates:
     def on_device(self, device: torch.device) -> Iterator[None]:
         """Inside, every group's rate is a tensor on the device, and it may be captured."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        self._buffers = [torch.empty((), device=device) for _ in groups]
+        self._buffers = [torch.empty((), dtype=torch.float32, device=device) for _ in groups]
         before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
-        for group, buffer in zip(groups, self._buffers, strict=True):
-            group["lr"] = buffer
-            if "capturable" in group:  # a fused optimizer counts its steps on the device in any case
-                group["capturable"] = True
-        self.send(before)
+        self.send()
         try:
+            for group, buffer in zip(groups, self._buffers, strict=True):
+                group["lr"] = buffer
+                if "capturable" in group:  # a fused optimizer counts its steps on the device in any case
+                    group["capturable"] = True
             yield
         finally:
             for group, values in zip(groups, before, strict=True):
                 group.update(values)
 
-    def send(self, groups: Sequence[dict[str, Any]] | None = None) -> None:
+    def send(self) -> None:
         """Copies the rates as they are now, without waiting for the device."""
-        groups = groups or [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
         for group, buffer in zip(groups, self._buffers, strict=True):
             rate = group["lr"]
             buffer.copy_(rate, non_blocking=True) if isinstance(rate, Tensor) else buffer.fill_(rate)
