@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import twins
 
 from fastgan import losses
 from fastgan.errors import UserError
@@ -98,3 +99,17 @@ def test_losses_of_scores_are_taken_in_float32(name):
 def test_errors(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty", "r1_penalty"])
+def test_penalties_through_fused_layers_are_torchs(penalty):
+    ours, theirs, images = twins("discriminator")
+    grads = []
+    for model in (ours, theirs):
+        torch.manual_seed(0)
+        arguments = (images, images.flip(0)) if penalty == "gradient_penalty" else (images,)
+        value = getattr(losses, penalty)(model, *arguments)
+        value.backward()
+        grads.append([value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for got, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from fastgan import losses
 from fastgan.errors import UserError
+from fastgan.layers import _gate
 from fastgan.training._capture import StepGraph
 from fastgan.training._latent import LatentSpec, first_weight, resolve_latent
 from fastgan.training._sigmoid import gives_probabilities
@@ -205,7 +206,7 @@ class AdversarialStep:
 
     def _penalty(self, real: Tensor, fake: Tensor) -> tuple[float, Tensor]:
         """The weight, and the penalty."""
-        with torch.autocast(real.device.type, enabled=False):
+        with torch.autocast(real.device.type, enabled=False), _gate.shut():
             if self.loss == "wgan_gp":
                 return self.penalty_weight, losses.gradient_penalty(self.discriminator, real, fake)
             return self.r1_gamma / 2 * self.r1_every, losses.r1_penalty(self.discriminator, real)

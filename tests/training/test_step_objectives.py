@@ -285,3 +285,13 @@ def test_each_discriminator_update_gets_a_batch_of_its_own(trainer):
 def test_epochs_count_the_images_of_every_update(trainer):
     assert trainer("a", steps=None, epochs=3).total_steps == 15
     assert trainer("b", steps=None, epochs=3, d_steps=2).total_steps == 8
+
+
+def test_a_penalty_takes_no_gradients_of_weights_on_its_way():
+    """torch's own forwards know that the gradient is of the images alone; a fused run would not."""
+    pair = made(namespace=fastgan.layers)
+    names = []
+    step = AdversarialStep(*pair, *optimizers(*pair), r1_gamma=1.0)
+    pair[1].register_forward_hook(lambda module, inputs, output: names.append(output.grad_fn.name()))
+    step(torch.randn(4, 1, 16, 16, dtype=D))
+    assert names == ["_RunBackward", "_RunBackward", "ConvolutionBackward0", "_RunBackward"]
