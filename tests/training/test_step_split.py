@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
-from tutorial_networks import made, optimizers
+from tutorial_networks import made, optimizers, tutorial_step
 
 import fastgan
 import fastgan.layers
@@ -194,3 +194,30 @@ def test_subclasses_of_tensor_go_through_by_themselves():
     AdversarialStep(*plain, *optimizers(*plain))(real, latent)
     for found, expected in zip(discriminator.state_dict().values(), plain[1].state_dict().values(), strict=True):
         torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["spectral norm", "dropout"])
+def test_two_launches_follow_the_tutorial_loop(kind):
+    """Power iterations and random numbers come in the order of the loop: real, latents, generated."""
+    pairs = []
+    for namespace in (nn, fastgan.layers):
+        generator, discriminator = made(namespace=namespace)
+        if kind == "dropout":
+            discriminator.insert(2, nn.Dropout(0.3))
+        else:
+            torch.manual_seed(2)
+            for position in (0, 2, 5):
+                parametrizations.spectral_norm(discriminator[position])
+        pairs.append((generator, discriminator))
+    plain, ours = pairs
+    opt_plain, step = optimizers(*plain), AdversarialStep(*ours, *optimizers(*ours))
+    reals = [torch.rand(5, 1, 16, 16, dtype=D) * 2 - 1 for _ in range(10)]
+    torch.manual_seed(1)
+    expected = [tutorial_step(*plain, *opt_plain, real, nn.BCEWithLogitsLoss()) for real in reals]
+    torch.manual_seed(1)
+    for real, values in zip(reals, expected, strict=True):
+        metrics = step(real)
+        assert [metrics[name].item() for name in ("loss_d", "loss_g")] == pytest.approx(values, abs=1e-12)
+    for network, reference in zip(ours, plain, strict=True):
+        for key, tensor in reference.state_dict().items():
+            torch.testing.assert_close(network.state_dict()[key], tensor, rtol=0, atol=1e-12, msg=key)
