@@ -101,7 +101,7 @@ def load(
     discriminator: nn.Module | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedGAN:
-    """What a run has trained: its averaged generator, and the discriminator of its newest checkpoint.
+    """What a run has trained: its averaged generator, and the discriminator of the same step.
 
     Args:
         run: a run's folder, or a ``generator.safetensors`` alone.
@@ -113,7 +113,6 @@ def load(
         UserError: (a ValueError) where a file is damaged, or the networks are your own and not given, or others.
     """
     path, device = Path(run), choose_device(str(device))
-    checkpoints = RunFolder(path).all_checkpoints() if path.is_dir() else []
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.is_file():
         raise RunNotFound(
@@ -131,13 +130,16 @@ def load(
             "discriminator likewise to score images."
         )
     load_weights(generator, weights, file)
-    if discriminator is not None and checkpoints:
-        tensors, _ = read_tensors(checkpoints[-1], "checkpoint")
-        load_weights(discriminator, sub_state(tensors, "discriminator"), checkpoints[-1])
+    # A run may have ended between writing its newest checkpoint and the generator of that step.
+    checkpoint = RunFolder(path).checkpoint(described["step"])
+    scores = discriminator is not None and checkpoint.is_file()
+    if scores:
+        tensors, _ = read_tensors(checkpoint, "checkpoint")
+        load_weights(discriminator, sub_state(tensors, "discriminator"), checkpoint)
     for network in (generator, discriminator):
         if network is not None:
             network.to(device, memory_format=torch.channels_last).eval()
-    return TrainedGAN(path, generator, discriminator if checkpoints else None, described)
+    return TrainedGAN(path, generator, discriminator if scores else None, described)
 
 
 def _check_count(name: str, value: int, least: int) -> None:

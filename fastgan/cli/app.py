@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, generate, train
+from fastgan.cli import bench, doctor, generate, resume, train
 
 __all__ = ["app"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("resume")(resume.resume)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

@@ -11,24 +11,6 @@ from fastgan import cli
 TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs one command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
-
-
 def test_train_then_generate(run):
     code, out, err = run("train", *TINY)
     assert (code, err) == (0, "")
