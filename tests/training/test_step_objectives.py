@@ -295,3 +295,23 @@ def test_a_penalty_takes_no_gradients_of_weights_on_its_way():
     pair[1].register_forward_hook(lambda module, inputs, output: names.append(output.grad_fn.name()))
     step(torch.randn(4, 1, 16, 16, dtype=D))
     assert names == ["_RunBackward", "_RunBackward", "ConvolutionBackward0", "_RunBackward"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"r1_gamma": 1.0, "r1_every": 4, "precision": "fp16"}, {"loss": "wgan_gp", "d_steps": 2, "spectral_norm": True}],
+    ids=["R1 and fp16", "wgan_gp and spectral norm"],
+)
+def test_a_resumed_run_comes_to_the_same_weights(trainer, options):
+    """The penalties' interval, the scalers and the power iterations go on where they were."""
+    whole = trainer("whole", **options, steps=6, checkpoint_every=3)
+    whole.train()
+    first = trainer("cut", **options, steps=3)
+    first.train()
+    resumed = trainer("cut", **options, steps=6)
+    torch.manual_seed(99)
+    resumed.train(resume=True)
+    assert resumed.step.state_dict() == whole.step.state_dict()
+    for network in ("generator", "discriminator"):
+        ours, theirs = (getattr(run.state, network).state_dict() for run in (resumed, whole))
+        assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
