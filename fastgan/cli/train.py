@@ -34,7 +34,7 @@ Lr = Annotated[float | None, _number("Adam's learning rate.")]
 LrG = Annotated[float | None, _number("The generator's, if another.")]
 LrD = Annotated[float | None, _number("The discriminator's, if another.")]
 Device = Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")]
-Precision = Annotated[str | None, _option("auto, fp32 or bf16.", metavar="NAME")]
+Precision = Annotated[str | None, _option("auto, fp32, bf16 or fp16.", metavar="NAME")]
 Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")]
 Cache = Annotated[str | None, _option("Where images are kept: auto, memory or device.", metavar="WHERE")]
 SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
@@ -89,9 +89,15 @@ def train(
     latent_dim: Annotated[int | None, _whole("Length of the latent vectors (100).")] = None,
     width: Annotated[int | None, _whole("Feature maps of the layers next to the image.")] = None,
     loss: Annotated[
-        str | None, _option("The generator's: non_saturating (the default) or minimax.", metavar="NAME")
+        str | None, _option("non_saturating, minimax, hinge, least_squares or wgan_gp.", metavar="NAME")
     ] = None,
     label_smoothing: Annotated[float | None, _number("Real images are labelled with 1 minus this.")] = None,
+    d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).")] = None,
+    accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).")] = None,
+    penalty_weight: Annotated[float | None, _number("Of wgan_gp's gradient penalty (10).")] = None,
+    r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty (0: none).")] = None,
+    r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).")] = None,
+    spectral_norm: Annotated[bool | None, _option("Spectral norm in the discriminator.")] = None,
     ema_decay: Annotated[float | None, _number("Decay a step of the averaged generator; 0: none.")] = None,
     seed: Annotated[int | None, _whole("Of everything random (0).")] = None,
     device: Device = None,

@@ -36,6 +36,7 @@ def build(
     channels: int = 3,
     latent_dim: int = 100,
     width: int = 64,
+    spectral_norm: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """A new generator and discriminator of a family, with the start weights of its paper.
 
@@ -45,6 +46,8 @@ def build(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         latent_dim: length of the latent vectors.
         width: feature maps of the layer next to the image.
+        spectral_norm: whether the weights of the discriminator's convolutions and linear layers are divided by their
+            spectral norm (Miyato et al., 2018, https://arxiv.org/abs/1802.05957).
 
     Returns:
         The generator, [N, latent_dim] -> images [N, channels, H, W] in [-1, 1], and the discriminator, images ->
@@ -57,7 +60,13 @@ def build(
     for name, value in (("latent_dim", latent_dim), ("width", width)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name} must be a whole number of at least 1, but it is {value!r}.")
-    return FAMILIES[family](image_size, channels, latent_dim, width)
+    generator, discriminator = FAMILIES[family](image_size, channels, latent_dim, width)
+    if spectral_norm:
+        generator.spectral_norm = discriminator.spectral_norm = True
+        for module in list(discriminator.modules()):
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.utils.parametrizations.spectral_norm(module)
+    return generator, discriminator
 
 
 def check(family: str, image_size: int | tuple[int, int]) -> None:
@@ -69,4 +78,6 @@ def check(family: str, image_size: int | tuple[int, int]) -> None:
 
 def arguments_of(generator: nn.Module) -> dict[str, Any]:
     """The arguments with which :func:`build` makes a generator of its own again."""
-    return {name: getattr(generator, name) for name in ("family", "image_size", "channels", "latent_dim", "width")}
+    names = ("family", "image_size", "channels", "latent_dim", "width")
+    arguments = {name: getattr(generator, name) for name in names}
+    return arguments | ({"spectral_norm": True} if hasattr(generator, "spectral_norm") else {})

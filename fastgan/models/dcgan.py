@@ -70,6 +70,7 @@ class DCGANDiscriminator(nn.Module):
     """
 
     family = "dcgan"
+    per_sample = True  # its forward treats every image by itself, as its children do
 
     def __init__(self, image_size: int | tuple[int, int] = 64, channels: int = 3, width: int = 64) -> None:
         super().__init__()

@@ -133,7 +133,7 @@ def total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
         raise UserError(
             f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead."
         )
-    return data_room.BatchStream(stream.n, stream.batch_size).steps_for(config.epochs)
+    return data_room.BatchStream(stream.n, stream.batch_size * config.d_steps).steps_for(config.epochs)
 
 
 def networks(
@@ -141,7 +141,8 @@ def networks(
 ) -> tuple[nn.Module, nn.Module]:
     """The given ones, the missing ones built as the configuration says."""
     if generator is None or discriminator is None:
-        options = {name: getattr(config, name) for name in ("image_size", "channels", "latent_dim", "width")}
+        names = ("image_size", "channels", "latent_dim", "width", "spectral_norm")
+        options = {name: getattr(config, name) for name in names}
         built = models.build(config.model, **options)
         generator, discriminator = generator or built[0], discriminator or built[1]
     return generator, discriminator

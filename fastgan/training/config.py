@@ -14,7 +14,7 @@ from typing import Any
 from fastgan.data import CACHES, native_size
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
-from fastgan.losses import GENERATOR_LOSSES
+from fastgan.losses import CROSS_ENTROPIES, LOSSES
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
 
@@ -54,7 +54,7 @@ class TrainConfig:
     epochs: float | None = None
     """Passes over the images; or else ``steps``."""
     batch_size: int | None = None
-    """Real images a step, and as many generated ones."""
+    """Real images an update of the discriminator, and as many generated ones."""
     lr: float | None = None
     """Adam's learning rate."""
     lr_g: float | None = None
@@ -68,9 +68,21 @@ class TrainConfig:
     width: int | None = None
     """Feature maps of the layer next to the image."""
     loss: str = "non_saturating"
-    """The generator's loss: "non_saturating" or "minimax"."""
+    """The objective: "non_saturating", "minimax", "hinge", "least_squares" or "wgan_gp"."""
     label_smoothing: float | None = None
     """Real images are labelled with 1 - this (one-sided)."""
+    d_steps: int = 1
+    """Updates of the discriminator a step, each on a batch of its own."""
+    accumulate: int = 1
+    """Micro-batches that each batch is cut into, to save memory."""
+    penalty_weight: float = 10.0
+    """Of the gradient penalty of "wgan_gp"."""
+    r1_gamma: float = 0.0
+    """Gamma of the R1 penalty; 0: none."""
+    r1_every: int = 16
+    """Steps between R1 penalties."""
+    spectral_norm: bool = False
+    """Divide the discriminator's weights by their spectral norm."""
     ema_decay: float | None = None
     """Decay a step of the averaged generator, which samples are made with; 0: no averaging."""
     seed: int = 0
@@ -78,7 +90,7 @@ class TrainConfig:
     device: str = "auto"
     """A torch device; "auto": the first GPU, otherwise the CPU."""
     precision: str = "auto"
-    """"fp32", "bf16" (autocast), or "auto": bf16 where the hardware has it."""
+    """"fp32", "bf16" or "fp16" (autocast), or "auto": bf16 where the hardware has it."""
     workers: int | str = "auto"
     """Threads that decode images; "auto": one a CPU."""
     cache: str = "auto"
@@ -107,6 +119,11 @@ class TrainConfig:
                 raise UserError(f"{name} must be {sentence}, but it is {value!r}; give another value.")
         if self.steps is not None and self.epochs is not None:
             raise UserError(f"steps ({self.steps}) and epochs ({self.epochs:g}) are both given; give one of them.")
+        if self.batch_size is not None and self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} micro-batches of one size; give an "
+                "accumulate that divides it."
+            )
 
     def resolved(self, preset: str | None = None) -> TrainConfig:
         """A copy with the values of a preset where this has None: ``self.preset``, or ``preset``, or that of ``data``.
@@ -118,6 +135,8 @@ class TrainConfig:
         values = layered({"data": "digits"}, PRESETS[name], dataclasses.asdict(self))
         if preset is None and self.image_size is None and (size := native_size(values["data"])) is not None:
             values["image_size"] = size
+        if self.loss not in CROSS_ENTROPIES and self.label_smoothing is None:
+            values["label_smoothing"] = 0.0  # there are no labels
         if "lr" in values:
             values = {"lr_g": values["lr"], "lr_d": values["lr"], **values}
         return TrainConfig(**values)
@@ -249,6 +268,7 @@ def _size(value: Any) -> bool:
 _RATE = (lambda value: _number(value) and 0 < value <= 1, "a number above 0 and at most 1, such as 2e-4")
 _COUNT = (lambda value: _whole(value, 1), "a whole number of at least 1")
 _INTERVAL = (lambda value: _whole(value, 0), "a whole number of steps, or 0 for never")
+_WEIGHT = (lambda value: _number(value) and value >= 0, "a number of at least 0")
 _FLAG = (lambda value: isinstance(value, bool), "true or false")
 _TEXT = (lambda value: isinstance(value, str) and value != "", "a text that is not empty")
 
@@ -275,8 +295,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "latent_dim": _COUNT,
     "width": _COUNT,
-    "loss": _one_of(*GENERATOR_LOSSES),
+    "loss": _one_of(*LOSSES),
     "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
+    "d_steps": _COUNT,
+    "accumulate": _COUNT,
+    "penalty_weight": _WEIGHT,
+    "r1_gamma": _WEIGHT,
+    "r1_every": _COUNT,
+    "spectral_norm": _FLAG,
     "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),
     "device": _TEXT,

@@ -22,7 +22,8 @@ def dry_run(trainer: Trainer) -> str:
     written, and the trainer's networks are no longer what they were.
     """
     config, state = trainer.config, trainer.state
-    shape = (trainer.stream.batch_size or config.batch_size, trainer.stream.channels, *trainer.stream.image_size)
+    images = (trainer.stream.batch_size or config.batch_size) * config.d_steps
+    shape = (images, trainer.stream.channels, *trainer.stream.image_size)
     real = torch.rand(shape, device=trainer.device).mul_(2).sub_(1).contiguous(memory_format=torch.channels_last)
     for module in (state.generator, state.discriminator):
         module.train()

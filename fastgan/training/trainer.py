@@ -34,6 +34,8 @@ from fastgan.training.tensorboard_log import wants_tensorboard
 __all__ = ["TrainResult", "Trainer"]
 
 SAMPLES = 64  # images of a grid
+# What the configuration and the step call by one name.
+STEP_OPTIONS = ("loss", "label_smoothing", "d_steps", "accumulate", "penalty_weight", "r1_gamma", "r1_every")
 WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for; beyond: the training after a rollback
 ROLLBACKS = 3
 
@@ -217,7 +219,7 @@ class Trainer:
         state, last = self.state, folder.last_row()
         done = state.step >= self.total_steps
         while not done:
-            real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
+            real = self._real_images(state.step)
             if state.step == 0:
                 self._save_first_pictures(folder, log, real)
                 log.restart_clock()
@@ -246,6 +248,11 @@ class Trainer:
                         self._save_checkpoint(folder)
                 log.restart_clock()
         return last
+
+    def _real_images(self, step: int) -> Tensor:
+        """A batch for each update of the discriminator."""
+        turns = range(step * self.config.d_steps, (step + 1) * self.config.d_steps)
+        return torch.cat([self.stream.batch(turn, device=self.device, dtype=torch.float32) for turn in turns])
 
     def _restore(self, folder: RunFolder) -> Path | None:
         """Loads the newest checkpoint that is whole, and returns its path; None where there is none."""
@@ -306,10 +313,9 @@ class Trainer:
             self.state.discriminator,
             self.state.opt_g,
             self.state.opt_d,
-            loss=self.config.loss,
             latent=self._latent,
             precision=self.precision,
-            label_smoothing=self.config.label_smoothing,
+            **{name: getattr(self.config, name) for name in STEP_OPTIONS},
         )
 
     def _folder(self, resume: bool) -> tuple[RunFolder, bool]:
@@ -391,7 +397,7 @@ def _arguments(network: nn.Module) -> dict[str, Any] | None:
     """The arguments of :func:`fastgan.models.build` that make such a network; None for one of the caller's own."""
     if type(network) not in (models.DCGANGenerator, models.DCGANDiscriminator):
         return None
-    names = ("family", "image_size", "channels", "latent_dim", "width")
+    names = ("family", "image_size", "channels", "latent_dim", "width", "spectral_norm")
     return {name: getattr(network, name) for name in names if hasattr(network, name)}
 
 

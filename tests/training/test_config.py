@@ -41,6 +41,8 @@ def test_presets_fill_only_what_is_open():
     assert (folder.image_size, folder.batch_size, folder.width, folder.epochs, folder.steps) == (64, 64, 64, 3, None)
     assert folder.lr_g == folder.lr_d == 5e-5
     assert folder.resolved() == folder
+    assert TrainConfig().resolved().label_smoothing == 0.1
+    assert TrainConfig(loss="hinge").resolved().label_smoothing == 0.0  # it has no labels
     for preset in PRESETS.values():
         assert ("steps" in preset) != ("epochs" in preset)
         assert set(preset) <= {field.name for field in dataclasses.fields(TrainConfig)}
@@ -102,12 +104,16 @@ def test_file_errors_name_the_file(tmp_path, name, text, words):
         ({"image_size": (3, 4, 5)}, "image_size must be"),
         ({"image_size": "64"}, "image_size must be"),
         ({"precision": "fp8"}, "precision must be one of"),
-        ({"loss": "hinge"}, "loss must be one of"),
+        ({"loss": "hinges"}, "loss must be one of"),
         ({"data": ""}, "data must be"),
         ({"preset": "faces"}, "preset must be one of digits, emoji, cpu-quick, images"),
         ({"on_nan": "ignore"}, "on_nan must be one of stop, rollback"),
         ({"deterministic": 1}, "deterministic must be true or false"),
         ({"seed": -1}, "seed must be"),
+        ({"d_steps": 0}, "d_steps must be a whole number of at least 1, but it is 0"),
+        ({"r1_gamma": -1.0}, "r1_gamma must be a number of at least 0"),
+        ({"spectral_norm": 1}, "spectral_norm must be true or false"),
+        ({"batch_size": 8, "accumulate": 3}, "batch_size 8 cannot be cut into 3 micro-batches"),
         ({"steps": 5, "epochs": 5}, "steps .* and epochs .* are both given"),
     ],
 )
