@@ -45,9 +45,12 @@ def draw_run(folder: RunFolder) -> Image.Image:
     steps = (min(0, rows[0]["step"]), max(rows[-1]["step"], 1))
     curves = {name: summarised(*_column(rows, name)) for name in ("d_real", "d_fake_before", "loss_d", "loss_g")}
 
+    of_scores = config.loss not in EQUILIBRIUM  # then D is no probability
+    judged = [curves[name] for name in ("d_real", "d_fake_before")]
     _title(canvas, 112, "The discriminator", [("D(x), of real images", BLUE), ("D(G(z)), of generated ones", ORANGE)])
-    chart = _chart(canvas, 140, steps, (0, 1), alarms)
-    chart.level(0.5, "1/2", INK)
+    chart = _chart(canvas, 140, steps, _span(judged, {}) if of_scores else (0, 1), alarms)
+    if not of_scores:
+        chart.level(0.5, "1/2", INK)
     chart.curve(curves["d_real"], BLUE)
     chart.curve(curves["d_fake_before"], ORANGE)
     for row, alarm in enumerate(alarms[:MOST_NAMES]):
@@ -165,7 +168,7 @@ def _span(curves: list[Curve], levels: dict[str, tuple[float, str]]) -> tuple[fl
     low, high = np.quantile(shown, [0.02, 0.98])
     low, high = min(low, max(middle.min(), 2 * low)), max(high, min(middle.max(), 2 * high), 0.1)
     known = [value for value, _ in levels.values()]
-    return 1.1 * min(0.0, low, *known), 1.1 * max(high, *known)
+    return 1.1 * min(0.0, low, *known), 1.1 * max([high, *known])
 
 
 _SAMPLE = re.compile(r"step-(\d+)\.png")
