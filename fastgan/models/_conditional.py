@@ -10,12 +10,37 @@ from fastgan import ops
 from fastgan.errors import UserError
 from fastgan.layers import _gate
 from fastgan.layers._chain import run_modules
+from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
 
-__all__ = ["ConditionalBatchNorm", "Projection", "check_labels", "run_with_labels"]
+__all__ = ["ConditionalAffine", "ConditionalBatchNorm", "Projection", "check_labels", "run_with_labels"]
 
 
-class ConditionalBatchNorm(nn.Module):
+class ConditionalAffine(nn.Module):
+    """A scale and a shift of each sample's class, and the activation behind them.
+
+    [N, C, ...] and labels int64 [N] -> [N, C, ...].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # [num_classes, C]
+        self.activation = activation
+
+    def forward(self, input: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = (
+            F.embedding(labels, table).reshape(*input.shape[:2], *(1 for _ in input.shape[2:]))
+            for table in (self.weight, self.bias)
+        )
+        return activations.apply(torch.addcmul(shift, input, scale), activations.number_of(self.activation), 0.0)
+
+    def extra_repr(self) -> str:
+        """Its sizes."""
+        classes, features = self.weight.shape
+        return f"{features}, num_classes={classes}, activation={self.activation}"
+
+
+class ConditionalBatchNorm(ConditionalAffine):
     """Batch-norm whose scale and shift are those of each sample's class, and the activation behind it.
 
     [N, C, ...] and labels int64 [N] -> [N, C, ...]. Source: Dumoulin, Shlens and Kudlur, "A Learned Representation for
@@ -23,10 +48,8 @@ class ConditionalBatchNorm(nn.Module):
     """
 
     def __init__(self, num_features: int, num_classes: int, activation: Activation = "relu") -> None:
-        super().__init__()
-        self.activation, self.momentum, self.eps = activation, 0.1, 1e-5
-        self.weight = nn.Parameter(torch.ones(num_classes, num_features))
-        self.bias = nn.Parameter(torch.zeros(num_classes, num_features))
+        super().__init__(torch.ones(num_classes, num_features), torch.zeros(num_classes, num_features), activation)
+        self.momentum, self.eps = 0.1, 1e-5
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
@@ -44,11 +67,6 @@ class ConditionalBatchNorm(nn.Module):
             activation=self.activation,
         )
 
-    def extra_repr(self) -> str:
-        """Its sizes."""
-        classes, features = self.weight.shape
-        return f"{features}, num_classes={classes}, activation={self.activation}"
-
 
 class Projection(nn.Module):
     """How well features go with a class, to be added to a logit: the inner product with the class's own vector.
@@ -57,21 +75,22 @@ class Projection(nn.Module):
     Projection Discriminator", 2018.
     """
 
+    per_sample = True  # its forward treats every sample by itself
+
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_classes, num_features)
-        nn.init.normal_(self.embedding.weight, 0.0, 0.02)
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features).normal_(0.0, 0.02))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         pooled = features.flatten(2).sum(2) if features.dim() > 2 else features
-        return (pooled * self.embedding(labels)).sum(1)
+        return (pooled * F.embedding(labels, self.weight)).sum(1)
 
 
 def run_with_labels(modules: nn.Sequential, input: Tensor, labels: Tensor) -> Tensor:
-    """Calls modules one after another, chains among them fused; conditional batch-norms are told the labels."""
+    """Calls modules one after another, chains among them fused; conditional ones are told the labels."""
     before: list[nn.Module] = []
     for module in modules:
-        if isinstance(module, ConditionalBatchNorm):
+        if isinstance(module, ConditionalAffine):
             input = module(run_modules(input, before), labels)
             before = []
         else:
@@ -84,9 +103,13 @@ def check_labels(network: nn.Module, labels: Tensor | None, batch: int) -> None:
     name, classes = type(network).__name__, network.num_classes
     if classes == 0:
         if labels is not None:
-            raise UserError(f"labels are given, but {name} knows no classes; leave them out, or build it with num_classes.")
+            raise UserError(
+                f"labels are given, but {name} knows no classes; leave them out, or build it with num_classes."
+            )
         return
     fits = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == (batch,)
     if not fits:
         given = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else repr(labels)
-        raise UserError(f"labels must be int64 [{batch}] with classes 0 to {classes - 1}, but they are {given}; give {name} such.")
+        raise UserError(
+            f"labels must be int64 [{batch}] with classes 0 to {classes - 1}, but they are {given}; give {name} such."
+        )

@@ -98,6 +98,7 @@ class DCGANDiscriminator(nn.Module):
     """
 
     family = "dcgan"
+    per_sample = True  # its forward treats every image by itself, as its children do
     arguments = ("image_size", "channels", "width", "head", "num_classes")
 
     def __init__(
@@ -159,6 +160,6 @@ def initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, ConditionalBatchNorm)):
+    elif isinstance(module, (nn.BatchNorm2d, ConditionalBatchNorm)):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
