@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 
-__all__ = ["image_grid", "save_image"]
+__all__ = ["image_grid", "save_image", "to_image"]
 
 LEGIBLE = 64  # pixels: smaller images are enlarged to about this
 GAP = 2  # pixels between images
@@ -36,6 +36,12 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         canvas[top : top + height, left : left + width] = tile
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """One image [C, H, W] in [-1, 1], C 1, 3 or 4, in its own size."""
+    pixels = to_uint8(image.cpu()).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
 def save_image(image: Image.Image, path: Path) -> None:

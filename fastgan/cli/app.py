@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, generate, train
+from fastgan.cli import bench, doctor, export, generate, interpolate, train
 
 __all__ = ["app"]
 
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
+app.command("interpolate")(interpolate.interpolate)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 

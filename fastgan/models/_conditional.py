@@ -99,7 +99,10 @@ def run_with_labels(modules: nn.Sequential, input: Tensor, labels: Tensor) -> Te
 
 
 def check_labels(network: nn.Module, labels: Tensor | None, batch: int) -> None:
-    """Raises UserError where labels do not go with the network: given or not, and one whole number a sample."""
+    """Raises UserError where labels do not go with the network: given or not, and one whole number a sample.
+
+    ``batch`` has to be a ``shape[0]`` and not a ``len()``, which torch.export would take for a constant.
+    """
     name, classes = type(network).__name__, network.num_classes
     if classes == 0:
         if labels is not None:

@@ -76,7 +76,7 @@ class DCGANGenerator(nn.Module):
         return [nn.BatchNorm2d(maps), nn.ReLU(True)]
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, len(latent))
+        check_labels(self, labels, latent.shape[0])
         latent = latent.flatten(1)[:, :, None, None]
         return self.main(latent) if labels is None else run_with_labels(self.main, latent, labels)
 
@@ -127,7 +127,7 @@ class DCGANDiscriminator(nn.Module):
         self.apply(initialise)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, len(images))
+        check_labels(self, labels, images.shape[0])
         if labels is None:
             return self.main(images).flatten()
         features = self.main[:-1](images)

@@ -64,7 +64,7 @@ class LeNetDiscriminator(nn.Module):
         self.projection = Projection(2 * width, num_classes) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, len(images))
+        check_labels(self, labels, images.shape[0])
         if labels is None:
             return self.main(images).flatten()
         features = self.main[:-1](images)

@@ -65,7 +65,7 @@ class MLPGenerator(nn.Module):
         return [nn.BatchNorm1d(units), nn.ReLU(True)]
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, len(latent))
+        check_labels(self, labels, latent.shape[0])
         latent = latent.flatten(1)
         return self.main(latent) if labels is None else run_with_labels(self.main, latent, labels)
 
@@ -106,7 +106,7 @@ class MLPDiscriminator(nn.Module):
         self.projection = Projection(4 * width, num_classes) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, len(images))
+        check_labels(self, labels, images.shape[0])
         if labels is None:
             return self.main(images).flatten()
         features = self.main[:-1](images)

@@ -53,8 +53,8 @@ def batch_norm_act(
         ValueError: in training with one value a channel.
         RuntimeError: for shapes, dtypes or devices that do not go together.
 
-    Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015; for each sample: Dumoulin,
-    Shlens and Kudlur, "A Learned Representation for Artistic Style", 2017.
+    Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015; for each sample:
+    Dumoulin, Shlens and Kudlur, "A Learned Representation for Artistic Style", 2017.
     """
     block, parameters = _block(
         input,
