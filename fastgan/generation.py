@@ -205,7 +205,7 @@ class TrainedGAN:
         if label is None:
             return torch.arange(n) % self.num_classes
         label = label.tolist() if isinstance(label, Tensor) else label
-        labels = [label] * n if isinstance(label, int) else list(label)
+        labels = list(label) if isinstance(label, (list, tuple, range)) else [label] * n
         known = all(isinstance(each, int) and not isinstance(each, bool) for each in labels)
         if not known or len(labels) != n or not all(0 <= each < self.num_classes for each in labels):
             raise UserError(

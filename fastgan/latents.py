@@ -25,7 +25,7 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
 
     Latents drawn from N(0, 1) have nearly equal lengths, and what lies on the straight line between two is shorter than
     any of them: the generator has never seen such. The arc turns from the one direction to the other, and the length
-    goes evenly from one to the other. Opposite latents, between which there is no single arc, are joined by a line.
+    goes evenly from one to the other. Where there is no single arc (opposite latents, or 0) it is a straight line.
 
     Args:
         a, b: latents of one shape.
@@ -44,13 +44,12 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     shape, a, b = a.shape, a.flatten().double(), b.flatten().double()
     t = torch.as_tensor(t, dtype=torch.float64, device=a.device)[..., None]
     lengths = a.norm(), b.norm()
-    cosine = torch.dot(a, b) / (lengths[0] * lengths[1]).clamp_min(torch.finfo(torch.float64).tiny)
-    angle = torch.acos(cosine.clamp(-1, 1))
-    if not PARALLEL < angle < math.pi - PARALLEL:
-        mixed = torch.lerp(a, b, t)
-    else:
+    angle = torch.acos((torch.dot(a, b) / (lengths[0] * lengths[1])).clamp(-1, 1))
+    if PARALLEL < angle < math.pi - PARALLEL:
         direction = (torch.sin((1 - t) * angle) * a / lengths[0] + torch.sin(t * angle) * b / lengths[1]) / angle.sin()
         mixed = direction * torch.lerp(*lengths, t)
+    else:  # also where a length is 0, and the angle a NaN
+        mixed = torch.lerp(a, b, t)
     return mixed.float().unflatten(-1, shape)
 
 

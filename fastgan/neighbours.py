@@ -40,7 +40,7 @@ def find_nearest(images: Tensor, known: Tensor, k: int = 1) -> Nearest:
     found = known[index.flatten().to(known.device)].cpu()
     # Anew from the differences: cdist multiplies, and near 0 its rounding is larger than the distance.
     distance = (_rows(found).unflatten(0, index.shape) - queries[:, None]).square().mean(2).sqrt()
-    order = distance.argsort(1, stable=True)
+    order = distance.argsort(dim=1, stable=True)
     found = found.unflatten(0, index.shape)[torch.arange(len(order))[:, None], order]
     return Nearest(index.gather(1, order), distance.gather(1, order), found)
 
