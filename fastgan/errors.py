@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import warnings
 
-__all__ = ["FastganWarning", "UserError", "strict", "warn_once"]
+__all__ = ["FastganWarning", "TrainingDiverged", "UserError", "strict", "warn_once"]
 
 
 class UserError(ValueError):
     """Something the caller gave cannot be used; the message says what, what is allowed, and what to do.
 
     The command line prints the message and exits with status 2.
+    """
+
+
+class TrainingDiverged(ArithmeticError):
+    """A training run came to infinite or undefined numbers; the message says where, and what it left.
+
+    The command line prints the message and exits with status 3.
     """
 
 

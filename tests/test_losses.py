@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import twins
 
 from fastgan import losses
 from fastgan.errors import UserError
@@ -31,7 +32,7 @@ def test_discriminator_is_the_formula(outputs, from_logits, smoothing):
         torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("name", losses.GENERATOR_LOSSES)
+@pytest.mark.parametrize("name", losses.CROSS_ENTROPIES)
 @pytest.mark.parametrize("from_logits", [True, False])
 def test_generator_is_the_formula(outputs, name, from_logits):
     fake = outputs[1]
@@ -53,13 +54,62 @@ def test_equilibrium():
 
 
 @pytest.mark.parametrize(
+    ("name", "discriminator", "generator"),
+    [
+        ("hinge", lambda r, f: [(1 - r).clamp(min=0), (1 + f).clamp(min=0)], lambda f: -f),
+        ("least_squares", lambda r, f: [(r - 1) ** 2 / 2, f**2 / 2], lambda f: (f - 1) ** 2 / 2),
+        ("wgan_gp", lambda r, f: [-r, f], lambda f: -f),
+    ],
+)
+def test_losses_of_scores_are_their_formulas(outputs, name, discriminator, generator):
+    real, fake = outputs
+    found = losses.objective(name)
+    for judged, terms, scores in (
+        (found.discriminator(real, fake), discriminator(real, fake), (real, fake)),
+        (found.generator(fake), [generator(fake)], (fake,)),
+    ):
+        means = [term.mean() for term in terms]
+        assert judged.losses.tolist() == pytest.approx([mean.item() for mean in means], rel=1e-12)
+        assert judged.score.tolist() == pytest.approx([score.mean().item() for score in scores], rel=1e-12)
+        assert not judged.losses.requires_grad and not judged.score.requires_grad
+        for got, wanted in zip(
+            torch.autograd.grad(judged.loss, scores), torch.autograd.grad(sum(means), scores), strict=True
+        ):
+            torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("name", ["hinge", "least_squares", "wgan_gp"])
+def test_losses_of_scores_are_taken_in_float32(name):
+    judged = losses.objective(name).discriminator(*torch.full((2, 600, 1), 300.0, dtype=torch.float16))
+    assert judged.loss.dtype == judged.score.dtype == torch.float32
+    assert judged.loss.isfinite()  # squares of 300 are too large for float16
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: losses.objective("hinge!"), "loss must be one of non_saturating, minimax"),
         (lambda: losses.objective(label_smoothing=0.5), "label_smoothing must be"),
+        (lambda: losses.objective("hinge", label_smoothing=0.1), "loss 'hinge' has no labels"),
+        (lambda: losses.objective("wgan_gp", from_logits=False), "ends in a sigmoid"),
+        (lambda: losses.objective("hinge").discriminator(torch.zeros(2), torch.zeros(3)), "output_fake must have"),
         (lambda: losses.discriminator(torch.zeros(2), torch.zeros(3)), "output_fake must have the shape"),
     ],
 )
 def test_errors(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty", "r1_penalty"])
+def test_penalties_through_fused_layers_are_torchs(penalty):
+    ours, theirs, images = twins("discriminator")
+    grads = []
+    for model in (ours, theirs):
+        torch.manual_seed(0)
+        arguments = (images, images.flip(0)) if penalty == "gradient_penalty" else (images,)
+        value = getattr(losses, penalty)(model, *arguments)
+        value.backward()
+        grads.append([value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for got, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)

@@ -27,7 +27,7 @@ struct Epilogue {
 };
 
 enum class Pass { forward, dgrad, wgrad };
-enum class Engine { aten, direct, winograd };  // winograd: see winograd.h
+enum class Engine { aten, direct, winograd, scatter };  // see winograd.h, scatter.h
 
 // What this pass of a convolution runs on. FASTGAN_ENGINE=native takes ours wherever it can.
 Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);

@@ -35,6 +35,9 @@ struct Tile {
   // Where they are there, a thread calls gemm between the two: InUse (packed.h).
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
+  // gemm_rows with a smaller tile, for what is left at the end.
+  int few_rows = 0;
+  void (*gemm_few_rows)(const S* a, int64_t distance, int64_t extent, const S* b, bool add, A* out) = nullptr;
 };
 
 struct Tiles {

@@ -9,9 +9,9 @@ namespace {
 
 // Accumulators, the columns' vectors and one broadcast value fill the registers.
 #if defined(__AVX512F__)
-constexpr int kRows = 14, kVectors = 2;
+constexpr int kRows = 14, kFewRows = 8, kVectors = 2;
 #else
-constexpr int kRows = 6, kVectors = 2;
+constexpr int kRows = 6, kFewRows = 4, kVectors = 2;
 #endif
 
 template <class S>
@@ -37,17 +37,17 @@ struct Multiply<BFloat16> {
 };
 #endif
 
-// What a tile adds up.
-template <class S>
+// What a tile of so many rows adds up.
+template <class S, int count = kRows>
 struct Sums {
   using A = Compute<S>;
   using M = Multiply<S>;
   static constexpr int W = kLanes<A>, kColumns = W * kVectors;
-  Vec<A> at[kRows][kVectors];
+  Vec<A> at[count][kVectors];
 
   Sums(bool add, const A* out) {
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
+    for (int m = 0; m < count; ++m) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) at[m][v] = add ? load(out + m * kColumns + v * W) : Vec<A>{};
     }
@@ -58,7 +58,7 @@ struct Sums {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) columns[v] = load_raw<Vec<A>>(b + v * W * M::kStep);
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
+    for (int m = 0; m < count; ++m) {
       const Vec<A> value = M::broadcast(a + rows[m]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) at[m][v] = M::add(at[m][v], value, columns[v]);
@@ -67,7 +67,7 @@ struct Sums {
 
   void store_to(A* out) const {
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
+    for (int m = 0; m < count; ++m) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) store(out + m * kColumns + v * W, at[m][v]);
     }
@@ -86,17 +86,17 @@ void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segm
   sums.store_to(out);
 }
 
-template <class S>
+template <class S, int count>
 void gemm_rows(const S* a, int64_t distance, int64_t extent, const S* b, bool add, Compute<S>* out) {
   // A line of a row serves this many steps, in which a line of each of the next tile's rows is asked for: left to itself the
   // hardware sees rows that are too short to be worth its attention.
   constexpr int kLine = 16;
-  static_assert(kRows <= kLine);
-  int64_t rows[kRows], next[kLine];
-  for (int m = 0; m < kRows; ++m) rows[m] = m * distance;
-  for (int i = 0; i < kLine; ++i) next[i] = (kRows + std::min(i, kRows - 1)) * distance;
-  Sums<S> sums(add, out);
-  for (int64_t k = 0; k < extent; ++k, ++a, b += Sums<S>::kColumns) {
+  static_assert(count <= kLine);
+  int64_t rows[count], next[kLine];
+  for (int m = 0; m < count; ++m) rows[m] = m * distance;
+  for (int i = 0; i < kLine; ++i) next[i] = (count + std::min(i, count - 1)) * distance;
+  Sums<S, count> sums(add, out);
+  for (int64_t k = 0; k < extent; ++k, ++a, b += Sums<S, count>::kColumns) {
     __builtin_prefetch(a + next[k % kLine]);
     sums.step(a, rows, b);
   }
@@ -117,9 +117,15 @@ void gemm_columns(const S* a, const int64_t* rows, int64_t extent, const S* b, b
 
 template <class S>
 constexpr Tile<S> tile() {
-    constexpr bool is_single = Multiply<S>::kStep == 1;
-  return {kRows,   kLanes<Compute<S>> * kVectors,     Multiply<S>::kStep,
-          gemm<S>, is_single ? gemm_rows<S> : nullptr, is_single ? gemm_columns<S> : nullptr};
+  constexpr bool is_single = Multiply<S>::kStep == 1;
+  Tile<S> tile{kRows, kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, gemm<S>};
+  if constexpr (is_single) {
+    tile.few_rows = kFewRows;
+    tile.gemm_rows = gemm_rows<S, kRows>;
+    tile.gemm_few_rows = gemm_rows<S, kFewRows>;
+    tile.gemm_columns = gemm_columns<S>;
+  }
+  return tile;
 }
 
 }  // namespace

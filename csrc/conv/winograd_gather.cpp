@@ -6,9 +6,9 @@ FASTGAN_DECLARE_KERNELS(Winograds, winograds)
 const Winograds& winograds() { return FASTGAN_KERNELS_IN_USE(winograds); }
 
 bool winograd_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  // Fewer channels do not fill a panel; fewer pixels of the smaller image do not pay for the weight's transformation, which is
-  // 25 / 4 times as large as the weight (measured at 1 to 64 images of 4x4 to 16x16).
-  constexpr int64_t kLeastChannels = 32, kLeastPixels = 256;
+  // Fewer channels do not fill a panel; fewer pixels of the smaller image do not pay for the weight's transformation, whose
+  // result is 9 / 4 to 25 / 4 times as large as the weight (measured at 1 to 64 images of 4x4 to 16x16).
+  constexpr int64_t kLeastChannels = 32, kLeastPixels = 32;
   int64_t pixels = input.size(0);
   for (int dim = 0; dim < 2; ++dim) {
     const int64_t kernel = weight.size(2 + dim), stride = conv.stride[dim], size = input.size(2 + dim);
@@ -49,7 +49,7 @@ Products products_of(const Tensor& input, const Convolution& conv, bool backward
     return (to_large ? axis_to_large : axis_to_small)(output.size(2 + dim), conv.stride[dim], conv.padding[dim]);
   };
   const TiledAxis y = along(0), x = along(1);
-  const auto& winograd = winograd_for(y.most(), x.most());
+  const auto& winograd = winograd_for(y.most(), x.most(), input.size(0));
   Products p{winograd, y, x, to_large, divide_up(y.most(), winograd.outputs), divide_up(x.most(), winograd.outputs),
              round_up(input.size(1), tile_of<float>().columns), 0, 0, 0};
   p.groups = to_large ? p.phases() : 1;
@@ -102,32 +102,83 @@ Taps taps_of(const Products& p, const Tensor& weight) {
           static_cast<int64_t>(p.y.phases.size()), static_cast<int64_t>(p.x.phases.size())};
 }
 
+// The taps of a weight lie a page apart and more, where the hardware does not look ahead; so each is asked for in time, and
+// only a few at once.
+constexpr int64_t kChannels = 16;  // whose taps are in a first-level cache at a time
+constexpr int64_t kAhead = 8, kLinesAhead = 2;  // channels; the second where all taps of an output lie in one line
+
+// Four taps of some channels, each a line of outputs: where they lie, and how far apart.
+struct TapLines {
+  const float* at;
+  int64_t channel, row, tap;
+};
+
+// Those of `channels` channels from `from` on, with zeros to `padded`; copied to `block`, [4][padded][columns], unless they can
+// be read as they lie.
+template <class T>
+TapLines tap_lines(const Taps& taps, const T* from, const int64_t* steps, int64_t channels, int64_t padded, int64_t outputs,
+                   int64_t columns, float* block) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (taps.output == 1 && outputs == columns && channels == padded) {
+      return {from + steps[0], taps.channel, steps[2] - steps[0], steps[1] - steps[0]};
+    }
+  }
+  const int64_t tap_size = padded * columns;
+  if (taps.x == 1) {  // neighbours in a line
+    std::fill_n(block, 4 * tap_size, 0.f);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t n = 0; n < outputs; ++n) {
+        const T* const at = from + c * taps.channel + n * taps.output;
+        __builtin_prefetch(at + kLinesAhead * taps.channel);
+        for (int64_t tap = 0; tap < 4; ++tap) block[tap * tap_size + c * columns + n] = to_compute(at[steps[tap]]);
+      }
+    }
+  } else {
+    const Image lines{outputs, 1, channels, taps.output, 0, taps.channel};
+    for (int64_t tap = 0; tap < 4; ++tap) {
+      packing<T, float>().pixels(from + steps[tap], lines, {0, 0, 0, 1, padded}, columns, block + tap * tap_size);
+    }
+  }
+  return {block, columns, 2 * tap_size, tap_size};
+}
+
+// Asks for a part of the taps that follow, while channel `c` is transformed.
+template <class T>
+void prefetch_taps(const Taps& taps, const T* from, const int64_t* steps, int64_t c, int64_t outputs) {
+  constexpr int64_t kLine = 64 / sizeof(T), kOutputs = kMaxTileColumns / kChannels;
+  if (taps.output == 1) {
+    const T* const next = from + (c + kAhead) * taps.channel;
+    for (int64_t tap = 0; tap < 4; ++tap) {
+      for (int64_t n = 0; n < outputs; n += kLine) __builtin_prefetch(next + steps[tap] + n);
+    }
+  } else if (taps.channel == 1) {  // a line holds kChannels of them
+    const T* const next = from + kChannels + c * kOutputs * taps.output;
+    for (int64_t tap = 0; tap < 4; ++tap) {
+      for (int64_t n = 0; n < kOutputs; ++n) __builtin_prefetch(next + steps[tap] + n * taps.output);
+    }
+  }
+}
+
 // Rows [first, first + rows) of the depth of one group, and one panel of outputs: [(m + 1)^2][rows][columns], successive ones
 // of the first `plane` apart.
 template <class T>
 void transform_weight(const Products& p, const Taps& taps, const T* weight, int64_t group, int64_t first_output,
                       int64_t first, int64_t rows, int64_t plane, float* out) {
-  constexpr int64_t kChannels = 8;  // whose taps are in a first-level cache at a time
-  const int64_t columns = tile_of<float>().columns, count = std::min(columns, taps.outputs - first_output);
-  float block[kChannels][4][kMaxTileColumns] = {};
-  for (int64_t begin = 0; begin < rows; begin += kChannels) {  // never across a phase: channels are in whole panels
+  const int64_t columns = tile_of<float>().columns, outputs = std::min(columns, taps.outputs - first_output);
+  const int64_t padded = std::min(kChannels, columns);  // never across a phase: its channels are in whole panels
+  // Towards the larger image a phase's second tap meets the earlier input.
+  const int64_t y = taps.stride_y * taps.y, x = taps.stride_x * taps.x, near = p.to_large ? y + x : 0;
+  const int64_t steps[4] = {near, p.to_large ? y : x, p.to_large ? x : y, y + x - near};
+  float block[4 * kChannels * kMaxTileColumns];
+  for (int64_t begin = 0; begin < rows; begin += padded) {
     const int64_t phase = p.to_large ? group : (first + begin) / p.channels, channel = (first + begin) % p.channels;
-    const int64_t channels = std::clamp<int64_t>(taps.channels - channel, 0, kChannels);
-    // Towards the larger image a phase's second tap meets the earlier input.
-    const int64_t y = taps.stride_y * taps.y, x = taps.stride_x * taps.x;
-    const int64_t near = p.to_large ? y + x : 0;
-    const int64_t steps[4] = {near, p.to_large ? y : x, p.to_large ? x : y, y + x - near};
+    const int64_t channels = std::clamp<int64_t>(taps.channels - channel, 0, padded);
     const T* const from = weight + phase / taps.stride_x * taps.y + phase % taps.stride_x * taps.x +
                           channel * taps.channel + first_output * taps.output;
-    for (int64_t n = 0; n < count; ++n) {
-      const T* const at = from + n * taps.output;
-      for (int64_t tap = 0; tap < 4; ++tap) {
-        for (int64_t c = 0; c < channels; ++c) block[c][tap][n] = to_compute(at[steps[tap] + c * taps.channel]);
-      }
-    }
-    for (int64_t c = channels; c < kChannels; ++c) std::fill_n(block[c][0], 4 * kMaxTileColumns, 0.f);
-    for (int64_t c = 0; c < std::min(kChannels, rows - begin); ++c) {
-      p.winograd.taps(block[c][0], 2 * kMaxTileColumns, kMaxTileColumns, 0, 1, columns, out + (begin + c) * columns,
+    const TapLines lines = tap_lines(taps, from, steps, channels, padded, outputs, columns, block);
+    for (int64_t c = 0; c < padded; ++c) {
+      prefetch_taps(taps, from, steps, c, outputs);
+      p.winograd.taps(lines.at + c * lines.channel, lines.row, lines.tap, 0, 1, columns, out + (begin + c) * columns,
                       (p.m() + 1) * plane, plane, 0);
     }
   }
@@ -185,6 +236,11 @@ struct Outputs {
 };
 static_assert(Outputs<float>::kTiles * kMostOutputs * kMostOutputs <= kMaxStoredRows);
 
+// Whether fewer spare rows are computed where the next of so many rows go to a small tile.
+bool takes_few(const Tile<float>& tile, int64_t rows) {
+  return rows <= tile.few_rows || (rows > tile.rows && rows <= 2 * tile.few_rows);
+}
+
 template <class T>
 void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, const Outputs<T>& outputs) {
   const auto& tile = tile_of<float>();
@@ -218,10 +274,12 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
             const int64_t until = std::min(last_row, at + part);
             float* const sums = products + (in_one ? 0 : (at - first_row) / part * p.count() * product_plane);
             for (int64_t i = 0; i < p.count(); ++i) {
-              for (int64_t row = at; row < until; row += tile.rows) {
-                tile.gemm_rows(inputs + (group * p.count() + i) * plane + row * p.row + from, p.row, extent,
-                               weights + i * weight_plane, from > 0,
-                               sums + i * product_plane + (row - at) * tile.columns);
+              for (int64_t row = at; row < until;) {
+                const bool few = takes_few(tile, until - row);
+                (few ? tile.gemm_few_rows : tile.gemm_rows)(
+                    inputs + (group * p.count() + i) * plane + row * p.row + from, p.row, extent,
+                    weights + i * weight_plane, from > 0, sums + i * product_plane + (row - at) * tile.columns);
+                row += few ? tile.few_rows : tile.rows;
               }
             }
             if (from + extent < p.depth) continue;

@@ -49,10 +49,13 @@ inline TiledAxis axis_to_large(int64_t output, int64_t stride, int64_t padding) 
   return axis;
 }
 
-// The m that takes the fewest multiplications where these many outputs are made.
-inline const Winograd& winograd_for(int64_t height, int64_t width) {
+// The m that takes the least time where these many outputs are made of `images` images. Each of the (m + 1)^2 products costs a
+// multiplication a tile, and its part of the transformed weight as much as kWeightTiles of them (measured at 1 to 64 images).
+inline const Winograd& winograd_for(int64_t height, int64_t width, int64_t images) {
+  constexpr int64_t kWeightTiles = 8;
   const auto cost = [&](const Winograd& w) {
-    return divide_up(height, w.outputs) * divide_up(width, w.outputs) * (w.outputs + 1) * (w.outputs + 1);
+    const int64_t tiles = images * divide_up(height, w.outputs) * divide_up(width, w.outputs);
+    return (tiles + kWeightTiles) * (w.outputs + 1) * (w.outputs + 1);
   };
   const auto& all = winograds().of;
   return *std::min_element(std::begin(all), std::end(all), [&](auto& a, auto& b) { return cost(a) < cost(b); });

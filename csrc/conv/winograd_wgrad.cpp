@@ -157,7 +157,7 @@ void multiply(const Correlation& c, const Units& units, const Operand& large, co
 template <class T, class G>
 void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& conv, const Tensor& grad_weight) {
   const auto& tile = tile_of<float>();
-  const auto& winograd = winograd_for(small.size(2), small.size(3));
+  const auto& winograd = winograd_for(small.size(2), small.size(3), small.size(0));
   const Correlation c{winograd,
                       axis_to_small(small.size(2), conv.stride[0], conv.padding[0]),
                       axis_to_small(small.size(3), conv.stride[1], conv.padding[1]),

@@ -11,18 +11,21 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from fastgan.errors import UserError
+from fastgan.errors import TrainingDiverged, UserError
 
 __all__ = ["main"]
 
 USAGE = 2
+DIVERGED = 3
 INTERRUPTED = 130
 # What the user's paths lead to; UserError covers what fastgan itself finds wrong.
 MISTAKES = (UserError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes."""
+    """Runs one command and exits: 0 where it worked, 2 with one sentence on stderr for the user's mistakes, 3 for a
+    training run that came to infinite or undefined numbers.
+    """
     # GNU OpenMP's threads otherwise spin for milliseconds at every barrier: beside another busy process, that made a
     # step 17 times as long, and alone it gains nothing. Read when torch is imported; a value of the user's own stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(app(arguments, prog_name="fastgan", standalone_mode=False) or 0)
     except MISTAKES as error:
         _fail(str(error), USAGE)
+    except TrainingDiverged as error:
+        _fail(str(error), DIVERGED)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except Exception as error:

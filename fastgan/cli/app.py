@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, export, generate, interpolate, train
+from fastgan.cli import bench, doctor, export, generate, interpolate, resume, train
 
 __all__ = ["app"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("resume")(resume.resume)
 app.command("generate")(generate.generate)
 app.command("interpolate")(interpolate.interpolate)
 app.command("export")(export.export)

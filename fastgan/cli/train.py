@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,11 +28,46 @@ def _number(help: str) -> Any:
     return _option(help, number, "X")
 
 
+Steps = Annotated[int | None, _whole("How long to train, in updates of both networks.")]
+Epochs = Annotated[float | None, _number("How long to train, in passes over the images.")]
+Lr = Annotated[float | None, _number("Adam's learning rate.")]
+LrG = Annotated[float | None, _number("The generator's, if another.")]
+LrD = Annotated[float | None, _number("The discriminator's, if another.")]
+Device = Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")]
+Precision = Annotated[str | None, _option("auto, fp32, bf16 or fp16.", metavar="NAME")]
+Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")]
+SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
+CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints.")]
+KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).")]
+OnNan = Annotated[
+    str | None,
+    _option(
+        "Where a loss or weight is no finite number: stop (the default; exit status 3), or rollback to the last "
+        "checkpoint, three times at most.",
+        metavar="stop|rollback",
+    ),
+]
+Deterministic = Annotated[bool | None, _option("Deterministic algorithms only, where a GPU has faster ones.")]
+
+
 def train(
     data: Annotated[str | None, _option("'digits' (the default) or a folder of images.", metavar="PATH")] = None,
     out: Annotated[
         str | None, _option("The run's folder; by default the next one under runs/.", metavar="PATH")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out; begin it where there is none.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        _option("Settings from a TOML or JSON file, by the names of these flags with _ for -.", metavar="FILE"),
+    ] = None,
+    preset: Annotated[
+        str | None, _option("digits, emoji, images or cpu-quick; by default that of the data.", metavar="NAME")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps and say what the run would be; write nothing.")
+    ] = False,
     model: Annotated[str | None, _option("The family of networks: dcgan.", metavar="NAME")] = None,
     image_size: Annotated[
         Any, _option("Pixels, as 64 or 48x64, height first; the digits have 32.", size, "SIZE")
@@ -39,28 +75,61 @@ def train(
     resize: Annotated[str | None, _option("How images get to that size: crop, pad or stretch.", metavar="HOW")] = None,
     channels: Annotated[Any, _option("1, 3, 4 or auto.", whole_or_auto, "N|auto")] = None,
     mirror: Annotated[bool | None, _option("Mirror images left to right at random.")] = None,
-    steps: Annotated[int | None, _whole("How long to train, in updates of both networks.")] = None,
-    epochs: Annotated[float | None, _number("How long to train, in passes over the images.")] = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
     batch_size: Annotated[int | None, _whole("Images a step.")] = None,
-    lr: Annotated[float | None, _number("Adam's learning rate.")] = None,
-    lr_g: Annotated[float | None, _number("The generator's, if another.")] = None,
-    lr_d: Annotated[float | None, _number("The discriminator's, if another.")] = None,
+    lr: Lr = None,
+    lr_g: LrG = None,
+    lr_d: LrD = None,
     beta1: Annotated[float | None, _number("Adam's beta1 (0.5).")] = None,
     latent_dim: Annotated[int | None, _whole("Length of the latent vectors (100).")] = None,
     width: Annotated[int | None, _whole("Feature maps of the layers next to the image.")] = None,
+    loss: Annotated[
+        str | None, _option("non_saturating, minimax, hinge, least_squares or wgan_gp.", metavar="NAME")
+    ] = None,
+    label_smoothing: Annotated[float | None, _number("Real images are labelled with 1 minus this.")] = None,
+    d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).")] = None,
+    accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).")] = None,
+    penalty_weight: Annotated[float | None, _number("Of wgan_gp's gradient penalty (10).")] = None,
+    r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty (0: none).")] = None,
+    r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).")] = None,
+    spectral_norm: Annotated[bool | None, _option("Spectral norm in the discriminator.")] = None,
+    ema_decay: Annotated[float | None, _number("Decay a step of the averaged generator; 0: none.")] = None,
     seed: Annotated[int | None, _whole("Of everything random (0).")] = None,
-    device: Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")] = None,
-    precision: Annotated[str | None, _option("auto, fp32 or bf16.", metavar="NAME")] = None,
-    workers: Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")] = None,
-    sample_every: Annotated[int | None, _whole("Steps between sample pictures.")] = None,
-    checkpoint_every: Annotated[int | None, _whole("Steps between checkpoints.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    workers: Workers = None,
+    sample_every: SampleEvery = None,
+    checkpoint_every: CheckpointEvery = None,
+    keep_checkpoints: KeepCheckpoints = None,
+    on_nan: OnNan = None,
+    deterministic: Deterministic = None,
 ) -> None:
-    """Train a generator; without arguments, on the embedded digits."""
-    given = {name: value for name, value in locals().items() if value is not None}
-    from fastgan.training import TrainConfig, Trainer
+    """Train a generator; without arguments, on the embedded digits.
 
-    trainer = Trainer(TrainConfig(**given))
-    report(trainer, trainer.train())
+    A flag goes before the --config file, the file before the preset, the preset before the defaults.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    for name in ("resume", "config", "dry_run"):
+        given.pop(name, None)
+    from fastgan.training import TrainConfig, Trainer
+    from fastgan.training.config import layered, read_settings
+    from fastgan.training.run_folder import RunFolder, check_free
+
+    given = layered(read_settings(config) if config else {}, given)
+    begun = "out" in given and RunFolder(given["out"]).is_begun
+    if resume and begun:
+        trainer = Trainer.resume(given["out"], **given)
+    else:
+        if begun:
+            check_free(Path(given["out"]))  # before the data is read
+        trainer = Trainer(TrainConfig(**given))
+    if dry_run:
+        from fastgan.training.dry_run import dry_run as measured
+
+        print(measured(trainer))
+    else:
+        report(trainer, trainer.train(resume=resume))
 
 
 def report(trainer: Trainer, result: TrainResult) -> None:
@@ -71,7 +140,8 @@ def report(trainer: Trainer, result: TrainResult) -> None:
     if result.stopped_by:
         print(
             f"\nstopped by {result.stopped_by} after step {result.step} of {trainer.total_steps}; "
-            f"the checkpoint is {folder.checkpoint(result.step)}"
+            f"the checkpoint is {folder.checkpoint(result.step)}, and this continues:\n"
+            f"  {command('resume', folder.path)}"
         )
     else:
         print(f"\ntrained {result.step} steps")

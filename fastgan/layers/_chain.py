@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -45,6 +46,14 @@ class Place(NamedTuple):
 
 
 last_run: WeakKeyDictionary[Module, Place] = WeakKeyDictionary()
+
+
+class _Groups(threading.local):
+    count = 1
+
+
+groups = _Groups()
+"""Of how many equal parts batch-norm takes its statistics apart; :mod:`fastgan.layers._groups` sets it."""
 
 
 def run_modules(input: Tensor, modules: Iterable[Step], max_run: int | None = None) -> Tensor:
@@ -121,29 +130,34 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     """Runs a chain on a plain [N, C, H, W] as one operator."""
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
-    blocks, parameters = zip(*map(block_of, chain), strict=True)
-    _check_batches(input, blocks, parameters)
+    count = 1 if torch.compiler.is_compiling() else groups.count
+    blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
+    _check_batches(input, blocks, parameters, count)
     if torch.compiler.is_compiling():
-        return _run(input, blocks, parameters)
+        return _run(input, blocks, parameters, count)
     kernels: Kernels = [{} for _ in chain]
     for position, members in enumerate(chain, 1):
         place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype, kernels)
         for module in members.modules():
             last_run[module] = place
-    return _run(input, blocks, parameters, kernels)
+    return _run(input, blocks, parameters, count, kernels)
 
 
 def _run(
-    input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], kernels: Kernels | None = None
+    input: Tensor,
+    blocks: Sequence[Block],
+    parameters: Sequence[Parameters],
+    batch_groups: int,
+    kernels: Kernels | None = None,
 ) -> Tensor:
     if not all(tensor is None or _gate.is_plain(tensor) for block in parameters for tensor in block):
-        return run_reference(input, blocks, parameters)
-    return run(input, blocks, parameters, kernels=kernels)
+        return run_reference(input, blocks, parameters, batch_groups)
+    return run(input, blocks, parameters, batch_groups, kernels)
 
 
-def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> None:
+def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int) -> None:
     """torch's ValueError for one value a channel, which can only be met where a batch of one shrinks to one pixel."""
-    if input.shape[0] != 1:
+    if input.shape[0] != batch_groups:
         return
     height, width = input.shape[2:]
     for block, p in zip(blocks, parameters, strict=True):
@@ -152,4 +166,4 @@ def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[
             width = output_size(block.conv, width, p.weight.shape[3], 1)
             if height < 1 or width < 1:
                 return  # no output at all: the convolution's own error
-        check_batch(input, block.norm, 1, 1, (height, width))
+        check_batch(input, block.norm, batch_groups, batch_groups, (height, width))

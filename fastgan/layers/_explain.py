@@ -9,7 +9,7 @@ import torch
 from torch.nn import Module
 
 from fastgan.errors import UserError
-from fastgan.layers import _chain, _fuse
+from fastgan.layers import _chain, _fuse, _groups
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._chain import Place, Step, chains, flatten, is_sequential
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
@@ -49,16 +49,20 @@ class Row(NamedTuple):
 
 
 class Explanation(tuple[Row, ...]):
-    """The rows; ``print`` shows them as a table."""
+    """The rows; ``print`` shows them as a table, with ``note`` below."""
+
+    note: str = ""
+    """Of a discriminator that a step has trained: whether it judges in one launch, or why not."""
 
     def __str__(self) -> str:
         table = [("layer", "type", "fused", "engine", "reason")]
         table += [(r.layer, r.type, "yes" if r.fused else "no", r.engine, r.reason) for r in self]
         widths = [max(len(row[column]) for row in table) for column in range(4)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
             for row in table
-        )
+        ]
+        return "\n".join(lines + [self.note] * bool(self.note))
 
     __repr__ = __str__
 
@@ -97,7 +101,9 @@ def explain(model: Module, *inputs: Any) -> Explanation:
         elif _is_layer(name, module):
             plan = plans.get(module) or _Plan(*_alone(module))
             rows.append(_row(name or "(model)", module, plan, bool(inputs)))
-    return Explanation(rows)
+    explanation = Explanation(rows)
+    explanation.note = _groups.last_launches.get(model, "")
+    return explanation
 
 
 def _is_layer(name: str, module: Module) -> bool:

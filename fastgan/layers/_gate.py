@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +35,29 @@ def is_open(input: object) -> bool:
         and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
         and not torch.compiler.is_exporting()
+        and (torch.compiler.is_compiling() or not _shut.now)
     )
+
+
+class _Shut(threading.local):
+    now = False
+
+
+_shut = _Shut()
+
+
+@contextmanager
+def shut() -> Iterator[None]:
+    """Inside, torch's own forwards run: for gradients that will be differentiated, which it takes of the input alone.
+
+    An autograd function written in Python computes the weights' gradients with it, whoever wants them, and a run
+    computes itself once more (measured: the R1 penalty of the DCGAN discriminator takes 1.36 times as long).
+    """
+    before, _shut.now = _shut.now, True
+    try:
+        yield
+    finally:
+        _shut.now = before
 
 
 def is_observed(module: Module) -> bool:

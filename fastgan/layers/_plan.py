@@ -151,10 +151,10 @@ def _input_hooks(conv: Module) -> list:
 # ---- options and tensors --------------------------------------------------------------------------------------------
 
 
-def block_of(members: Members) -> tuple[Block, Parameters]:
+def block_of(members: Members, batches: int = 1) -> tuple[Block, Parameters]:
     """The block's options and tensors at this moment: each parameter is read once, since reading may compute it.
 
-    Runs the hooks that make a weight, and counts the batch, as the modules' own forwards do.
+    Runs the hooks that make a weight, and counts the batches, as the modules' own forwards do.
     """
     conv, bn, activation = members
     number, slope, inplace = activation_of(activation)
@@ -164,7 +164,7 @@ def block_of(members: Members) -> tuple[Block, Parameters]:
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(conv, ())
         weight, bias = conv.weight, conv.bias
-    norm = None if bn is None else norm_of(bn)
+    norm = None if bn is None else norm_of(bn, batches)
     statistics = (None, None) if bn is None else running_statistics(bn)
     parameters = Parameters(weight, bias, *((None, None) if bn is None else (bn.weight, bn.bias)), *statistics)
     return Block(None if conv is None else conv_of(conv), norm, number, slope, inplace), parameters
@@ -193,11 +193,11 @@ def conv_of(conv: Module) -> Conv:
     return Conv(conv.stride, padding, conv.dilation, conv.groups, conv.transposed, conv.output_padding)
 
 
-def norm_of(bn: Module) -> Norm:
-    """The options of a batch-norm module; in training it counts the batch and finds the momentum, as torch's does."""
+def norm_of(bn: Module, batches: int = 1) -> Norm:
+    """The options of a batch-norm module; in training it counts the batches and finds the momentum, as torch's does."""
     momentum = bn.momentum if bn.momentum is not None else 0.0
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
+        bn.num_batches_tracked.add_(batches)
         if bn.momentum is None:  # cumulative average
             momentum = 1.0 / float(bn.num_batches_tracked)
     training = bn.training or (bn.running_mean is None and bn.running_var is None)

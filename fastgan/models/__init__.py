@@ -67,6 +67,7 @@ def build(
     latent_dim: int = 100,
     width: int = 64,
     num_classes: int = 0,
+    spectral_norm: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """A new generator and discriminator of a family, with the start weights of its paper.
@@ -80,6 +81,8 @@ def build(
         width: feature maps of the layer next to the image; the other layers have multiples of it.
         num_classes: the classes that images are made by, or 0. Then the networks take labels, int64 [N], as their
             second argument.
+        spectral_norm: whether the weights of the discriminator's convolutions and linear layers are divided by their
+            spectral norm (Miyato et al., 2018, https://arxiv.org/abs/1802.05957).
         options: dcgan: ``head``, "conv" (default) or "linear"; lenet: ``pooling``, "max" (default) or "average", and
             ``head``; encoder_decoder: ``in_channels`` (as ``channels``) and ``skips`` (True).
 
@@ -109,6 +112,11 @@ def build(
         network(**{name: options[name] for name in network.arguments if name in options}) for network in networks
     )
     generator.family = discriminator.family = family  # a class may be in two
+    if spectral_norm:
+        generator.spectral_norm = discriminator.spectral_norm = True
+        for module in list(discriminator.modules()):
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.utils.parametrizations.spectral_norm(module)
     return generator, discriminator
 
 
@@ -123,4 +131,5 @@ def arguments_of(network: nn.Module) -> dict[str, Any] | None:
     """The arguments with which :func:`build` makes such a network again; None for one that is not of a family."""
     if type(network) not in {network for family in FAMILIES.values() for network in family}:
         return None
-    return {name: getattr(network, name) for name in ("family", *network.arguments)}
+    arguments = {name: getattr(network, name) for name in ("family", *network.arguments)}
+    return arguments | ({"spectral_norm": True} if hasattr(network, "spectral_norm") else {})

@@ -15,6 +15,8 @@ _SHAPING_NODES = (
     "Squeeze",
     "Unsqueeze",
     "Select",
+    "Slice",
+    "Split",
     "Flatten",
     "Permute",
     "Mean",

@@ -1,11 +1,17 @@
-"""The whole state of a run in one safetensors file: tensors, and JSON in its metadata. Nothing is ever unpickled."""
+"""The whole state of a run in one safetensors file: tensors, and JSON in its metadata. Nothing is ever unpickled.
+
+A SHA-256 of both is in there too, so that a file that is damaged anywhere is known to be. The same state makes the same
+file, byte for byte.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +19,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastgan.errors import UserError
+from fastgan.errors import FastganWarning, UserError
 from fastgan.training.ema import EMA
+from fastgan.training.run_folder import to_disk
 
 __all__ = [
+    "Damaged",
+    "NotFinite",
     "TrainState",
     "load_checkpoint",
+    "load_newest",
     "load_weights",
     "read_tensors",
     "save_checkpoint",
@@ -32,6 +42,15 @@ __all__ = [
 
 FORMAT = 1
 KEY = "fastgan"  # of the JSON in a file's metadata
+CHECKSUM = "sha256"  # in the JSON, of the tensors and the rest of the JSON
+
+
+class Damaged(UserError):
+    """A file is not as it was written."""
+
+
+class NotFinite(ArithmeticError):
+    """The state of a run holds infinite or undefined numbers."""
 
 
 @dataclass
@@ -48,20 +67,26 @@ class TrainState:
     images: int = 0
     """Images seen by them."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else the checkpoint is to remember, as JSON has it; the run's configuration."""
+    """What else the checkpoint is to remember, as JSON has it, such as the run's configuration."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: TrainState) -> None:
     """Writes the networks, the averaged generator, the optimizers and the state of every random generator.
 
-    The file appears under its name when it is whole and on the disk. Raises OSError where it cannot be written.
+    The file appears under its name when it is whole and on the disk.
+
+    Raises:
+        NotFinite: where a parameter or a number of an optimizer is infinite or undefined: such a state is not written.
+        OSError: where the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     for name, module in _modules(state).items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+        _check_finite(name, module.named_parameters())
     optimizers = {}
     for name, optimizer in _optimizers(state).items():
         part, optimizers[name] = _optimizer_out(optimizer)
+        _check_finite(name, part.items())
         tensors |= {f"{name}.{key}": tensor for key, tensor in part.items()}
     generators, rng = _random_out()
     tensors |= generators
@@ -89,7 +114,8 @@ def load_checkpoint(path: str | os.PathLike[str], state: TrainState) -> TrainSta
 
     Raises:
         FileNotFoundError: where there is no such file.
-        UserError: where it is damaged, no checkpoint, or of other networks.
+        Damaged: (a UserError) where it is not as it was written. The state is untouched then.
+        UserError: where it is no checkpoint, of another version's format, or of other networks.
     """
     tensors, described = read_tensors(path, "checkpoint")
     for name, module in _modules(state).items():
@@ -102,17 +128,48 @@ def load_checkpoint(path: str | os.PathLike[str], state: TrainState) -> TrainSta
     return state
 
 
+def load_newest(checkpoints: Sequence[Path], state: TrainState) -> Path | None:
+    """Restores the newest of the checkpoints, the oldest of which comes first, that is not damaged.
+
+    Damaged newer ones are named in a FastganWarning; ".damaged" is added to their names.
+
+    Returns:
+        The one that was loaded; None where there is none at all.
+
+    Raises:
+        UserError: where all are damaged, or as :func:`load_checkpoint` does.
+    """
+    damaged: list[Path] = []
+    for path in reversed(checkpoints):
+        try:
+            load_checkpoint(path, state)
+        except Damaged:
+            damaged.append(path)
+            continue
+        for one in damaged:
+            one.rename(f"{one}.damaged")
+            warnings.warn(f"{one} is damaged; going on from {path}.", FastganWarning, stacklevel=2)
+        return path
+    if damaged:
+        raise Damaged(
+            f"none of the {len(damaged)} checkpoints in {damaged[0].parent} is as it was written; bring one back from "
+            "a copy, or begin a new run."
+        )
+    return None
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], described: dict[str, Any]) -> None:
     """Writes a safetensors file beside ``path``, sees it to the disk, and renames it. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    described = {"format": FORMAT, **described}
+    text = json.dumps({**described, CHECKSUM: _checksum(whole, json.dumps(described))})
     try:
-        save_file(whole, temporary, {KEY: json.dumps({"format": FORMAT, **described})})
-        _to_disk(temporary)
+        # Not save_file, whose own temporary file would be left by a kill, and whose files only their owner may read.
+        temporary.write_bytes(save(whole, {KEY: text}))
+        to_disk(temporary)
         os.replace(temporary, path)
-        _to_disk(path.parent)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from None
+        to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -122,7 +179,8 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
 
     Raises:
         FileNotFoundError: where there is no such file.
-        UserError: where it is damaged or of another kind.
+        Damaged: (a UserError) where it is not as it was written.
+        UserError: where it is of another kind, or of another version's format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}; give the path of a {kind} that a run has written.")
@@ -131,13 +189,16 @@ def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
             described = json.loads((file.metadata() or {}).get(KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); give another {kind}.") from None
+        raise Damaged(f"{path} is damaged or no safetensors file ({error}); give another {kind}.") from None
+    if described.get("format", FORMAT) != FORMAT:
+        raise UserError(
+            f"{path} was written by another version of fastgan (format {described['format']}, this one reads "
+            f"{FORMAT}); install that version to read it."
+        )
+    if described and described.pop(CHECKSUM, None) != _checksum(tensors, json.dumps(described)):
+        raise Damaged(f"{path} is damaged (its checksum is another one); give another {kind}.")
     if described.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} of fastgan; give one that a run has written.")
-    if described["format"] > FORMAT:
-        raise UserError(
-            f"{path} was written by a newer fastgan (format {described['format']}); install that one to read it."
-        )
     return tensors, described
 
 
@@ -155,6 +216,22 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | o
 def sub_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under ``name.``, without it."""
     return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The SHA-256 of contiguous tensors on the CPU and the text, in hexadecimal."""
+    total = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _check_finite(owner: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in tensors:
+        if not tensor.isfinite().all():
+            raise NotFinite(f"{owner}.{name} is not finite")
 
 
 def _modules(state: TrainState) -> dict[str, nn.Module]:
@@ -198,7 +275,7 @@ def _random_out() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "rng.python": torch.tensor(words, dtype=torch.int64),
         "rng.numpy": torch.from_numpy(keys.astype(np.int64)),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # asking would make a context on every GPU, which takes memory
         tensors |= {f"rng.cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     return tensors, {"python": [version, gauss], "numpy": [kind, int(position), int(has_gauss), float(cached)]}
 
@@ -212,11 +289,3 @@ def _random_in(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> None
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         if f"rng.cuda.{index}" in tensors:
             torch.cuda.set_rng_state(tensors[f"rng.cuda.{index}"], index)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

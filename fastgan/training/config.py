@@ -1,4 +1,4 @@
-"""Everything a training run is told, as one plain dataclass."""
+"""Everything a training run is told, as one plain dataclass, and what goes before what."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
-from fastgan.losses import GENERATOR_LOSSES
+from fastgan.losses import CROSS_ENTROPIES, LOSSES
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "layered", "read_settings"]
+
+FORMAT = 1  # of a written configuration
+ON_NAN = ("stop", "rollback")
 
 
 @dataclasses.dataclass
@@ -26,8 +31,10 @@ class TrainConfig:
         UserError: (a ValueError) for a value that cannot be used; the message names the field.
     """
 
-    data: str = "digits"
-    """"digits", or the path of a folder of images."""
+    preset: str | None = None
+    """The name of a preset; None: that of ``data``, as :func:`fastgan.training.presets.preset_of` knows it."""
+    data: str | None = None
+    """"digits", or the path of a folder of images; None: the preset's, or else the digits."""
     out: str | None = None
     """The run's folder; None: the next free ``runs/00000-<data>-<model>-<size>``."""
     model: str = "dcgan"
@@ -45,7 +52,7 @@ class TrainConfig:
     epochs: float | None = None
     """Passes over the images; or else ``steps``."""
     batch_size: int | None = None
-    """Real images a step, and as many generated ones."""
+    """Real images an update of the discriminator, and as many generated ones."""
     lr: float | None = None
     """Adam's learning rate."""
     lr_g: float | None = None
@@ -59,9 +66,21 @@ class TrainConfig:
     width: int | None = None
     """Feature maps of the layer next to the image."""
     loss: str = "non_saturating"
-    """The generator's loss: "non_saturating" or "minimax"."""
+    """The objective: "non_saturating", "minimax", "hinge", "least_squares" or "wgan_gp"."""
     label_smoothing: float | None = None
     """Real images are labelled with 1 - this (one-sided)."""
+    d_steps: int = 1
+    """Updates of the discriminator a step, each on a batch of its own."""
+    accumulate: int = 1
+    """Micro-batches that each batch is cut into, to save memory."""
+    penalty_weight: float = 10.0
+    """Of the gradient penalty of "wgan_gp"."""
+    r1_gamma: float = 0.0
+    """Gamma of the R1 penalty; 0: none."""
+    r1_every: int = 16
+    """Steps between R1 penalties."""
+    spectral_norm: bool = False
+    """Divide the discriminator's weights by their spectral norm."""
     ema_decay: float | None = None
     """Decay a step of the averaged generator, which samples are made with; 0: no averaging."""
     seed: int = 0
@@ -69,7 +88,7 @@ class TrainConfig:
     device: str = "auto"
     """A torch device; "auto": the first GPU, otherwise the CPU."""
     precision: str = "auto"
-    """"fp32", "bf16" (autocast), or "auto": bf16 where the hardware has it."""
+    """"fp32", "bf16" or "fp16" (autocast), or "auto": bf16 where the hardware has it."""
     workers: int | str = "auto"
     """Threads that decode images; "auto": one a CPU."""
     sample_every: int | None = None
@@ -78,6 +97,11 @@ class TrainConfig:
     """Steps between checkpoints; 0: at the end only."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
+    on_nan: str = "stop"
+    """What happens where a loss or a weight is no finite number: "stop", or "rollback" to the last checkpoint, from
+    which the run goes on with other random numbers, at most three times."""
+    deterministic: bool = False
+    """Let torch use deterministic algorithms only, where a GPU has faster ones."""
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, list):  # as JSON and TOML have it
@@ -89,22 +113,28 @@ class TrainConfig:
                 raise UserError(f"{name} must be {sentence}, but it is {value!r}; give another value.")
         if self.steps is not None and self.epochs is not None:
             raise UserError(f"steps ({self.steps}) and epochs ({self.epochs:g}) are both given; give one of them.")
+        if self.batch_size is not None and self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} micro-batches of one size; give an "
+                "accumulate that divides it."
+            )
 
     def resolved(self, preset: str | None = None) -> TrainConfig:
-        """A copy with the values of a preset, by default that of ``data``, where this has None.
+        """A copy with the values of a preset where this has None: ``self.preset``, or ``preset``, or that of ``data``.
 
         ``out`` stays as it is, and so does one of ``steps`` and ``epochs``.
         """
-        values = {**PRESETS[preset or preset_of(self.data)]}
-        if self.steps is not None or self.epochs is not None:
-            values |= {"steps": self.steps, "epochs": self.epochs}
-        if self.lr is not None:
-            values |= {"lr_g": self.lr, "lr_d": self.lr}
-        return dataclasses.replace(self, **{k: v for k, v in values.items() if getattr(self, k) is None})
+        name = self.preset or preset or preset_of(self.data)
+        values = layered({"data": "digits"}, PRESETS[name], dataclasses.asdict(self))
+        if self.loss not in CROSS_ENTROPIES and self.label_smoothing is None:
+            values["label_smoothing"] = 0.0  # there are no labels
+        if "lr" in values:
+            values = {"lr_g": values["lr"], "lr_d": values["lr"], **values}
+        return TrainConfig(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name; a pair is a list, as JSON and TOML have it."""
-        values = dataclasses.asdict(self)
+        """The fields by name, and the format; a pair is a list, as JSON and TOML have it."""
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -112,12 +142,22 @@ class TrainConfig:
         """The inverse of :meth:`to_dict`; missing fields have their defaults.
 
         Raises:
-            UserError: for a name that is no field, with the nearest one.
+            UserError: for a name that is no field, with the nearest one, and for a newer format.
         """
+        values = dict(values)
+        written = values.pop("format", FORMAT)
+        if written != FORMAT:
+            raise UserError(
+                f"the configuration is of format {written!r}, but this fastgan knows format {FORMAT} only; use the "
+                "version that has written it."
+            )
         for key in values:
             if key not in _DEFAULTS:
                 near = difflib.get_close_matches(key, _DEFAULTS, 1)
-                raise UserError(f"there is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+                raise UserError(
+                    f"there is no setting {key!r}; "
+                    + (f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(_DEFAULTS)}.")
+                )
         return cls(**values)
 
     def to_json(self) -> str:
@@ -136,14 +176,57 @@ class TrainConfig:
     @classmethod
     def from_toml(cls, text: str) -> TrainConfig:
         """The inverse of :meth:`to_toml`. Raises UserError where the text is not TOML, or not of fields."""
-        try:
-            import tomllib
-        except ModuleNotFoundError:  # Python 3.10
-            import tomli as tomllib
-        return cls.from_dict(_parsed("TOML", tomllib.loads, text))
+        return cls.from_dict(_parsed("TOML", _load_toml, text))
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the layers, each going before those that stand before it; None is no setting.
+
+    A layer's ``steps`` also takes the place of ``epochs`` in those, and the other way round; its ``lr`` that of
+    ``lr_g`` and ``lr_d``.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        given = {name: value for name, value in layer.items() if value is not None}
+        for name in given:
+            for other in _SUPERSEDED.get(name, ()):
+                values.pop(other, None)
+        values |= given
+    return values
+
+
+_SUPERSEDED = {"steps": ("epochs",), "epochs": ("steps",), "lr": ("lr_g", "lr_d")}
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a file holds, JSON where its name ends in ".json" and TOML otherwise, by name.
+
+    Raises:
+        UserError: where it cannot be read, or holds something else; the message names the file.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = _parsed("JSON", json.loads, text) if path.suffix == ".json" else _parsed("TOML", _load_toml, text)
+        config = TrainConfig.from_dict(values)
+    except OSError as error:
+        raise UserError(
+            f"config is {path}, which cannot be read ({error.strerror}); give a TOML or JSON file."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return {name: getattr(config, name) for name in values if name != "format"}
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+
+
+def _load_toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def _parsed(language: str, parse: Callable[[str], Any], text: str) -> dict[str, Any]:
@@ -176,6 +259,8 @@ def _size(value: Any) -> bool:
 _RATE = (lambda value: _number(value) and 0 < value <= 1, "a number above 0 and at most 1, such as 2e-4")
 _COUNT = (lambda value: _whole(value, 1), "a whole number of at least 1")
 _INTERVAL = (lambda value: _whole(value, 0), "a whole number of steps, or 0 for never")
+_WEIGHT = (lambda value: _number(value) and value >= 0, "a number of at least 0")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
 _TEXT = (lambda value: isinstance(value, str) and value != "", "a text that is not empty")
 
 
@@ -184,13 +269,14 @@ def _one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "preset": _one_of(*PRESETS),
     "data": _TEXT,
     "out": _TEXT,
     "model": _TEXT,
     "image_size": (_size, "a number of pixels, or two as height and width"),
     "resize": _one_of(*RESIZE_MODES),
     "channels": _one_of("auto", 1, 3, 4),
-    "mirror": (lambda value: isinstance(value, bool), "true or false"),
+    "mirror": _FLAG,
     "steps": _COUNT,
     "epochs": (lambda value: _number(value) and value > 0, "a number above 0"),
     "batch_size": _COUNT,
@@ -200,8 +286,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "latent_dim": _COUNT,
     "width": _COUNT,
-    "loss": _one_of(*GENERATOR_LOSSES),
+    "loss": _one_of(*LOSSES),
     "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
+    "d_steps": _COUNT,
+    "accumulate": _COUNT,
+    "penalty_weight": _WEIGHT,
+    "r1_gamma": _WEIGHT,
+    "r1_every": _COUNT,
+    "spectral_norm": _FLAG,
     "ema_decay": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "seed": (lambda value: _whole(value, 0), "a whole number of at least 0"),
     "device": _TEXT,
@@ -210,4 +302,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
     "keep_checkpoints": _COUNT,
+    "on_nan": _one_of(*ON_NAN),
+    "deterministic": _FLAG,
 }

@@ -43,15 +43,14 @@ class MetricsLog:
         """
         if not self._pending:
             return None
-        names = list(self._pending[0][2])
-        stacked = torch.stack([metrics[name].detach().double() for _, _, metrics in self._pending for name in names])
-        table = stacked.view(-1, len(names)).tolist()  # waits for the device
+        kept = [value.detach().double() for _, _, metrics in self._pending for value in metrics.values()]
+        values = iter(torch.stack(kept).tolist())  # waits for the device
         speed = self._images / max(time.perf_counter() - self._since, 1e-9)
         row: dict[str, Any] = {}
-        for (step, epoch, _), values in zip(self._pending, table, strict=True):
+        for step, epoch, metrics in self._pending:
             row = {"step": step, "epoch": epoch, "images_per_second": round(speed, 1)}
             # JSON has no word for infinite and undefined numbers.
-            row |= {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
+            row |= {name: value if math.isfinite(value) else None for name, value in zip(metrics, values, strict=False)}
             self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self._pending.clear()

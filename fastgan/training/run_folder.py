@@ -1,12 +1,18 @@
-"""The folder of a run: its name, what lies where, and finding it again."""
+"""The folder of a run: its name, what lies where, who uses it, and finding it again."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from fastgan.errors import UserError
+from fastgan.errors import UserError, warn_once
 
 __all__ = ["RUNS", "RunFolder", "newest_run", "next_name"]
 
@@ -23,22 +29,88 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.generator = self.path / "generator.safetensors"
+        self.lock = self.path / ".lock"
 
-    @classmethod
-    def create(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """Makes the folder, which must not exist or be empty.
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has been begun here, which its configuration tells."""
+        return self.config.is_file()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps the folder, which is made where it is missing, from every other process; a killed one lets go of it.
 
         Raises:
-            UserError: where it holds something or cannot be written.
+            UserError: where a process that lives uses it, or where it cannot be written.
         """
-        folder = cls(path)
-        check_free(folder.path)
         try:
-            folder.samples.mkdir(parents=True)
-            folder.checkpoints.mkdir()
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = self.lock.open("ab+", buffering=0)
         except OSError as error:
-            raise unwritable(folder.path, error) from None
-        return folder
+            raise unwritable(self.path, error) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"the run {self.path} is in use by process {file.read().decode() or '(unknown)'}; wait for it, or "
+                    "end it by Ctrl-C or `kill`, which makes it write a checkpoint."
+                ) from None
+            except OSError as error:
+                warn_once(
+                    f"lock {self.path}",
+                    f"the file system of {self.path} has no locks ({error.strerror}); see to it that no second process "
+                    "trains there.",
+                )
+            with self.writing():
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+            yield
+
+    def prepare(self, config: str, last_step: int) -> None:
+        """Makes the folder ready for the steps after ``last_step``.
+
+        The configuration is written, half-written files and the rows of later steps are removed. Raises OSError.
+        """
+        if not self.is_begun or self.config.read_text(encoding="utf-8") != config:
+            write_text(self.config, config)
+        for folder in (self.path, self.samples, self.checkpoints):
+            folder.mkdir(exist_ok=True)
+            for left in folder.glob(".*.tmp*"):
+                left.unlink()
+        self.cut_rows(last_step)
+
+    def cut_rows(self, last_step: int) -> None:
+        """Removes from every ``.jsonl`` the rows of the steps after ``last_step``, and what is no whole row.
+
+        Raises OSError.
+        """
+        for path in self.path.glob("*.jsonl"):
+            end = 0
+            with path.open("rb") as file:
+                for line in file:
+                    if _step_of(line) > last_step:
+                        break
+                    end += len(line)
+            if end < path.stat().st_size:
+                os.truncate(path, end)
+
+    def last_row(self) -> dict[str, Any]:
+        """The last row of ``metrics.jsonl``; an empty one where there is none."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        return json.loads(lines[-1]) if lines else {}
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside, an OSError becomes a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the run folder {self.path} cannot be written ({error.strerror or error}); what was written before is "
+                f"kept, so make room and go on by `fastgan resume {self.path}`."
+            ) from None
 
     def sample(self, step: int) -> Path:
         """The picture of this step."""
@@ -68,16 +140,18 @@ def next_name(data: str, model: str, image_size: tuple[int, int]) -> str:
     return f"{max(numbers, default=-1) + 1:05d}-{word}-{model}-{height}x{width}"
 
 
-def newest_run() -> Path:
-    """The run under ``runs/`` that was begun last and has a generator.
+def newest_run(*, trained: bool = True) -> Path:
+    """The run under ``runs/`` that was begun last; with ``trained``, of those that have a generator.
 
     Raises:
         FileNotFoundError: where there is none.
     """
-    found = [folder for path in RUNS.glob("*") if (folder := RunFolder(path)).generator.is_file()]
+    folders = [RunFolder(path) for path in RUNS.glob("*")]
+    found = [folder for folder in folders if (folder.generator.is_file() if trained else folder.is_begun)]
     if not found:
         raise FileNotFoundError(
-            f"there is no trained run under {RUNS.absolute()}; make one by `fastgan train`, or give the path of a run."
+            f"there is no {'trained ' * trained}run under {RUNS.absolute()}; make one by `fastgan train`, or give the "
+            "path of a run."
         )
     return max(found, key=lambda folder: folder.config.stat().st_mtime_ns if folder.config.exists() else 0).path
 
@@ -87,7 +161,12 @@ def check_free(path: Path) -> None:
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"out is {path}, which is a file; give the path of a new folder.")
-        if path.is_dir() and any(path.iterdir()):
+        if RunFolder(path).is_begun:
+            raise UserError(
+                f"out is {path}, which is not empty but holds a run; choose another folder, or continue that run with "
+                "--resume."
+            )
+        if path.is_dir() and any(not part.name.startswith(".") for part in path.iterdir()):
             raise UserError(f"out is {path}, which is not empty; choose another folder or remove it.")
         parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
@@ -102,7 +181,29 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside ``path`` and renames. Raises OSError."""
+    """Writes beside ``path``, sees it to the disk, and renames it. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        to_disk(temporary)
+        os.replace(temporary, path)
+        to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Returns when the file, or the names in the folder, would outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a row of ``metrics.jsonl``; infinite for what is no row, such as the first half of one."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

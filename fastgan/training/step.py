@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,36 +13,61 @@ from torch.optim import Optimizer
 
 from fastgan import losses
 from fastgan.errors import UserError
+from fastgan.layers import _gate
+from fastgan.training._capture import StepGraph
 from fastgan.training._latent import LatentSpec, first_weight, resolve_latent
 from fastgan.training._sigmoid import gives_probabilities
+from fastgan.training._split import judge_together, judges_together
 
 __all__ = ["METRICS", "PRECISIONS", "AdversarialStep"]
 
 METRICS = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after")
-PRECISIONS = ("auto", "fp32", "bf16")
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *AUTOCAST)
 CAPTURES = ("auto", "never")
+
+Made = tuple[Tensor, Tensor | None]  # latents, and the images made of them where these keep their graph
 
 
 class AdversarialStep:
     """One alternating update: the discriminator on a real and on a generated batch, then the generator against the new
     one.
 
-    It is the loop of Goodfellow et al. (2014), Algorithm 1 with k = 1, as DCGAN trainers write it: real and generated
-    images go through the discriminator as separate batches, and the images that the discriminator has learnt from are
-    those that the generator learns from. With the same seeds the parameters follow such a loop's. In the generator's
-    half no gradients of the discriminator's weights are computed.
+    It is the loop of Goodfellow et al. (2014), Algorithm 1, as DCGAN trainers write it: real and generated images go
+    through the discriminator as separate batches, and the images that the discriminator has learnt from last are those
+    that the generator learns from. With the same seeds the parameters follow such a loop's.
+
+    Real and generated images go through the discriminator in one launch, batch-norm's statistics apart, where every
+    module of it is known to treat each image by itself, and otherwise in two (:func:`fastgan.explain` says which). A
+    network with a forward of its own is known where its class says ``per_sample = True``. In the generator's half no
+    gradients of the discriminator's weights are computed.
+
+    On a GPU the whole step becomes one CUDA graph, once it has been called a few times in the same way: the networks'
+    own Python code runs no more then. Learning rates may change at any time. Steps with R1, in fp16, with hooks, or
+    with optimizers that are neither fused nor capturable are not captured.
 
     Args:
         generator, discriminator: both in training mode; the modes are the caller's business.
         opt_g, opt_d: their optimizers.
-        loss: the generator's objective, "non_saturating" or "minimax" (see :mod:`fastgan.losses`). A discriminator that
-            ends in a sigmoid is trained with the same cross-entropy on probabilities.
+        loss: the objective, one of :data:`fastgan.losses.LOSSES`. With the cross-entropies "non_saturating" and
+            "minimax", a discriminator that ends in a sigmoid is trained on probabilities; "hinge", "least_squares" and
+            "wgan_gp" are of scores.
         latent: the shape of one latent, or a function from the batch size to latents. By default
             ``generator.latent_dim``, or else the input size of the generator's first layer.
         precision: "auto" keeps the parameters' dtype and the surrounding autocast; "bf16" runs the networks under
-            bfloat16 autocast, "fp32" without any.
-        capture: "auto" or "never": whether the step may be captured as a CUDA graph. No step is captured yet.
+            bfloat16 autocast, "fp16" under float16 autocast with a gradient scaler for each network, "fp32" without.
+        capture: "auto" or "never": whether the step may be captured as a CUDA graph.
         label_smoothing: the discriminator's target for real images is 1 minus this (one-sided); at least 0, below 0.5.
+        d_steps: discriminator updates for each one of the generator, each on its own part of ``real``.
+        accumulate: into how many micro-batches each update's images are cut. Gradients are their mean; batch-norm's
+            statistics are each micro-batch's own. For more than one, images are generated a second time in the
+            generator's half, from the same latents, rather than kept: batch-norm counts them twice.
+        penalty_weight: the weight of the gradient penalty of "wgan_gp".
+        r1_gamma: gamma of the R1 penalty gamma / 2 E[|grad D(x)|^2]; 0 for none. Not with "wgan_gp".
+        r1_every: it is added in every so manieth call only, with so many times the weight (Karras et al., "Analyzing
+            and Improving the Image Quality of StyleGAN", 2020, https://arxiv.org/abs/1912.04958, appendix B).
+
+    Penalties are computed without autocast.
 
     Raises:
         UserError: where an argument is none of these.
@@ -58,65 +85,173 @@ class AdversarialStep:
         precision: str = "auto",
         capture: str = "auto",
         label_smoothing: float = 0.0,
+        d_steps: int = 1,
+        accumulate: int = 1,
+        penalty_weight: float = 10.0,
+        r1_gamma: float = 0.0,
+        r1_every: int = 16,
     ) -> None:
         losses.check_options(loss, label_smoothing)
         for name, value, allowed in (("precision", precision, PRECISIONS), ("capture", capture, CAPTURES)):
             if value not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}; choose one of them.")
+        _check_counts(d_steps=d_steps, accumulate=accumulate, r1_every=r1_every)
+        _check_weights(penalty_weight=penalty_weight, r1_gamma=r1_gamma)
+        losses.check_r1(loss, r1_gamma)
         self.generator, self.discriminator, self.opt_g, self.opt_d = generator, discriminator, opt_g, opt_d
         self.loss, self.label_smoothing, self.precision, self.capture = loss, label_smoothing, precision, capture
+        self.d_steps, self.accumulate = d_steps, accumulate
+        self.penalty_weight, self.r1_gamma, self.r1_every = penalty_weight, r1_gamma, r1_every
         self.draw_latents = resolve_latent(latent, generator)
         self.from_logits: bool | None = None
-        """Whether the discriminator gives logits; known after the first step."""
+        """Whether the discriminator gives logits, or scores; known after the first step."""
+        self.calls = 0
+        """Steps done."""
+        scaled = precision == "fp16"
+        self._scalers = {
+            optimizer: torch.amp.GradScaler(first_weight(module).device.type, enabled=scaled)
+            for optimizer, module in ((opt_d, discriminator), (opt_g, generator))
+        }
+        self._graph = StepGraph(self._update, (generator, discriminator), (opt_g, opt_d))
 
     @torch.enable_grad()
     def __call__(self, real: Tensor, latent: Tensor | None = None) -> dict[str, Tensor]:
         """Updates both networks.
 
         Args:
-            real: images [N, C, H, W], floating point, usually in [-1, 1].
+            real: images [N, C, H, W], floating point, usually in [-1, 1]; N a multiple of ``d_steps * accumulate``.
             latent: N latents; drawn with torch's global generator by default.
 
         Returns:
-            Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses; ``d_real``, the
-            mean of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before and after the
-            discriminator's update.
+            Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses without
+            penalties; ``d_real``, the mean of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before
+            and after the discriminator's update. D is a probability with the cross-entropies, and with the other losses
+            the score itself. ``penalty``, not weighted, in the steps that have one. Of several discriminator updates
+            they tell of the last one.
 
         Raises:
             UserError: where ``real`` or ``latent`` does not fit the networks.
         """
         self._check_real(real)
-        self.opt_d.zero_grad(set_to_none=True)
-        with self._autocast(real):
-            output_real = self.discriminator(real)
-            fake = self.generator(self.draw_latents(len(real)) if latent is None else latent)
-            _check_fake(fake, real)
-            output_fake = self.discriminator(fake.detach())
-        objective = self._objective(output_real)
-        judged = objective.discriminator(output_real, output_fake)
-        judged.loss.backward()
-        _update(self.opt_d)
+        regularise = self.r1_gamma > 0 and self.calls % self.r1_every == 0
+        if self.capture == "auto" and real.is_cuda and not regularise and self.precision != "fp16":
+            metrics = self._graph(real, self.draw_latents(len(real)) if latent is None else latent)
+        else:
+            metrics = self._update(real, latent, regularise)
+        self.calls += 1
+        return metrics
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the step itself remembers, as JSON has it: ``calls``, and of fp16 the gradient scalers."""
+        return {"calls": self.calls, "scalers": [scaler.state_dict() for scaler in self._scalers.values()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`. Raises UserError for the state of a step in another precision."""
+        for scaler, values in zip(self._scalers.values(), state["scalers"], strict=True):
+            if bool(values) != scaler.is_enabled():
+                raise UserError(
+                    f"the state of the step is of another precision than {self.precision!r}; give the one it was saved "
+                    "with."
+                )
+            scaler.load_state_dict(values)
+        self.calls = state["calls"]
+
+    def _update(self, real: Tensor, latent: Tensor | None, regularise: bool = False) -> dict[str, Tensor]:
+        for turn, latents in enumerate(_chunk(latent, self.d_steps), 1):
+            # The generator's half needs the graph of what the last turn makes; several micro-batches' are not kept.
+            keeps = turn == self.d_steps and self.accumulate == 1
+            images = real.chunk(self.d_steps)[turn - 1]
+            judged, made = self._update_discriminator(images, latents, regularise, keeps)
+        deceived = self._update_generator(made, real)
+        names = ("loss_d", "d_real", "d_fake_before", "penalty")
+        found = {
+            **dict(zip(names, judged, strict=False)),
+            **dict(zip(("loss_g", "d_fake_after"), deceived, strict=True)),
+        }
+        return {name: found[name] for name in (*METRICS, "penalty") if name in found}
+
+    def _update_discriminator(
+        self, real: Tensor, latent: Tensor | None, regularise: bool, keeps: bool
+    ) -> tuple[list[Tensor], list[Made]]:
+        """loss_d, d_real, d_fake_before and, where there is one, penalty; and what was made."""
+        self.opt_d.zero_grad(set_to_none=True)
+        rows, made = [], []
+        for images, latents in zip(real.chunk(self.accumulate), _chunk(latent, self.accumulate), strict=True):
+            judged, latents, fake = self._judge(images, latents, keeps)
+            loss, _, means = judged
+            rows.append([loss.detach(), *means])
+            if self.loss == "wgan_gp" or regularise:
+                weight, penalty = self._penalty(images, fake)
+                loss = loss + weight * penalty
+                rows[-1].append(penalty.detach())
+            self._backward(loss, self.opt_d)
+            made.append((latents, fake if keeps else None))
+        self._apply(self.opt_d)
+        return _means(rows), made
+
+    def _judge(self, real: Tensor, latent: Tensor | None, keeps: bool) -> tuple[losses.Loss, Tensor, Tensor]:
+        together = judges_together(self.discriminator)
+        with self._autocast(real):
+            if not together:
+                output_real = self.discriminator(real)
+            latent = self.draw_latents(len(real)) if latent is None else latent
+            with torch.set_grad_enabled(keeps):
+                fake = self.generator(latent)
+            _check_fake(fake, real)
+            if together:
+                output_real, output_fake = judge_together(self.discriminator, real, fake.detach())
+            else:
+                output_fake = self.discriminator(fake.detach())
+        return self._objective(output_real).discriminator(output_real, output_fake), latent, fake
+
+    def _penalty(self, real: Tensor, fake: Tensor) -> tuple[float, Tensor]:
+        """The weight, and the penalty."""
+        with torch.autocast(real.device.type, enabled=False), _gate.shut():
+            if self.loss == "wgan_gp":
+                return self.penalty_weight, losses.gradient_penalty(self.discriminator, real, fake)
+            return self.r1_gamma / 2 * self.r1_every, losses.r1_penalty(self.discriminator, real)
+
+    def _update_generator(self, made: Sequence[Made], real: Tensor) -> list[Tensor]:
+        """loss_g and d_fake_after."""
         self.opt_g.zero_grad(set_to_none=True)
+        rows = []
         # Frozen, and not merely left out of backward: an autograd function written in Python computes the gradient of a
         # weight that asks for one, whoever wants it.
         with _frozen(self.discriminator):
-            with self._autocast(real):
-                output_fake = self.discriminator(fake)
-            deceived = objective.generator(output_fake)
-            deceived.loss.backward()
-        _update(self.opt_g)
-        values = (judged.loss.detach(), deceived.loss.detach(), *judged.probability, *deceived.probability)
-        return dict(zip(METRICS, values, strict=True))
+            for latent, fake in made:
+                with self._autocast(real):
+                    output = self.discriminator(self.generator(latent) if fake is None else fake)
+                loss, _, means = self._objective(output).generator(output)
+                self._backward(loss, self.opt_g)
+                rows.append([loss.detach(), *means])
+        self._apply(self.opt_g)
+        return _means(rows)
+
+    def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
+        loss = loss if self.accumulate == 1 else loss / self.accumulate
+        self._scalers[optimizer].scale(loss).backward()
+
+    def _apply(self, optimizer: Optimizer) -> None:
+        scaler = self._scalers[optimizer]
+        scaler.step(optimizer)
+        scaler.update()
+        # Under an autocast of the caller's, low-precision copies of the old weights would outlive them.
+        torch.clear_autocast_cache()
 
     def _autocast(self, real: Tensor) -> AbstractContextManager:
         if self.precision == "auto":
             return nullcontext()
-        return torch.autocast(real.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = AUTOCAST[self.precision]
+        return torch.autocast(real.device.type, dtype, enabled=dtype is not None)
 
     def _objective(self, output: Tensor) -> losses.Objective:
         if self.from_logits is None:
             self.from_logits = not gives_probabilities(self.discriminator, output)
+            if self.r1_gamma and not self.from_logits:
+                raise UserError(
+                    f"r1_gamma is {self.r1_gamma:g}, but the discriminator ends in a sigmoid, and R1 is of logits; "
+                    "leave the sigmoid or r1_gamma out."
+                )
         return losses.objective(self.loss, label_smoothing=self.label_smoothing, from_logits=self.from_logits)
 
     def _check_real(self, real: Tensor) -> None:
@@ -126,9 +261,26 @@ class AdversarialStep:
                 f"real must be a floating-point tensor [N, C, H, W] with N at least 1, but it is {given}; "
                 "fastgan.data.to_float makes such a one of uint8 images."
             )
+        if len(real) % (self.d_steps * self.accumulate):
+            raise UserError(
+                f"real has {len(real)} images, which {self.d_steps} discriminator updates of {self.accumulate} "
+                "micro-batches cannot share evenly; give a multiple of d_steps * accumulate."
+            )
         weight = first_weight(self.discriminator)
         if weight.numel() and weight.device != real.device:
             raise UserError(f"real is on {real.device}, but the discriminator is on {weight.device}; move one of them.")
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, but it is {value!r}; give such a one.")
+
+
+def _check_weights(**weights: Any) -> None:
+    for name, value in weights.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise UserError(f"{name} must be a number of at least 0, but it is {value!r}; give such a one.")
 
 
 def _check_fake(fake: Tensor, real: Tensor) -> None:
@@ -139,10 +291,13 @@ def _check_fake(fake: Tensor, real: Tensor) -> None:
         )
 
 
-def _update(optimizer: Optimizer) -> None:
-    optimizer.step()
-    # Under an autocast of the caller's, low-precision copies of the old weights would outlive them.
-    torch.clear_autocast_cache()
+def _chunk(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if tensor is None else tensor.tensor_split(count)
+
+
+def _means(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The mean of each column."""
+    return list(rows[0]) if len(rows) == 1 else [torch.stack(column).mean() for column in zip(*rows, strict=True)]
 
 
 @contextmanager

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastgan import _native, models
-from fastgan import data as data_room
-from fastgan.errors import UserError
+from fastgan.data import DataNotFound
+from fastgan.errors import FastganWarning, TrainingDiverged, UserError
 from fastgan.images import image_grid, save_image
+from fastgan.training import _resume, _setup
 from fastgan.training._device import choose_device, choose_precision
-from fastgan.training.checkpoint import TrainState, save_checkpoint, write_tensors
+from fastgan.training._setup import seed_everything
+from fastgan.training.checkpoint import NotFinite, TrainState, load_newest, save_checkpoint, write_tensors
 from fastgan.training.config import TrainConfig
 from fastgan.training.ema import EMA
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.metrics_log import MetricsLog
-from fastgan.training.progress import Progress, Reading, progress_on
-from fastgan.training.run_folder import RUNS, RunFolder, check_free, next_name, write_text
+from fastgan.training.progress import Progress, progress_on
+from fastgan.training.run_folder import RUNS, RunFolder, check_free, newest_run, next_name
 from fastgan.training.samples import draw_latents, generate
 from fastgan.training.step import AdversarialStep
 
 __all__ = ["TrainResult", "Trainer"]
 
 SAMPLES = 64  # images of a grid
-WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for
+# What the configuration and the step call by one name.
+STEP_OPTIONS = ("loss", "label_smoothing", "d_steps", "accumulate", "penalty_weight", "r1_gamma", "r1_every")
+WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for; beyond: the training after a rollback
+ROLLBACKS = 3
 
 
 @dataclass(frozen=True)
@@ -86,69 +89,99 @@ class Trainer:
         config = config.resolved(preset=None if data is None else "images")
         self.device = choose_device(config.device)
         self.precision, self.precision_reason = choose_precision(config.precision, self.device)
-        if config.out is not None:
+        if (
+            config.out is not None and not RunFolder(config.out).is_begun
+        ):  # train() is told whether to resume such a one
             check_free(Path(config.out))
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
-        self.stream = _open(config, data)
+        self.stream = _setup.open_data(config, data)
         if data is not None:
-            _check_fits(given, self.stream)
-            config = replace(config, data=self.stream.name)
-        self.config = _fitted(config, self.stream)
-        self.total_steps = _total_steps(self.config, self.stream)
-
+            _setup.check_fits(given, self.stream)
+        self.config = _setup.fitted(config, self.stream, own_data=data is not None)
+        self.total_steps = _setup.total_steps(self.config, self.stream)
+        self._latent, self._resuming = latent, False
         seed_everything(self.config.seed, WEIGHTS)
-        generator, discriminator = _networks(self.config, generator, discriminator)
-        for module in (generator, discriminator):
-            module.to(self.device, memory_format=torch.channels_last)
-        self.state = TrainState(
-            generator,
-            discriminator,
-            EMA(generator, self.config.ema_decay),
-            _adam(generator, self.config.lr_g, self.config.beta1),
-            _adam(discriminator, self.config.lr_d, self.config.beta1),
-            facts={"config": self.config.to_dict()},
-        )
-        self.step = AdversarialStep(
-            generator,
-            discriminator,
-            self.state.opt_g,
-            self.state.opt_d,
-            loss=self.config.loss,
-            latent=latent,
-            precision=self.precision,
-            label_smoothing=self.config.label_smoothing,
-        )
+        with _setup.memory_named(self.config, self.device):
+            self.state = self._make_state(*_setup.networks(self.config, generator, discriminator))
+        self.step = self._make_step()
         self.latent_shape = tuple(self.step.draw_latents(1).shape[1:])
         self._noise = draw_latents(SAMPLES, self.latent_shape, self.config.seed)
         self._check_image()
 
-    def train(self) -> TrainResult:
-        """Trains to the end, or until Ctrl-C or SIGTERM, which end the run after the current step with a checkpoint.
+    @classmethod
+    def resume(
+        cls,
+        run: str | os.PathLike[str] | None = None,
+        generator: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
+        data: Any = None,
+        *,
+        latent: int | Sequence[int] | None = None,
+        **changes: Any,
+    ) -> Trainer:
+        """The trainer of a run that was begun before; its :meth:`train` goes on from the newest checkpoint.
+
+        Args:
+            run: its folder; by default the run under ``runs/`` that was begun last.
+            generator, discriminator, data, latent: your own, where the run was begun with such.
+            changes: settings of :class:`TrainConfig` that are to be others from now on, such as ``steps``.
 
         Raises:
-            UserError: where the run folder exists and is not empty, or cannot be written.
+            UserError: where there is no such run or its data is gone, and for a change to a setting that is fixed
+                once a run has begun.
+        """
+        folder = RunFolder(newest_run(trained=False) if run is None else run)
+        config = _resume.changed(_resume.stored_config(folder), changes, folder.path)
+        with folder.in_use():  # rather than after the data is read
+            pass
+        try:
+            trainer = cls(replace(config, out=str(folder.path)), generator, discriminator, data, latent=latent)
+        except DataNotFound as error:
+            raise UserError(
+                f"the run {folder.path} was trained on {config.data!r}, which is not found ({error}); give it as data."
+            ) from None
+        trainer._resuming = True
+        return trainer
+
+    def train(self, *, resume: bool = False) -> TrainResult:
+        """Trains to the end, or until Ctrl-C or SIGTERM, which end the run after the current step with a checkpoint.
+
+        Args:
+            resume: go on with the run in ``config.out``, if there is one, from its newest checkpoint.
+
+        Raises:
+            UserError: where the run folder is not empty and not to be resumed, is in use, or cannot be written; where
+                the run in it has other settings; where the memory does not suffice. What was written before is kept.
+            TrainingDiverged: where a loss or a weight is no finite number, and ``config.on_nan`` does not help.
         """
         _native.keep_heap()
-        config = self.config
-        folder = RunFolder.create(
-            config.out or RUNS / next_name(self.stream.name, self._family(), self.stream.image_size)
-        )
-        with _writing(folder):
-            write_text(folder.config, config.to_json())
-            log = MetricsLog(folder.metrics)
+        folder, resume = self._folder(resume or self._resuming)
         for module in (self.state.generator, self.state.discriminator):
             module.train()
-        if self.state.step == 0:
-            seed_everything(config.seed, TRAINING)
-        print(self.describe(), f"run       {folder.path}", sep="\n", flush=True)
+        with folder.in_use(), _setup.deterministic(self.config.deterministic):
+            if self.state.step == 0:
+                seed_everything(self.config.seed, TRAINING)
+            if resume:
+                self._restore(folder)
+            with folder.writing():
+                folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
+                log = MetricsLog(folder.metrics)
+            return self._run(folder, log)
+
+    def _run(self, folder: RunFolder, log: MetricsLog) -> TrainResult:
+        begun = f", resumed after step {self.state.step:,}" if self.state.step else ""
+        if self.state.step >= self.total_steps:
+            begun = f", which has all its {self.state.step:,} steps; give more of them to train on"
+        print(self.describe(), f"run       {folder.path}{begun}", sep="\n", flush=True)
         progress = progress_on(self.total_steps, self.state.step)
         try:
-            with Interrupt() as interrupt:
-                last = self._loop(folder, log, progress, interrupt)
+            with Interrupt() as interrupt, _setup.memory_named(self.config, self.device):
+                last = self._loop_with_rollbacks(folder, log, progress, interrupt)
         finally:
             progress.close()
-            log.close()
+            with folder.writing():
+                log.close()
         return TrainResult(
             folder.path, self.state.step, interrupt.name if self.state.step < self.total_steps else "", last
         )
@@ -165,43 +198,146 @@ class Trainer:
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"
         )
 
+    def _loop_with_rollbacks(
+        self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt
+    ) -> dict[str, Any]:
+        if self.config.on_nan == "rollback" and not folder.all_checkpoints():
+            with folder.writing():
+                self._save_state(folder)
+        attempt = 0
+        while True:
+            try:
+                return self._loop(folder, log, progress, interrupt)
+            except NotFinite as problem:
+                attempt += 1
+                self._go_back(folder, problem, attempt)
+
     def _loop(self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt) -> dict[str, Any]:
-        state, last = self.state, {}
+        state, last = self.state, folder.last_row()
         done = state.step >= self.total_steps
         while not done:
-            real = self.stream.batch(state.step, device=self.device, dtype=torch.float32)
+            real = self._real_images(state.step)
             if state.step == 0:
                 self._save_first_pictures(folder, real)
                 log.restart_clock()
             metrics = self.step(real)
-            self.state.ema.update(state.generator)
+            state.ema.update(state.generator)
             state.step += 1
             state.images += len(real)
             epoch = None if self.stream.n is None else round(state.images / self.stream.n, 4)
-            row = log.add(state.step, epoch, len(real), metrics)
 
             done = state.step >= self.total_steps or bool(interrupt)  # asked once: what is done has a checkpoint
             sample = done or _is_due(state.step, self.config.sample_every)
             checkpoint = done or _is_due(state.step, self.config.checkpoint_every)
+            with folder.writing():
+                row = log.add(state.step, epoch, len(real), metrics)
+                if sample or checkpoint:
+                    row = log.flush() or row
+            if row is not None:
+                if not _resume.is_finite(row):
+                    raise NotFinite("a loss is not finite")
+                last = row
             if sample or checkpoint:
-                row = log.flush() or row
-                with _writing(folder):
+                with folder.writing():
                     if sample:
                         self._save_samples(folder)
                     if checkpoint:
                         self._save_checkpoint(folder)
                 log.restart_clock()
             if row is not None:
-                last = row
                 progress.update(row)
         return last
+
+    def _real_images(self, step: int) -> Tensor:
+        """A batch for each update of the discriminator."""
+        turns = range(step * self.config.d_steps, (step + 1) * self.config.d_steps)
+        return torch.cat([self.stream.batch(turn, device=self.device, dtype=torch.float32) for turn in turns])
+
+    def _restore(self, folder: RunFolder) -> Path | None:
+        """Loads the newest checkpoint that is whole, and returns its path; None where there is none."""
+        path = load_newest(folder.all_checkpoints(), self.state)
+        if path is None:
+            return None
+        facts, config = self.state.facts, self.config
+        for optimizer, lr in ((self.state.opt_g, config.lr_g), (self.state.opt_d, config.lr_d)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        self.step = self._make_step()  # a captured one would go on with the tensors that the optimizers had before
+        self.step.from_logits = facts["from_logits"]
+        if facts["step"]:
+            self.step.load_state_dict(facts["step"])
+        _resume.warn_of_other_data(facts["data"], self.stream)
+        if self.state.step:
+            with folder.writing():
+                self._save_generator(folder)  # it may be of the checkpoint before
+        return path
+
+    def _go_back(self, folder: RunFolder, problem: NotFinite, attempt: int) -> None:
+        """To the last checkpoint; raises TrainingDiverged where that is not wanted, or has been done often enough."""
+        first = _resume.first_bad_step(folder) or self.state.step
+        sentence = f"the training came to infinite or undefined numbers at step {first} ({problem})"
+        if self.config.on_nan == "stop" or attempt > ROLLBACKS:
+            kept = folder.all_checkpoints()
+            raise TrainingDiverged(
+                f"{sentence}{f', {ROLLBACKS} times after going back' if attempt > ROLLBACKS else ''}; "
+                + (f"the last good checkpoint is {kept[-1]}; " if kept else "there was no checkpoint yet; ")
+                + f"go on by `fastgan resume {folder.path}` with smaller --lr-g ({self.config.lr_g:g}) and --lr-d "
+                f"({self.config.lr_d:g})" + (", or with --on-nan rollback." if attempt <= ROLLBACKS else ".")
+            )
+        path = self._restore(folder)
+        seed_everything(self.config.seed, TRAINING + attempt)
+        with folder.writing():
+            folder.cut_rows(self.state.step)
+        warnings.warn(
+            f"{sentence}; back to {path}, and on with other random numbers (attempt {attempt} of {ROLLBACKS}).",
+            FastganWarning,
+            stacklevel=2,
+        )
+
+    def _make_state(self, generator: nn.Module, discriminator: nn.Module) -> TrainState:
+        config = self.config
+        for module in (generator, discriminator):
+            module.to(self.device, memory_format=torch.channels_last)
+        return TrainState(
+            generator,
+            discriminator,
+            EMA(generator, config.ema_decay),
+            _setup.adam(generator, config.lr_g, config.beta1),
+            _setup.adam(discriminator, config.lr_d, config.beta1),
+        )
+
+    def _make_step(self) -> AdversarialStep:
+        return AdversarialStep(
+            self.state.generator,
+            self.state.discriminator,
+            self.state.opt_g,
+            self.state.opt_d,
+            latent=self._latent,
+            precision=self.precision,
+            **{name: getattr(self.config, name) for name in STEP_OPTIONS},
+        )
+
+    def _folder(self, resume: bool) -> tuple[RunFolder, bool]:
+        """The folder, and whether there is a run in it that is to be resumed."""
+        if self.config.out is None:
+            if resume:
+                raise UserError(
+                    "resume is asked for, but out is not given; give the run's folder, or use `fastgan resume`."
+                )
+            return RunFolder(RUNS / next_name(self.stream.name, self._family(), self.stream.image_size)), False
+        folder = RunFolder(self.config.out)
+        if not (resume and folder.is_begun):
+            check_free(folder.path)
+            return folder, False
+        _resume.check_same(_resume.stored_config(folder), asdict(self.config), folder.path)
+        return folder, True
 
     def _save_first_pictures(self, folder: RunFolder, real: Tensor) -> None:
         step = 0
         while self.stream.resumable and len(real) < SAMPLES:  # other streams give each batch once
             step += 1
             real = torch.cat([real, self.stream.batch(step, device=self.device)])
-        with _writing(folder):
+        with folder.writing():
             save_image(image_grid(real[:SAMPLES]), folder.samples / "real.png")
             self._save_samples(folder)
 
@@ -210,10 +346,22 @@ class Trainer:
 
     def _save_checkpoint(self, folder: RunFolder) -> None:
         """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""
-        save_checkpoint(folder.checkpoint(self.state.step), self.state)
-        write_tensors(folder.generator, self.state.ema.module.state_dict(), self._described())
+        self._save_state(folder)
+        self._save_generator(folder)
         for old in folder.all_checkpoints()[: -self.config.keep_checkpoints]:
             old.unlink()
+
+    def _save_state(self, folder: RunFolder) -> None:
+        self.state.facts = {
+            "config": replace(self.config, out=None).to_dict(),  # the folder may move
+            "data": [self.stream.name, self.stream.n],
+            "from_logits": self.step.from_logits,
+            "step": self.step.state_dict() if hasattr(self.step, "state_dict") else {},
+        }
+        save_checkpoint(folder.checkpoint(self.state.step), self.state)
+
+    def _save_generator(self, folder: RunFolder) -> None:
+        write_tensors(folder.generator, self.state.ema.module.state_dict(), self._described())
 
     def _described(self) -> dict[str, Any]:
         """What :func:`fastgan.load` needs to build the networks again and to use them."""
@@ -242,81 +390,6 @@ class Trainer:
                 f"the generator makes images {list(made)} (channels, height, width), but {self.stream.name} has "
                 f"{list(wanted)}; change image_size and channels, or the generator."
             )
-
-
-def seed_everything(seed: int, purpose: int) -> None:
-    """Seeds the global random generators of Python, NumPy and torch, on every device, differently for each purpose."""
-    mixed = int(np.random.SeedSequence((seed, purpose)).generate_state(1, np.uint64)[0])
-    random.seed(mixed)
-    np.random.seed(mixed % 2**32)
-    torch.manual_seed(mixed)
-
-
-def _open(config: TrainConfig, data: Any) -> data_room.Stream:
-    if data is None:
-        data = data_room.load(
-            config.data,
-            image_size=config.image_size,
-            channels=config.channels,
-            resize=config.resize,
-            workers=None if config.workers == "auto" else config.workers,
-            progress=Reading(),
-        )
-    return data_room.stream_of(data, config.batch_size, config.seed, mirror=config.mirror)
-
-
-def _fitted(config: TrainConfig, stream: data_room.Stream) -> TrainConfig:
-    """The configuration with the size and channels that the data has."""
-    height, width = stream.image_size
-    return replace(config, image_size=height if height == width else (height, width), channels=stream.channels)
-
-
-def _check_fits(given: TrainConfig, stream: data_room.Stream) -> None:
-    """Raises UserError where the caller's own data has another size or other channels than asked for."""
-    height, width = stream.image_size
-    for name, asked, found in (
-        ("image_size", given.image_size, ((height, width), height if height == width else None)),
-        ("channels", given.channels, (stream.channels, "auto")),
-    ):
-        if asked is not None and asked not in found:
-            raise UserError(
-                f"{name} is {asked}, but {stream.name} has {found[0]}; leave it out, or give data that is so."
-            )
-
-
-def _total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
-    if config.epochs is None:
-        return config.steps
-    if stream.n is None or stream.batch_size is None:
-        raise UserError(
-            f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead."
-        )
-    return data_room.BatchStream(stream.n, stream.batch_size).steps_for(config.epochs)
-
-
-def _networks(
-    config: TrainConfig, generator: nn.Module | None, discriminator: nn.Module | None
-) -> tuple[nn.Module, nn.Module]:
-    if generator is None or discriminator is None:
-        options = {name: getattr(config, name) for name in ("image_size", "channels", "latent_dim", "width")}
-        built = models.build(config.model, **options)
-        generator, discriminator = generator or built[0], discriminator or built[1]
-    return generator, discriminator
-
-
-def _adam(module: nn.Module, lr: float, beta1: float) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=(beta1, 0.999), fused=True)
-
-
-@contextmanager
-def _writing(folder: RunFolder) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the run folder {folder.path} cannot be written ({error.strerror or error}); what was written before is "
-            "kept, make room or choose another folder."
-        ) from None
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -11,24 +11,6 @@ from fastgan import cli
 TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs one command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
-
-
 def test_train_then_generate(run):
     code, out, err = run("train", *TINY)
     assert (code, err) == (0, "")
@@ -62,6 +44,16 @@ def test_flags_reach_the_configuration(run):
     assert (config.steps, config.epochs, config.width) == (2, None, 2)
 
 
+def test_flags_of_the_objective_reach_the_configuration(run):
+    from fastgan.training import TrainConfig
+
+    flags = "--loss wgan_gp --d-steps 2 --accumulate 2 --penalty-weight 5 --r1-every 4 --spectral-norm --precision fp16"
+    assert run("train", *TINY, *flags.split(), "--label-smoothing", "0", "--r1-gamma", "0", "--out", "run")[0] == 0
+    config = TrainConfig.from_json(Path("run/config.json").read_text())
+    assert (config.loss, config.d_steps, config.accumulate, config.penalty_weight) == ("wgan_gp", 2, 2, 5.0)
+    assert (config.r1_gamma, config.r1_every, config.spectral_norm, config.precision) == (0.0, 4, True, "fp16")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -71,6 +63,9 @@ def test_flags_reach_the_configuration(run):
         ("train --batch-size none", "'--batch-size': 'none' is not a whole number"),
         ("train --lr fast", "'fast' is not a number"),
         ("train --batch-size 0", "batch_size must be"),
+        ("train --loss wgan", "loss must be one of non_saturating, minimax, hinge, least_squares, wgan_gp"),
+        ("train --loss wgan_gp --r1-gamma 1", "has a gradient penalty of its own"),
+        ("train --accumulate 7", "batch_size 32 cannot be cut into 7 micro-batches"),
         ("train --channels two", "neither a whole number nor auto"),
         ("train --channels 2", "channels must be one of"),
         ("train --steps 2 --epochs 2", "both given"),

@@ -150,7 +150,7 @@ SNAPSHOTS = {
         block.conv yes conv_bn_act/forward_aten: block 1 of 3 of a run
         block.bn yes batch_norm_act/forward_contiguous_float32: block 1 of 3 of a run
         plain yes batch_norm_act/forward_contiguous_float32: block 2 of 3 of a run
-        to_image yes conv_transpose_bn_act/forward_aten: block 3 of 3 of a run
+        to_image yes conv_transpose_bn_act/forward_scatter_float32: block 3 of 3 of a run
         loss no torch: fastgan.layers has this loss as one kernel; BCEWithLogitsLoss, on a discriminator without its Sigmoid, is the more exact choice
     """,
 }

@@ -228,3 +228,16 @@ def test_what_cannot_be_built_is_said(wrong, message):
 def test_an_unknown_family_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"^model 'dcgna' is unknown; choose one of: .*dcgan.*\.$"):
         models.build("dcgna")
+
+
+def test_spectral_norm_bounds_the_discriminator_and_is_built_again():
+    torch.manual_seed(0)
+    generator, discriminator = models.build("dcgan", image_size=16, width=2, spectral_norm=True)
+    discriminator(torch.randn(2, 3, 16, 16))
+    layers = [module for module in discriminator.modules() if isinstance(module, torch.nn.Conv2d)]
+    norms = [torch.linalg.matrix_norm(layer.eval().weight.flatten(1), ord=2).item() for layer in layers]
+    assert norms == pytest.approx([1.0] * 3, rel=0.05)
+    assert not any("parametrizations" in key for key in generator.state_dict())
+    arguments = models.arguments_of(generator)
+    assert arguments["spectral_norm"] is True
+    models.build(**arguments)[1].load_state_dict(discriminator.state_dict())

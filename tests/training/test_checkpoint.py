@@ -4,11 +4,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from fastgan.errors import UserError
+from fastgan.errors import FastganWarning, UserError
 from fastgan.training import EMA, TrainState, load_checkpoint, save_checkpoint
-from fastgan.training.checkpoint import read_tensors
+from fastgan.training.checkpoint import Damaged, NotFinite, load_newest, read_tensors, write_tensors
 
 
 def make_state(seed, width=4, optimizer=torch.optim.Adam, **options):
@@ -108,7 +109,84 @@ def test_errors(tmp_path):
         load_checkpoint(path, make_state(0, width=5))
     with pytest.raises(UserError, match="is not a generator of fastgan"):
         read_tensors(path, "generator")
+    with pytest.raises(UserError, match=r"another version of fastgan \(format 2, this one reads 1\)"):
+        rewritten(path, lambda tensors, described: described.update(format=2))
+        load_checkpoint(path, make_state(0))
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="is not a checkpoint of fastgan"):
+        load_checkpoint(path, make_state(0))
+    save_checkpoint(path, make_state(0))
     for damaged in (path.read_bytes()[:-100], b"", b"no checkpoint at all"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="is damaged or no safetensors file"):
+        with pytest.raises(Damaged, match="is damaged or no safetensors file"):
             load_checkpoint(path, make_state(0))
+
+
+def rewritten(path, change):
+    """Writes the checkpoint anew, with a valid checksum, after ``change`` has been at its tensors and description."""
+    tensors, described = read_tensors(path, "checkpoint")
+    change(tensors, described)
+    write_tensors(path, tensors, described)
+
+
+@pytest.mark.parametrize("where", [0.2, 0.5, 0.9, -1])
+def test_one_wrong_bit_is_found(tmp_path, where):
+    path = tmp_path / "c.safetensors"
+    state = make_state(0)
+    save_checkpoint(path, state)
+    whole = bytearray(path.read_bytes())
+    whole[int(where * len(whole)) if where > 0 else -1] ^= 4
+    path.write_bytes(whole)
+    before = [tensor.clone() for tensor in state.generator.state_dict().values()]
+    with pytest.raises(Damaged, match=r"is damaged \(its checksum is another one\)"):
+        load_checkpoint(path, state)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.generator.state_dict().values(), strict=True))
+
+
+def test_a_wrong_description_is_found(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, make_state(0))
+    whole = path.read_bytes()
+    assert whole.count(b'step\\": 0') == 1
+    path.write_bytes(whole.replace(b'step\\": 0', b'step\\": 7'))
+    with pytest.raises(Damaged, match="checksum"):
+        load_checkpoint(path, make_state(0))
+
+
+def test_the_one_before_a_damaged_one_is_loaded(tmp_path):
+    paths = [tmp_path / f"step-{index}.safetensors" for index in range(3)]
+    assert load_newest([], make_state(0)) is None
+    for step, path in enumerate(paths):
+        state = make_state(step)
+        state.step = step
+        save_checkpoint(path, state)
+    paths[2].write_bytes(paths[2].read_bytes()[:-1])
+    state = make_state(5)
+    with pytest.warns(FastganWarning, match=r"step-2\.safetensors is damaged; going on from .*step-1\.safetensors"):
+        assert load_newest(paths, state) == paths[1]
+    assert state.step == 1 and torch.equal(state.generator[0].weight, make_state(1).generator[0].weight)
+    assert sorted(os.listdir(tmp_path)) == ["step-0.safetensors", "step-1.safetensors", "step-2.safetensors.damaged"]
+    for path in paths[:2]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints in .* is as it was written; bring one back"):
+        load_newest(paths[:2], state)
+    assert paths[0].exists() and paths[1].exists()
+
+
+@pytest.mark.parametrize("part", ["generator", "discriminator", "ema", "opt_g"])
+def test_what_is_not_finite_is_not_written(tmp_path, part):
+    path = tmp_path / "c.safetensors"
+    state = make_state(0)
+    advance(state)
+    save_checkpoint(path, state)
+    before = path.read_bytes()
+    tensor = {
+        "generator": state.generator[0].weight,
+        "discriminator": state.discriminator[1].bias,
+        "ema": state.ema.module[0].weight,
+        "opt_g": state.opt_g.state[state.generator[0].weight]["exp_avg"],
+    }[part]
+    tensor.detach()[0] = float("inf") if part == "opt_g" else float("nan")
+    with pytest.raises(NotFinite, match=rf"{part}\..* is not finite"):
+        save_checkpoint(path, state)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["c.safetensors"]

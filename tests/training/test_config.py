@@ -5,11 +5,22 @@ import pytest
 
 from fastgan.errors import UserError
 from fastgan.training import PRESETS, TrainConfig
+from fastgan.training.config import layered, read_settings
 
 CONFIGS = [
     TrainConfig(),
     TrainConfig(data='a "quoted" \\ folder \u00e4\u2028\x7f\n', out="x", image_size=(48, 64), steps=7, lr=1e-5),
-    TrainConfig(data="photos", mirror=True, channels=3, epochs=0.5, workers=2, image_size=[32, 16]),
+    TrainConfig(
+        data="photos",
+        preset="cpu-quick",
+        on_nan="rollback",
+        deterministic=True,
+        mirror=True,
+        channels=3,
+        epochs=0.5,
+        workers=2,
+        image_size=[32, 16],
+    ),
     TrainConfig().resolved(),
     TrainConfig(data="photos").resolved(),
 ]
@@ -30,9 +41,53 @@ def test_presets_fill_only_what_is_open():
     assert (folder.image_size, folder.batch_size, folder.width, folder.epochs, folder.steps) == (64, 64, 64, 3, None)
     assert folder.lr_g == folder.lr_d == 5e-5
     assert folder.resolved() == folder
+    assert TrainConfig().resolved().label_smoothing == 0.1
+    assert TrainConfig(loss="hinge").resolved().label_smoothing == 0.0  # it has no labels
     for preset in PRESETS.values():
         assert ("steps" in preset) != ("epochs" in preset)
         assert set(preset) <= {field.name for field in dataclasses.fields(TrainConfig)}
+    assert (TrainConfig().resolved().data, TrainConfig(preset="cpu-quick").resolved().data) == ("digits", "digits")
+    assert TrainConfig(preset="emoji").resolved().data == "emoji"
+    emoji = TrainConfig(data="emoji").resolved()
+    assert emoji == dataclasses.replace(TrainConfig(preset="emoji").resolved(), preset=None)
+    quick = TrainConfig(data="photos", preset="cpu-quick", width=8).resolved()
+    assert (quick.data, quick.image_size, quick.width, quick.preset) == ("photos", 32, 8, "cpu-quick")
+    assert quick.resolved() == quick
+
+
+def test_later_layers_go_before_earlier_ones():
+    assert layered({"seed": 1, "width": 2}, {"seed": 3, "width": None}) == {"seed": 3, "width": 2}
+    assert layered({"epochs": 2}, {"steps": 5}) == {"steps": 5}
+    assert layered({"steps": 2}, {"epochs": 5}) == {"epochs": 5}
+    assert layered({"lr": 1, "lr_g": 2, "lr_d": 3}, {"lr": 4, "lr_d": 5}) == {"lr": 4, "lr_d": 5}
+    assert layered({"lr": 1}, {"lr_g": 2}) == {"lr": 1, "lr_g": 2}
+
+
+def test_files(tmp_path):
+    toml, other = tmp_path / "run.toml", tmp_path / "run.json"
+    toml.write_text("seed = 0  # as it is anyway\nimage_size = [48, 64]\nlr = 1e-3\n")
+    assert read_settings(toml) == {"seed": 0, "image_size": (48, 64), "lr": 1e-3}
+    other.write_text(TrainConfig(width=8).to_json())
+    assert read_settings(other) == dataclasses.asdict(TrainConfig(width=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.toml", "batch-size = 3", "'batch-size'; did you mean 'batch_size'"),
+        ("x.toml", "format = 2\nnew = 1", "is of format 2, but this fastgan knows format 1 only"),
+        ("x.toml", "width = 0", "width must be"),
+        ("x.json", "width = 8", "is not JSON"),
+        ("x.json", '"\xff', "x.json: "),
+        ("none/x.toml", None, r"cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_file_errors_name_the_file(tmp_path, name, text, words):
+    if text is not None:
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=words) as caught:
+        read_settings(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -49,9 +104,16 @@ def test_presets_fill_only_what_is_open():
         ({"image_size": (3, 4, 5)}, "image_size must be"),
         ({"image_size": "64"}, "image_size must be"),
         ({"precision": "fp8"}, "precision must be one of"),
-        ({"loss": "hinge"}, "loss must be one of"),
+        ({"loss": "hinges"}, "loss must be one of"),
         ({"data": ""}, "data must be"),
+        ({"preset": "faces"}, "preset must be one of digits, emoji, cpu-quick, images"),
+        ({"on_nan": "ignore"}, "on_nan must be one of stop, rollback"),
+        ({"deterministic": 1}, "deterministic must be true or false"),
         ({"seed": -1}, "seed must be"),
+        ({"d_steps": 0}, "d_steps must be a whole number of at least 1, but it is 0"),
+        ({"r1_gamma": -1.0}, "r1_gamma must be a number of at least 0"),
+        ({"spectral_norm": 1}, "spectral_norm must be true or false"),
+        ({"batch_size": 8, "accumulate": 3}, "batch_size 8 cannot be cut into 3 micro-batches"),
         ({"steps": 5, "epochs": 5}, "steps .* and epochs .* are both given"),
     ],
 )
@@ -65,6 +127,11 @@ def test_errors_are_one_sentence(options, words):
     ("call", "words"),
     [
         (lambda: TrainConfig.from_dict({"batchsize": 3}), "'batchsize'; did you mean 'batch_size'"),
+        (lambda: TrainConfig.from_dict({"xyzzy": 3}), "'xyzzy'; the settings are preset, data, out"),
+        (
+            lambda: TrainConfig.from_dict({"format": 2, "new": 1}),
+            "is of format 2, but this fastgan knows format 1 only",
+        ),
         (lambda: TrainConfig.from_json("{"), "is not JSON"),
         (lambda: TrainConfig.from_json("[]"), "must be a table"),
         (lambda: TrainConfig.from_toml("a = "), "is not TOML"),

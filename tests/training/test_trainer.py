@@ -33,6 +33,7 @@ def test_what_a_run_leaves(trainer):
     ]
     assert [path.name for path in folder.all_checkpoints()] == ["step-000006.safetensors", "step-000007.safetensors"]
     assert sorted(path.name for path in folder.path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.json",
         "generator.safetensors",
@@ -145,7 +146,9 @@ def test_own_networks_and_loader(trainer, images):
         ({"channels": 3}, "channels is 3, but tensor has 1"),
         ({"device": "tpu"}, "device"),
         ({"device": "cuda:77"}, "device is 'cuda:77'"),
-        ({"networks": (OwnGenerator(), nn.Linear(1, 1)), "data": torch.zeros(4, 1, 32, 32)}, "generator makes"),
+        ({"networks": (OwnGenerator(), nn.Linear(1, 1)), "data": torch.zeros(8, 1, 32, 32)}, "generator makes"),
+        ({"batch_size": 41}, "batch_size is 41, but tensor has 40 images; give a batch_size of at most 40"),
+        ({"latent_dim": 10**12}, r"does not fit into the memory of the cpu with .* latent_dim 1000000000000"),
     ],
 )
 def test_mistakes_write_nothing(trainer, tmp_path, options, words):
@@ -161,6 +164,19 @@ def test_full_out_folder_is_left_alone(trainer, tmp_path):
     with pytest.raises(UserError, match="not empty; choose another folder or remove it"):
         trainer()
     assert (tmp_path / "run" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_while_it_trains(trainer, monkeypatch, wanted):
+    run, seen = trainer(deterministic=wanted), []
+    update = run.state.ema.update
+    monkeypatch.setattr(
+        run.state.ema,
+        "update",
+        lambda module: seen.append(torch.are_deterministic_algorithms_enabled()) or update(module),
+    )
+    run.train()
+    assert seen == [wanted] * 4 and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_epochs_need_a_length(trainer, images):

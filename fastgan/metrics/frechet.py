@@ -1,0 +1,44 @@
+"""The Frechet distance between two sets of features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.errors import UserError
+
+__all__ = ["frechet_distance"]
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """The squared Wasserstein-2 distance of two normal distributions with the features' means and covariances.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), as Heusel et al., 2017, https://arxiv.org/abs/1706.08500, use it. It is
+    computed in float64. It depends on the extractor of the features and, for few samples, on their number: compare
+    only values with the same of both.
+
+    Args:
+        real, fake: features [N, D] and [M, D], each of at least 2 samples, finite.
+
+    Raises:
+        UserError: where they are no such tensors.
+    """
+    for name, features in (("real", real), ("fake", fake)):
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) < 2:
+            given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise UserError(f"{name} must be features [N, D] of at least 2 samples, but it is {given}; give such ones.")
+        if not features.isfinite().all():
+            raise UserError(f"{name} has features that are not finite; look at the images, or at the extractor.")
+    if real.shape[1] != fake.shape[1]:
+        raise UserError(
+            f"real has {real.shape[1]} features a sample, but fake has {fake.shape[1]}; give both of one extractor."
+        )
+    real, fake = real.double().cpu(), fake.double().cpu()
+    mean = (real.mean(0) - fake.mean(0)).square().sum()
+    first, second = torch.cov(real.T).reshape(2 * [real.shape[1]]), torch.cov(fake.T).reshape(2 * [fake.shape[1]])
+    # C1 C2 has the eigenvalues of the symmetric S C2 S with S = C1^(1/2), which unlike its own are found exactly, also
+    # where features depend on each other. The trace of a root is the sum of their roots.
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    return float((mean + first.trace() + second.trace() - 2 * shared).clamp_min(0))

@@ -1,0 +1,171 @@
+"""A whole step as one CUDA graph: captured once, then replayed with a single launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fastgan.errors import warn_once
+from fastgan.layers import _gate
+
+__all__ = ["StepGraph"]
+
+WARM_UP = 3  # equal steps before the capture; each trains, on a side stream, as torch's notes on CUDA graphs ask for
+
+Update = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+class StepGraph:
+    """Calls ``update(real, latent)``, and replays it as a graph where it has been called in the same way before.
+
+    A graph holds addresses and numbers as they were at its capture. Real images, latents and learning rates are copied
+    to addresses of its own before each replay. Whatever else it holds is compared at every call (:meth:`_state`): a
+    step in another state, such as a smaller last batch, is run without the graph, and a state that stays gets a new
+    one. Random numbers come from torch's CUDA generator, which hands a replay its offset.
+
+    Args:
+        update: the step; gives detached 0-d tensors by name.
+        networks: what it runs and updates.
+        optimizers: of the networks.
+    """
+
+    def __init__(self, update: Update, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+        self._update, self._networks, self._optimizers = update, networks, optimizers
+        self._rates = _Rates(optimizers)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured: tuple | None = None  # the state that the graph is of
+        self._last: tuple | None = None  # the state of the last step, and for how many steps it has been so
+        self._steps = 0
+        self._aside: torch.cuda.Stream | None = None  # one, since each stream has freed memory of its own
+        self._failure: str | None = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether there is a graph."""
+        return self._graph is not None
+
+    def __call__(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """One step on the current stream; metrics with memory of their own."""
+        reason = self._failure or self._why_not()
+        if reason is not None:
+            warn_once(f"capture: {reason}", f"the step runs without a CUDA graph, because {reason}.")
+            return self._update(real, latent)
+        state = self._state(real, latent)
+        self._steps = self._steps + 1 if state == self._last else 0
+        self._last = state
+        if state != self._captured:
+            if self._steps < WARM_UP:
+                return self._run_aside(real, latent)
+            if not self._capture(real, latent):
+                return self(real, latent)
+            self._captured = state
+        return self._replay(real, latent)
+
+    def _why_not(self) -> str | None:
+        for optimizer in self._optimizers:
+            if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
+                return f"{type(optimizer).__name__} is neither fused nor capturable; make it with fused=True"
+        if _gate.has_global_hooks() or any(_gate.has_hooks(m) for network in self._networks for m in network.modules()):
+            return "there are hooks or replaced forwards, which must run; give capture='never'"
+        return None
+
+    def _state(self, real: Tensor, latent: Tensor) -> tuple:
+        """All that a graph holds for good: shapes, modes, options, and where tensors lie."""
+        tensors = [t for network in self._networks for t in (*network.parameters(), *network.buffers())]
+        moments = [v for o in self._optimizers for values in o.state.values() for v in values.values()]
+        options = [(k, v) for o in self._optimizers for g in o.param_groups for k, v in g.items() if k not in _PER_STEP]
+        return (
+            *((t.shape, t.stride(), t.dtype, t.device) for t in (real, latent)),
+            *((t.data_ptr(), t.requires_grad) for t in tensors),
+            *(_token(value) for value in moments),
+            *((name, _token(value)) for name, value in options),
+            *(module.training for network in self._networks for module in network.modules()),
+            torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+        )
+
+    def _run_aside(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """A step on a side stream, so that nothing which outlives it is bound to the stream that a capture leaves."""
+        current = torch.cuda.current_stream(real.device)
+        self._aside = self._aside or torch.cuda.Stream(real.device)
+        self._aside.wait_stream(current)
+        with torch.cuda.stream(self._aside):
+            metrics = self._update(real, latent)
+        current.wait_stream(self._aside)
+        for value in metrics.values():
+            value.record_stream(current)
+        return metrics
+
+    def _capture(self, real: Tensor, latent: Tensor) -> bool:
+        """Records a step, which changes nothing yet; False where it cannot be recorded."""
+        self._graph = self._captured = None  # its memory first
+        self._real, self._latent = torch.empty_like(real), torch.empty_like(latent)
+        torch.clear_autocast_cache()  # a copy of a weight from before would be used for good
+        graph = torch.cuda.CUDAGraph()
+        # Threads that load images may go on using the device.
+        recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.device(real.device), self._rates.on_device(real.device), recording:
+                metrics = self._update(self._real, self._latent)
+                self._values = torch.stack(list(metrics.values()))
+        except RuntimeError as error:
+            self._failure = f"it cannot be captured: {str(error).splitlines()[0]}"
+            for optimizer in self._optimizers:
+                optimizer.zero_grad(set_to_none=True)  # gradients of a capture that was given up hold nothing
+            return False
+        self._names = list(metrics)
+        self._graph = graph
+        return True
+
+    def _replay(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        self._real.copy_(real)
+        self._latent.copy_(latent)
+        self._rates.send()
+        self._graph.replay()
+        torch.clear_autocast_cache()  # the weights are other ones now
+        return dict(zip(self._names, self._values.clone(), strict=True))  # the next replay writes over the originals
+
+
+_PER_STEP = ("params", "lr")
+
+
+class _Rates:
+    """The learning rates as tensors that a graph reads, while the optimizers keep whatever their owner gave them."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._buffers: list[Tensor] = []
+
+    @contextmanager
+    def on_device(self, device: torch.device) -> Iterator[None]:
+        """Inside, every group's rate is a tensor on the device, and it may be captured."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        self._buffers = [torch.empty((), dtype=torch.float32, device=device) for _ in groups]
+        before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
+        self.send()
+        try:
+            for group, buffer in zip(groups, self._buffers, strict=True):
+                group["lr"] = buffer
+                if "capturable" in group:  # a fused optimizer counts its steps on the device in any case
+                    group["capturable"] = True
+            yield
+        finally:
+            for group, values in zip(groups, before, strict=True):
+                group.update(values)
+
+    def send(self) -> None:
+        """Copies the rates as they are now, without waiting for the device."""
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        for group, buffer in zip(groups, self._buffers, strict=True):
+            rate = group["lr"]
+            buffer.copy_(rate, non_blocking=True) if isinstance(rate, Tensor) else buffer.fill_(rate)
+
+
+def _token(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_token, value))
+    return value.data_ptr() if isinstance(value, Tensor) else value

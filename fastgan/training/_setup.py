@@ -1,0 +1,150 @@
+"""The parts of a run, made as a configuration says."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastgan import data as data_room
+from fastgan import models
+from fastgan.errors import UserError
+from fastgan.training.config import TrainConfig
+from fastgan.training.presets import DATA_SETS
+from fastgan.training.progress import Reading
+
+__all__ = [
+    "adam",
+    "check_fits",
+    "deterministic",
+    "fitted",
+    "lasting",
+    "memory_named",
+    "networks",
+    "open_data",
+    "seed_everything",
+    "total_steps",
+]
+
+
+def seed_everything(seed: int, purpose: int) -> None:
+    """Seeds the global random generators of Python, NumPy and torch, on every device, differently for each purpose."""
+    mixed = int(np.random.SeedSequence((seed, purpose)).generate_state(1, np.uint64)[0])
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, where wanted, torch uses deterministic algorithms only."""
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for; read when cuBLAS first runs
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+
+
+@contextmanager
+def memory_named(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Inside, running out of memory becomes a UserError that names what takes it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # For a CPU's memory torch has no class of its own.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise UserError(
+            f"the training does not fit into the memory of the {device.type} with batch_size {config.batch_size}, "
+            f"width {config.width}, latent_dim {config.latent_dim} and image_size {config.image_size}; make one of "
+            "them smaller."
+        ) from None
+
+
+def open_data(config: TrainConfig, data: Any) -> data_room.Stream:
+    """The stream of the caller's own data, or of what the configuration names.
+
+    Raises:
+        UserError: where it cannot be read, or has fewer images than a batch.
+    """
+    if data is None:
+        data = data_room.load(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            resize=config.resize,
+            workers=None if config.workers == "auto" else config.workers,
+            progress=Reading(),
+        )
+    stream = data_room.stream_of(data, config.batch_size, config.seed, mirror=config.mirror)
+    if stream.n is not None and stream.batch_size is not None and stream.n < stream.batch_size:
+        raise UserError(
+            f"batch_size is {stream.batch_size}, but {stream.name} has {stream.n} images; give a batch_size of at most "
+            f"{stream.n}, or more images."
+        )
+    return stream
+
+
+def fitted(config: TrainConfig, stream: data_room.Stream, *, own_data: bool) -> TrainConfig:
+    """The configuration as the run keeps it: with the size and channels that the data has, and where this lies."""
+    height, width = stream.image_size
+    size = height if height == width else (height, width)
+    data = stream.name if own_data else lasting(config.data)
+    return replace(config, data=data, image_size=size, channels=stream.channels)
+
+
+def lasting(data: str) -> str:
+    """The absolute path of a file or folder, so that a run can be resumed from elsewhere; any other word as it is."""
+    path = os.path.abspath(os.path.expanduser(data))
+    return path if data not in DATA_SETS and os.path.exists(path) else data
+
+
+def check_fits(given: TrainConfig, stream: data_room.Stream) -> None:
+    """Raises UserError where the caller's own data has another size or other channels than asked for."""
+    height, width = stream.image_size
+    for name, asked, found in (
+        ("image_size", given.image_size, ((height, width), height if height == width else None)),
+        ("channels", given.channels, (stream.channels, "auto")),
+    ):
+        if asked is not None and asked not in found:
+            raise UserError(
+                f"{name} is {asked}, but {stream.name} has {found[0]}; leave it out, or give data that is so."
+            )
+
+
+def total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
+    """``config.steps``, or the steps of ``config.epochs``. Raises UserError where the data has no known length."""
+    if config.epochs is None:
+        return config.steps
+    if stream.n is None or stream.batch_size is None:
+        raise UserError(
+            f"epochs is {config.epochs}, but nobody knows how many images {stream.name} has; give steps instead."
+        )
+    return data_room.BatchStream(stream.n, stream.batch_size * config.d_steps).steps_for(config.epochs)
+
+
+def networks(
+    config: TrainConfig, generator: nn.Module | None, discriminator: nn.Module | None
+) -> tuple[nn.Module, nn.Module]:
+    """The given ones, the missing ones built as the configuration says."""
+    if generator is None or discriminator is None:
+        names = ("image_size", "channels", "latent_dim", "width", "spectral_norm")
+        options = {name: getattr(config, name) for name in names}
+        built = models.build(config.model, **options)
+        generator, discriminator = generator or built[0], discriminator or built[1]
+    return generator, discriminator
+
+
+def adam(module: nn.Module, lr: float, beta1: float) -> torch.optim.Adam:
+    """Adam in one kernel for all parameters."""
+    return torch.optim.Adam(module.parameters(), lr=lr, betas=(beta1, 0.999), fused=True)

@@ -1,0 +1,232 @@
+"""The whole step as a CUDA graph: what decides about it everywhere, the graph itself where there is a GPU."""
+
+import copy
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from torch import nn
+from tutorial_networks import networks
+
+import fastgan.layers
+from fastgan.errors import FastganWarning
+from fastgan.training import AdversarialStep
+from fastgan.training._capture import WARM_UP, StepGraph
+
+on_gpu = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+class Recorder:
+    """Stands in for torch.cuda's graphs: a capture changes nothing, a replay runs the step on the graph's inputs."""
+
+    def __init__(self, graph, weight):
+        self.graph, self.weight, self.replays = graph, weight, 0
+
+    @contextmanager
+    def capture(self, _, capture_error_mode):
+        before = self.weight.detach().clone()
+        yield
+        self.weight.data.copy_(before)
+
+    def replay(self):
+        self.replays += 1
+        (group,) = self.graph._optimizers[0].param_groups
+        rate, group["lr"] = group["lr"], self.graph._rates._buffers[0]
+        metrics = self.graph._update(self.graph._real, self.graph._latent)
+        self.graph._values.copy_(torch.stack(list(metrics.values())))
+        group["lr"] = rate
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A StepGraph of a step that adds lr (mean of real + mean of latent) to a weight, on stand-ins for a GPU."""
+    network = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0, fused=True)
+
+    def update(real, latent):
+        network.weight.data.add_(optimizer.param_groups[0]["lr"] * (real.mean() + latent.mean()))
+        return {"weight": network.weight.detach().sum().clone(), "real": real.mean()}
+
+    graph = StepGraph(update, [network], [optimizer])
+    recorder = Recorder(graph, network.weight)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorder)
+    monkeypatch.setattr(torch.cuda, "graph", recorder.capture)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(graph, "_run_aside", update)
+    network.weight.data.zero_()
+    return graph, recorder, network, optimizer
+
+
+def images(value, count=4):
+    return torch.full((count, 1, 2, 2), float(value))
+
+
+def test_a_graph_takes_new_images_latents_and_rates(recorded):
+    graph, recorder, network, optimizer = recorded
+    expected = 0.0
+    kept = []
+    for call in range(8):
+        optimizer.param_groups[0]["lr"] = rate = torch.tensor(0.5) if call == 7 else 1.0 + call
+        metrics = graph(images(call), images(10 * call))
+        expected += float(rate) * 11 * call
+        assert metrics["weight"].item() == network.weight.item() == pytest.approx(expected)
+        assert metrics["real"].item() == call
+        kept.append((metrics["real"], call))
+        assert optimizer.param_groups[0]["lr"] is rate
+    assert recorder.replays == 8 - WARM_UP
+    assert all(value.item() == call for value, call in kept)  # a replay does not write over what was given away
+
+
+def test_a_smaller_batch_is_run_without_the_graph_and_the_graph_stays(recorded):
+    graph, recorder, network, _ = recorded
+    for _ in range(WARM_UP + 1):
+        graph(images(1), images(0))
+    assert recorder.replays == 1
+    graph(images(1, count=3), images(0, count=3))
+    assert recorder.replays == 1
+    graph(images(1), images(0))
+    assert recorder.replays == 2
+    assert network.weight.item() == WARM_UP + 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network, optimizer: network.eval(),
+        lambda network, optimizer: network.requires_grad_(False),
+        lambda network, optimizer: setattr(network.weight, "data", network.weight.data.clone()),
+        lambda network, optimizer: optimizer.param_groups[0].update(momentum=0.5),
+        lambda network, optimizer: optimizer.state[network.weight].update(step=torch.zeros(())),
+    ],
+    ids=["mode", "frozen", "another address", "option", "optimizer state"],
+)
+def test_another_state_gets_another_graph(recorded, change):
+    graph, recorder, network, optimizer = recorded
+    for _ in range(WARM_UP + 1):
+        graph(images(1), images(0))
+    recorder.weight = network.weight
+    change(network, optimizer)
+    for calls in range(1, WARM_UP + 2):
+        graph(images(1), images(0))
+        assert recorder.replays == 1 + (calls > WARM_UP)
+        assert network.weight.item() == WARM_UP + 1 + calls
+
+
+def test_what_cannot_be_captured_runs_without_a_graph_and_says_so_once(recorded, monkeypatch):
+    graph, recorder, network, _ = recorded
+
+    @contextmanager
+    def fail(*_, **__):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    with pytest.warns(FastganWarning, match="without a CUDA graph, because it cannot be captured: operation") as warned:
+        for _ in range(WARM_UP + 4):
+            graph(images(1), images(0))
+    assert len(warned) == 1
+    assert (recorder.replays, network.weight.item()) == (0, WARM_UP + 4)
+
+
+def hook(network):
+    network.register_forward_hook(lambda *_: None)
+    return torch.optim.Adam(network.parameters(), fused=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda network: torch.optim.Adam(network.parameters()), "Adam is neither fused nor capturable"),
+        (hook, "there are hooks"),
+    ],
+)
+def test_steps_that_are_never_captured(make, words):
+    network = nn.Linear(1, 1)
+    graph = StepGraph(lambda real, latent: {"mean": real.mean()}, [network], [make(network)])
+    with pytest.warns(FastganWarning, match=words):
+        for _ in range(WARM_UP + 2):
+            assert graph(images(3), images(0))["mean"].item() == 3
+    assert not graph.is_captured
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+def twins(**options):
+    """The same step captured and not, with the learning rates' optimizers."""
+    torch.manual_seed(0)
+    pair = [network.cuda() for network in networks(namespace=fastgan.layers)]
+    steps = []
+    for capture in ("auto", "never"):
+        own = copy.deepcopy(pair)
+        adams = [torch.optim.Adam(m.parameters(), lr=2e-3, betas=(0.5, 0.999), fused=True) for m in own]
+        steps.append(AdversarialStep(*own, *adams, capture=capture, **options))
+    return steps
+
+
+def follow(captured, eager, real):
+    latent = torch.randn(len(real), 6, 1, 1, device="cuda")
+    found = [step(real, latent) for step in (captured, eager)]
+    assert list(found[0]) == list(found[1])
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
+    return found[0]
+
+
+class TestOnGPU:
+    pytestmark = on_gpu
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"loss": "hinge", "d_steps": 2},
+            {"precision": "bf16"},
+            {"accumulate": 2},
+            {"r1_gamma": 1.0, "r1_every": 4},
+        ],
+    )
+    def test_a_replayed_step_is_the_step(self, options):
+        captured, eager = twins(**options)
+        kept = []
+        for call in range(12):
+            for step in (captured, eager):
+                for optimizer in (step.opt_g, step.opt_d):
+                    optimizer.param_groups[0]["lr"] = 2e-3 / (1 + call)
+            metrics = follow(captured, eager, torch.randn(8, 1, 16, 16, device="cuda"))
+            kept.append((metrics, {name: value.item() for name, value in metrics.items()}))
+        assert captured._graph.is_captured and not eager._graph.is_captured
+        assert all(value.item() == values[name] for metrics, values in kept for name, value in metrics.items())
+
+    def test_a_smaller_batch_and_loaded_optimizers(self):
+        captured, eager = twins()
+        for call in range(16):
+            if call == 9:
+                for step in (captured, eager):
+                    step.opt_d.load_state_dict(copy.deepcopy(step.opt_d.state_dict()))
+            follow(captured, eager, torch.randn(5 if call in (6, 12) else 8, 1, 16, 16, device="cuda"))
+
+    def test_replays_draw_new_random_numbers(self):
+        captured, _ = twins(loss="wgan_gp")
+        real = torch.randn(8, 1, 16, 16, device="cuda")
+        latent = torch.randn(8, 6, 1, 1, device="cuda")
+        for optimizer in (captured.opt_g, captured.opt_d):
+            optimizer.param_groups[0]["lr"] = 0.0  # the places of the gradient penalty are all that changes
+        penalties = {captured(real, latent)["penalty"].item() for _ in range(8)}
+        assert captured._graph.is_captured
+        assert len(penalties) == 8
+
+    def test_a_step_does_not_wait_for_the_device(self):
+        captured, _ = twins()
+        real = torch.randn(8, 1, 16, 16, device="cuda")
+        for _ in range(WARM_UP + 4):
+            captured(real)
+        assert captured._graph.is_captured
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            captured(real)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
