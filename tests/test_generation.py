@@ -1,11 +1,12 @@
 import pytest
 import torch
-from runs import CLASSES, KINDS, arguments_for, write_run
+from runs import CLASSES, KINDS, arguments_for, build, write_run
 
 import fastgan
 from fastgan.data import ImageSet, to_uint8
 from fastgan.data import load as load_data
 from fastgan.errors import UserError
+from fastgan.generation import TrainedGAN
 from fastgan.training import TrainConfig, Trainer
 
 
@@ -55,6 +56,30 @@ def test_scores_are_probabilities_of_each_image_alone(run):
     torch.testing.assert_close(scores, gan.discriminator(images).sigmoid().detach())
     torch.testing.assert_close(gan.score(images, batch_size=1), scores)
     torch.testing.assert_close(gan.score(to_uint8(images)), scores, rtol=0, atol=0.02)
+
+
+def test_scores_of_images_by_their_class(tmp_path):
+    generator, discriminator = build("dcgan_conditional")
+    described = {"image_size": (48, 64), "channels": 3, "latent_shape": (6,), "step": 1, "data": "x"}
+    gan = TrainedGAN(tmp_path, generator, discriminator, {**described, "from_logits": True})
+    images = gan.generate(3)
+    scores = gan.score(images, label=[0, 1, 2])
+    expected = discriminator(images, torch.tensor([0, 1, 2])).sigmoid().detach()
+    torch.testing.assert_close(scores, expected)
+    assert not torch.allclose(gan.score(images, label=0), scores)
+    torch.testing.assert_close(gan.score(images, label=[0, 1, 2], batch_size=2), scores)
+    with pytest.raises(UserError, match="label is not given, but the discriminator judges images by their class"):
+        gan.score(images)
+    with pytest.raises(UserError, match="label must be a class from 0 to 2"):
+        gan.score(images, label=3)
+
+
+def test_a_discriminator_of_pairs_gives_no_scores(tmp_path):
+    networks = build("encoder_decoder")
+    described = {"image_size": (28, 36), "channels": 3, "latent_shape": None, "step": 1, "data": "x"}
+    gan = TrainedGAN(tmp_path, *networks, {**described, "from_logits": True})
+    with pytest.raises(UserError, match="judges pairs of images"):
+        gan.score(torch.zeros(2, 3, 28, 36))
 
 
 def test_a_generators_file_alone(run, tmp_path):

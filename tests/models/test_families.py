@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from runs import KINDS, arguments_for, build
@@ -9,6 +11,7 @@ from runs import KINDS, arguments_for, build
 import fastgan.layers
 from fastgan import models
 from fastgan.errors import UserError
+from fastgan.layers._groups import batch_groups, why_apart
 from fastgan.training import AdversarialStep
 
 OPTIONS = {
@@ -297,3 +300,35 @@ def test_convolutional_parts_run_fused():
 def test_what_cannot_be_built_is_said(family, wrong, message):
     with pytest.raises(UserError, match=message):
         models.build(family, **wrong)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("family, options", [row for row in FAMILIES if row[0] != "encoder_decoder"], ids=str)
+def test_discriminators_are_known_to_treat_every_image_by_itself(family, options, classes):
+    _, discriminator = models.build(family, image_size=28, channels=1, width=2, num_classes=classes, **options)
+    assert why_apart(discriminator) is None
+    images, labels = torch.randn(4, 1, 28, 28), (torch.tensor([0, 1, 2, 0]),) if classes else ()
+    together = copy.deepcopy(discriminator)
+    with batch_groups(2):
+        found = together(images, *labels)
+    parts = [discriminator(images[i : i + 2], *(each[i : i + 2] for each in labels)) for i in (0, 2)]
+    torch.testing.assert_close(found, torch.cat(parts))
+    for ours, theirs in zip(together.buffers(), discriminator.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("family", OPTIONS)
+def test_spectral_norm_of_every_family(family):
+    torch.manual_seed(0)
+    pair = models.build(family, image_size=28, channels=1, latent_dim=4, width=2, spectral_norm=True)
+    given = arguments_for(pair[0], 4)
+    images = pair[0](*given)
+    for _ in range(20):
+        pair[1](images, *(given if family == "encoder_decoder" else ()))
+    layers = [m for m in pair[1].modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(layers) > 2
+    for layer in layers:
+        assert abs(torch.linalg.matrix_norm(layer.weight.flatten(1), 2) - 1) < 0.1
+    for index, network in enumerate(pair):
+        again = models.build(**models.arguments_of(network))[index]
+        again.load_state_dict(network.state_dict())
