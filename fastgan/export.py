@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import os
@@ -68,8 +69,8 @@ def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str = "onnx", 
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.tmp{SUFFIXES[format]}")
     inputs = _inputs(gan, CHECKED)
-    generator = gan.generator if _is_own(gan) else models.folded(gan.generator)
-    generator = generator.to("cpu", memory_format=torch.contiguous_format)
+    generator = copy.deepcopy(gan.generator) if _is_own(gan) else models.folded(gan.generator)
+    generator.to("cpu", memory_format=torch.contiguous_format)
     try:
         if format == "onnx":
             _write_onnx(generator, inputs, temporary)
@@ -163,7 +164,8 @@ def _write_safetensors(gan: TrainedGAN, generator: nn.Module, path: Path, half: 
 
 def _run_safetensors(gan: TrainedGAN, path: Path, inputs: dict[str, Tensor]) -> Tensor:
     weights, described = read_tensors(path, "generator")
-    generator = gan.generator if _is_own(gan) else models.folded(models.build(**described["generator"])[0])
+    is_own = described["generator"] is None
+    generator = copy.deepcopy(gan.generator) if is_own else models.folded(models.build(**described["generator"])[0])
     load_weights(generator, weights, path)
     return _images(generator, inputs)
 

@@ -139,7 +139,7 @@ class TrainedGAN:
         images = _as_floats("images", images, (self.source_channels, *self.image_size))
         return generate(self._applied(), images, batch_size)
 
-    def nearest(self, images: Tensor, data: Any = None, *, k: int = 1) -> Nearest:
+    def nearest(self, images: Tensor, data: Any, *, k: int = 1) -> Nearest:
         """The training images most like each image: has the generator learnt them by heart?
 
         Args:
@@ -250,7 +250,7 @@ def load(
             f"{path} trained a network of your own, {described['class']}; give such a one as generator, and the "
             "discriminator likewise to score images."
         )
-    if described.get("folded"):
+    if described.get("folded") and models.arguments_of(generator) is not None:
         generator = models.folded(generator)
     load_weights(generator, weights, file)
     # A run may have ended between writing its newest checkpoint and the generator of that step.

@@ -121,7 +121,10 @@ def test_a_network_of_ones_own(tmp_path, format):
     assert export.export(gan, tmp_path / "mine", format) < 1e-4
     if format == "safetensors":
         again = fastgan.load(tmp_path / "mine", generator=Mine())
-        torch.testing.assert_close(again.generate(3), gan.generate(3))
+        before = gan.generate(3)
+        torch.testing.assert_close(again.generate(3), before)
+        assert 0 < export.export(gan, tmp_path / "half", format, half=True) < 2e-2
+        assert torch.equal(gan.generate(3), before)  # what is exported stays as it is
 
 
 # ---- what is not kept -----------------------------------------------------------------------------------------------
@@ -172,6 +175,13 @@ def test_missing_packages_are_named_with_the_extra(gans, tmp_path, monkeypatch):
 def test_mistakes(gans, tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         export.export(gans["mlp"], tmp_path / "x", **options)
+
+
+def test_an_exported_file_of_another_network(gans, tmp_path):
+    export.export(gans["dcgan"], tmp_path / "x.safetensors", "safetensors")
+    for other in (Mine(), gans["mlp"].generator):
+        with pytest.raises(UserError, match="does not fit the network"):
+            fastgan.load(tmp_path / "x.safetensors", generator=other)
 
 
 def test_a_place_that_cannot_be_written(gans, tmp_path):
