@@ -47,7 +47,8 @@ def generate(
         str,
         typer.Option(
             help="A picture of all (grid.png), a folder for one file each (faces/), a pattern for such (face-{}.png), "
-            "or an array (faces.npy: float32 [N, C, H, W] in [-1, 1])."
+            "or an array (faces.npy: float32 [N, C, H, W] in [-1, 1]).",
+            metavar="PATH",
         ),
     ] = "grid.png",
 ) -> None:
