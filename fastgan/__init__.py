@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastgan import _native
 
 if TYPE_CHECKING:
-    from fastgan import data, layers, losses, metrics, models, ops, training
+    from fastgan import data, export, latents, layers, losses, metrics, models, ops, training
     from fastgan.generation import load
     from fastgan.layers._explain import explain
     from fastgan.layers._fuse import fuse, unfuse
@@ -24,8 +24,10 @@ __version__ = "0.1.0"
 __all__ = [
     "data",
     "explain",
+    "export",
     "fuse",
     "info",
+    "latents",
     "layers",
     "load",
     "losses",
@@ -36,7 +38,7 @@ __all__ = [
     "unfuse",
 ]
 
-_SUBMODULES = {"data", "layers", "losses", "metrics", "models", "ops", "training"}
+_SUBMODULES = {"data", "export", "latents", "layers", "losses", "metrics", "models", "ops", "training"}
 # name: the module that defines it
 _FUNCTIONS = {
     "explain": "fastgan.layers._explain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import models
-from fastgan.data import to_float
+from fastgan.data import ImageSet, to_float
+from fastgan.data import load as load_data
 from fastgan.errors import UserError
+from fastgan.latents import truncate
+from fastgan.neighbours import Nearest, find_nearest
 from fastgan.training._device import choose_device
 from fastgan.training._latent import first_weight
 from fastgan.training.checkpoint import load_weights, read_tensors, sub_state
@@ -33,8 +37,11 @@ class TrainedGAN:
         generator, discriminator: the networks; ``discriminator`` is None for a generator's file.
         image_size: (height, width) in pixels; with ``channels`` the shape of the images.
         latent_shape: of one latent.
+        num_classes: that images are made by; 0 where it was trained without.
+        source_channels: of the images that an image-to-image generator is given; None for one of latents.
         step: how many updates it was trained for.
         data: the name of the images it was trained on.
+        described: all that the file says of the generator.
     """
 
     def __init__(
@@ -42,56 +49,170 @@ class TrainedGAN:
     ) -> None:
         self.path, self.generator, self.discriminator = path, generator, discriminator
         self.image_size, self.channels = tuple(described["image_size"]), described["channels"]
-        self.latent_shape = tuple(described["latent_shape"])
+        self.latent_shape = tuple(described["latent_shape"] or ())
         self.step, self.data = described["step"], described["data"]
+        self.num_classes = getattr(generator, "num_classes", 0)
+        self.source_channels = getattr(generator, "in_channels", None)
         self._from_logits = described["from_logits"]
+        self.described = described
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_size))
         return f"TrainedGAN({str(self.path)!r}, {self.data}, {size}, channels={self.channels}, step={self.step})"
 
-    def generate(self, n: int, seed: int = 0, *, batch_size: int = 64) -> Tensor:
-        """New images, float32 [n, C, H, W] in [-1, 1] on the CPU.
+    def latents(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
+        """What :meth:`generate` makes images of: float32 [n, *latent_shape] from N(0, 1).
 
-        Image i depends on the seed and i alone: not on ``n``, and not on ``batch_size``, how many are made at a time.
+        Args:
+            n: how many; the first ones of a seed are always the same.
+            seed: a whole number of at least 0.
+            truncation: how many standard deviations to keep (:func:`fastgan.latents.truncate`); None: all.
 
         Raises:
-            UserError: where an argument is no whole number, or too small.
+            UserError: where an argument is out of range, or the generator makes its images of images.
         """
         _check_count("n", n, 1)
         _check_count("seed", seed, 0)
+        if self.source_channels is not None:
+            raise UserError(
+                f"{self.path} maps images to images, so there is nothing to draw; give images to translate() instead."
+            )
+        latents = draw_latents(n, self.latent_shape, seed)
+        if truncation is None:
+            return latents
+        if isinstance(truncation, bool) or not isinstance(truncation, (int, float)) or not truncation > 0:
+            raise UserError(f"truncation must be a number above 0, such as 1.5, but it is {truncation!r}; give such.")
+        return truncate(latents, truncation)
+
+    def generate(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        label: int | Sequence[int] | Tensor | None = None,
+        truncation: float | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """New images, float32 [n, C, H, W] in [-1, 1] on the CPU.
+
+        Image i depends on the seed, its label and i alone: not on ``n``, and not on ``batch_size``, how many are made
+        at a time.
+
+        Args:
+            n, seed, truncation: as :meth:`latents` takes them.
+            label: the class of all images, or of each; None: the classes in turn. Only where the run has classes.
+
+        Raises:
+            UserError: where an argument is out of range.
+        """
+        return self.images_of(self.latents(n, seed, truncation=truncation), label=label, batch_size=batch_size)
+
+    def images_of(
+        self, latents: Tensor, *, label: int | Sequence[int] | Tensor | None = None, batch_size: int = 64
+    ) -> Tensor:
+        """The images of latents [N, *latent_shape]: float32 [N, C, H, W] in [-1, 1] on the CPU.
+
+        Raises:
+            UserError: where the latents are of another shape, or the label is out of range.
+        """
         _check_count("batch_size", batch_size, 1)
-        return generate(self.generator, draw_latents(n, self.latent_shape, seed), batch_size)
+        if not isinstance(latents, Tensor) or tuple(latents.shape[1:]) != self.latent_shape or len(latents) == 0:
+            raise UserError(
+                f"latents must be a tensor [N, {str(list(self.latent_shape))[1:-1]}], but they are {_words(latents)}; "
+                "gan.latents(n) draws such."
+            )
+        return generate(self._applied(), latents.float(), batch_size, self._labels(label, len(latents)))
+
+    def translate(self, images: Tensor, *, batch_size: int = 64) -> Tensor:
+        """What an image-to-image generator makes of images: float32 [N, C, H, W] in [-1, 1] on the CPU.
+
+        Args:
+            images: [N, C, H, W] of the run's size: floats in [-1, 1], or uint8.
+            batch_size: how many are made at a time.
+
+        Raises:
+            UserError: where the run makes its images of latents, or the images are others than these.
+        """
+        _check_count("batch_size", batch_size, 1)
+        if self.source_channels is None:
+            raise UserError(f"{self.path} makes its images of latents; use generate() instead.")
+        images = _as_floats("images", images, (self.source_channels, *self.image_size))
+        return generate(self._applied(), images, batch_size)
+
+    def nearest(self, images: Tensor, data: Any, *, k: int = 1) -> Nearest:
+        """The training images most like each image: has the generator learnt them by heart?
+
+        Args:
+            images: [N, C, H, W], of the run's size and channels: floats in [-1, 1], or uint8.
+            data: where to look: an ImageSet, a uint8 tensor of such images, or what ``fastgan train --data`` takes.
+            k: how many for each.
+
+        Raises:
+            UserError: where the images are others than these, or there are fewer than k.
+        """
+        shape = (self.channels, *self.image_size)
+        images = _as_floats("images", images, shape)
+        if not isinstance(data, (Tensor, ImageSet)):
+            data = load_data(data, image_size=self.image_size, channels=self.channels)
+        known = data.images if isinstance(data, ImageSet) else data
+        if known.dtype != torch.uint8 or tuple(known.shape[1:]) != shape:
+            raise UserError(f"data must be uint8 [N, {str(shape)[1:-1]}], but it is {_words(known)}; give such.")
+        _check_count("k", k, 1)
+        if k > len(known):
+            raise UserError(f"k is {k}, but there are {len(known)} images; give at most that.")
+        return find_nearest(images, known, k)
 
     @torch.no_grad()
-    def score(self, images: Tensor, *, batch_size: int = 64) -> Tensor:
+    def score(
+        self, images: Tensor, *, label: int | Sequence[int] | Tensor | None = None, batch_size: int = 64
+    ) -> Tensor:
         """D(x), the discriminator's probability that each image is real: float32 [N] on the CPU.
 
         The discriminator runs in eval mode, so that an image's score does not depend on the others.
 
         Args:
             images: [N, C, H, W], of the run's size and channels: floats in [-1, 1], or uint8.
+            label: the class of all images, or of each, where the run has classes.
             batch_size: how many are judged at a time.
 
         Raises:
-            UserError: where there is no discriminator, or the images are others than these.
+            UserError: where there is no discriminator, it judges pairs, or the images are others than these.
         """
         _check_count("batch_size", batch_size, 1)
         if self.discriminator is None:
             raise UserError(f"{self.path} holds a generator only; load the run's folder to score images.")
-        shape = (self.channels, *self.image_size)
-        fits = isinstance(images, Tensor) and images.dim() == 4 and tuple(images.shape[1:]) == shape and len(images)
-        if not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
-            given = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise UserError(
-                f"images must be floats in [-1, 1] or uint8, [N, {str(shape)[1:-1]}], but they are {given}."
-            )
-        images = to_float(images) if images.dtype == torch.uint8 else images
+        if self.source_channels is not None:
+            raise UserError(f"the discriminator of {self.path} judges pairs of images; call gan.discriminator itself.")
+        images = _as_floats("images", images, (self.channels, *self.image_size))
+        if self.num_classes and label is None:
+            raise UserError("label is not given, but the discriminator judges images by their class; give each one's.")
+        labels = self._labels(label, len(images))
         weight = first_weight(self.discriminator)
-        images = images.to(weight.device, weight.dtype)
-        output = torch.cat([self.discriminator(part) for part in images.split(batch_size)]).float()
+        output = generate(self.discriminator, images.to(weight.dtype), batch_size, labels)
         scores = output.sigmoid() if self._from_logits else output
-        return scores.flatten(1).mean(1).cpu() if scores.dim() > 1 else scores.cpu()
+        return scores.flatten(1).mean(1) if scores.dim() > 1 else scores
+
+    def _applied(self) -> nn.Module:
+        """The generator, faster: folded anew in every call, because its weights may have changed."""
+        return self.generator if models.arguments_of(self.generator) is None else models.folded(self.generator)
+
+    def _labels(self, label: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
+        """int64 [n], or None where the run has no classes."""
+        if self.num_classes == 0:
+            if label is not None:
+                raise UserError(f"label is {label!r}, but {self.path} was trained without classes; leave it out.")
+            return None
+        if label is None:
+            return torch.arange(n) % self.num_classes
+        label = label.tolist() if isinstance(label, Tensor) else label
+        labels = list(label) if isinstance(label, (list, tuple, range)) else [label] * n
+        known = all(isinstance(each, int) and not isinstance(each, bool) for each in labels)
+        if not known or len(labels) != n or not all(0 <= each < self.num_classes for each in labels):
+            raise UserError(
+                f"label must be a class from 0 to {self.num_classes - 1}, or {n} of them, but it is {label!r}; give "
+                "such, or leave it out for all classes in turn."
+            )
+        return torch.tensor(labels, dtype=torch.int64)
 
 
 def load(
@@ -129,6 +250,8 @@ def load(
             f"{path} trained a network of your own, {described['class']}; give such a one as generator, and the "
             "discriminator likewise to score images."
         )
+    if described.get("folded") and models.arguments_of(generator) is not None:
+        generator = models.folded(generator)
     load_weights(generator, weights, file)
     # A run may have ended between writing its newest checkpoint and the generator of that step.
     checkpoint = RunFolder(path).checkpoint(described["step"])
@@ -145,3 +268,17 @@ def load(
 def _check_count(name: str, value: int, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{name} must be a whole number of at least {least}, but it is {value!r}; give another one.")
+
+
+def _as_floats(name: str, images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images [N, *shape] in [-1, 1], of such or of uint8."""
+    fits = isinstance(images, Tensor) and images.dim() == 4 and tuple(images.shape[1:]) == shape and len(images)
+    if not fits or not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise UserError(
+            f"{name} must be floats in [-1, 1] or uint8, [N, {str(shape)[1:-1]}], but they are {_words(images)}."
+        )
+    return to_float(images) if images.dtype == torch.uint8 else images
+
+
+def _words(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 
-__all__ = ["cut_grid", "image_grid", "save_image"]
+__all__ = ["cut_grid", "image_grid", "save_image", "to_image"]
 
 LEGIBLE = 64  # pixels: smaller images are enlarged to about this
 GAP = 2  # pixels between images
@@ -54,6 +54,12 @@ def cut_grid(picture: Image.Image, image_size: tuple[int, int]) -> list[Image.Im
 def _scale(height: int, width: int) -> int:
     """By how much images are enlarged."""
     return max(1, round(LEGIBLE / max(height, width)))
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """One image [C, H, W] in [-1, 1], C 1, 3 or 4, in its own size."""
+    pixels = to_uint8(image.cpu()).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
 def save_image(image: Image.Image, path: Path) -> None:

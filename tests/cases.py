@@ -57,9 +57,9 @@ class Case:
         tensors = {}
         for name, shape in self.tensors.items():
             value = draw(shape)
-            if name in ("weight", "bn_weight") and len(shape) == 1:
-                value[0] = 0.0
-                value[1 % len(value)] = 1e-3
+            if name in ("weight", "bn_weight") and len(shape) < 3:
+                value[..., 0] = 0.0
+                value[..., 1 % shape[-1]] = 1e-3
             if name == "weight" and len(shape) == 4:
                 value = (value * 0.1).contiguous(memory_format=memory_format)
             norm = name.startswith("bn_") or self.op == "batch_norm_act"
@@ -71,9 +71,12 @@ class Case:
         return input, tensors, buffers
 
 
-def _norm(name: str, shape: tuple[int, ...], affine: bool = True, buffers: bool = True, **options) -> Case:
+def _norm(
+    name: str, shape: tuple[int, ...], affine: bool = True, buffers: bool = True, per_sample: bool = False, **options
+) -> Case:
     channels = shape[1]
-    tensors = {"weight": (channels,), "bias": (channels,)} if affine else {}
+    of_each = shape[:2] if per_sample else (channels,)
+    tensors = {"weight": of_each, "bias": of_each} if affine else {}
     options = {"training": True, "activation": "leaky_relu", "negative_slope": 0.2, **options}
     return Case(name, "batch_norm_act", shape, tensors, options, channels if buffers else 0)
 
@@ -109,6 +112,11 @@ BATCH_NORM_ACT = [
     _norm("momentum", (4, 16, 4, 4), momentum=0.37, eps=1e-3),
     _norm("eval", (4, 16, 5, 5), training=False),
     _norm("eval_groups", (4, 16, 5, 5), training=False, batch_groups=2),
+    _norm("per_sample", (4, 16, 6, 6), per_sample=True, activation="relu"),
+    _norm("per_sample_planes", (3, 5, 17, 19), per_sample=True),
+    _norm("per_sample_groups", (6, 16, 4, 3), per_sample=True, batch_groups=2),
+    _norm("per_sample_flat", (9, 33), per_sample=True),
+    _norm("per_sample_eval", (4, 16, 5, 5), per_sample=True, training=False),
 ]
 
 CONV_BN_ACT = [

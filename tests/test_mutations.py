@@ -1,4 +1,4 @@
-"""Twenty small mistakes in the operators, each of which the tests have to notice."""
+"""Twenty-one small mistakes in the operators, each of which the tests have to notice."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ MUTATIONS = [
     Mutation("momentum upside down", NORM, "value += momentum * (", "value += (1 - momentum) * ("),
     Mutation("sign of the offset", KERNELS, "scale * g - constant - factor * d", "scale * g + constant - factor * d"),
     Mutation("sign of the slope", KERNELS, "scale * g - constant - factor * d", "scale * g - constant + factor * d"),
-    Mutation("sums forgotten in training", NORM, "training ? static_cast<double>(affine.scale[i])", "!training ? static_cast<double>(affine.scale[i])"),
-    Mutation("gradient of the weight unscaled", NORM, "weight_sum[c] += product[c] * inverse;", "weight_sum[c] += product[c];"),
+    Mutation("sums forgotten in training", NORM, "if (training) mean_terms(", "if (!training) mean_terms("),
+    Mutation("gradient of the weight unscaled", NORM, "product[row + c] * static_cast<double>(affine.invstd[row + c]);", "product[row + c];"),
     Mutation("a tail forgotten", KERNELS, "for (int64_t i = whole; i < n; i += W) at(i - whole)", "for (int64_t i = whole; i + W <= n; i += W) at(i - whole)"),
     Mutation("the mean of a tail forgotten", NORM, "add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });", ""),
-    Mutation("groups share their statistics", NORM, "const int64_t i = group * g.channels + c;", "const int64_t i = c;"),
+    Mutation("groups share their statistics", NORM, "const int64_t begin = group * sets * channels, end", "const int64_t begin = 0, end"),
+    Mutation("samples share their scale", NORM, "parameters = per_sample ? row : 0;", "parameters = 0;"),
     Mutation("slope of the positive side", "csrc/common/activate.h", "return z > V{} ? grad : grad * slope;", "return z > V{} ? grad * slope : grad;"),
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),
     Mutation("even elements for odd ones", "csrc/common/vec.h", "bits_as<Vec<float>>(pairs & 0xffff0000u)}", "bits_as<Vec<float>>(pairs << 16)}"),

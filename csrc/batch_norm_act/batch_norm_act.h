@@ -1,12 +1,12 @@
 // Batch normalisation followed by an activation, as its kernels see it.
 //
 //   z = (x - mean) * scale + shift     scale = weight * invstd, shift = bias; one set of each per group and channel
-//   y = activation(z)
+//   y = activation(z)                  (or per sample and channel, where weight and bias are: conditional batch-norm)
 //
 // Backward, with g = grad_y * activation'(z) and M elements a channel:
 //   grad_bias = sum g      grad_weight = invstd * sum g (x - mean)
-//   grad_x = scale * (g - sum g / M - (x - mean) * invstd^2 * sum g (x - mean) / M)      (training)
-//   grad_x = scale * g                                                                   (statistics given)
+//   grad_x = scale * g - (sum scale g + (x - mean) * invstd^2 * sum scale g (x - mean)) / M   (training)
+//   grad_x = scale * g                                                                        (statistics given)
 // Ioffe and Szegedy, "Batch Normalization", 2015. Subtracting the mean first costs nothing and, unlike a folded shift,
 // does not cancel where the mean is large.
 #pragma once
@@ -46,6 +46,33 @@ inline Geometry geometry_of(const char* op, const Tensor& input, MemoryFormat fo
   return {groups, input.size(0) / groups, input.size(1), inner,
           // One pixel: both formats are the same memory, and rows are the better walk.
           format == MemoryFormat::ChannelsLast || inner == 1};
+}
+
+// Whether weight and bias are given for each sample, [N, C] instead of [C].
+inline bool is_per_sample(const OptionalTensor& weight, const OptionalTensor& bias) {
+  return (weight && weight->dim() == 2) || (bias && bias->dim() == 2);
+}
+
+// The geometry whose groups have parameters of their own: a sample each, where weight and bias are given for each.
+inline Geometry parameter_geometry(const Geometry& g, bool per_sample) {
+  return per_sample ? Geometry{g.groups * g.outer, 1, g.channels, g.inner, g.channels_last} : g;
+}
+
+inline void check_affine(const char* op, const OptionalTensor& weight, const OptionalTensor& bias, const Geometry& g,
+                         const Tensor& input) {
+  if (!is_per_sample(weight, bias)) {
+    check_channels(op, "weight", weight, g.channels, input);
+    check_channels(op, "bias", bias, g.channels, input);
+    return;
+  }
+  for (const auto& [name, tensor] : {std::pair{"weight", weight}, std::pair{"bias", bias}}) {
+    FASTGAN_CHECK(op, tensor.has_value(), "argument '", name, "' is missing; give both for each sample, or neither.");
+    check_dtype(op, name, *tensor);
+    check_like(op, name, *tensor, input);
+    FASTGAN_CHECK(op, tensor->dim() == 2 && tensor->size(0) == input.size(0) && tensor->size(1) == g.channels,
+                  "argument '", name, "' has shape ", shape_text(*tensor), "; for each sample it must be [",
+                  input.size(0), ", ", g.channels, "].");
+  }
 }
 
 inline Activation activation_of(const char* op, int64_t number) {
@@ -91,7 +118,7 @@ struct Statistics {
 };
 
 struct Gradients {
-  Tensor input, weight, bias;  // weight, bias: [channels], the statistics' dtype
+  Tensor input, weight, bias;  // weight, bias: [channels] or [samples, channels], the statistics' dtype
 };
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,

@@ -119,6 +119,33 @@ void write(const Tensor& tensor, const std::vector<double>& values) {
   std::transform(values.begin(), values.end(), mutable_data<A>(tensor), [](double v) { return static_cast<A>(v); });
 }
 
+// What the gradient loses where the statistics are the batch's own, offset + slope * (x - mean): from the two sums of
+// each set of parameters, one value for all sets that share statistics.
+template <class A>
+void mean_terms(const Affine<A>& affine, const Geometry& g, const Geometry& of_statistics, const std::vector<double>& sum,
+                const std::vector<double>& product, std::vector<A>& offsets, std::vector<A>& slopes) {
+  const int64_t sets = g.groups / of_statistics.groups, channels = g.channels;
+  const auto count = static_cast<double>(of_statistics.count());
+  for (int64_t group = 0; group < of_statistics.groups; ++group) {
+    const int64_t begin = group * sets * channels, end = begin + sets * channels;
+    std::vector<double> offset(channels), slope(channels);
+    for (int64_t set = begin; set < end; set += channels) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const double share = static_cast<double>(affine.scale[set + c]) / count;
+        const auto inverse = static_cast<double>(affine.invstd[set + c]);
+        offset[c] += share * sum[set + c];
+        slope[c] += share * product[set + c] * inverse * inverse;
+      }
+    }
+    for (int64_t set = begin; set < end; set += channels) {
+      for (int64_t c = 0; c < channels; ++c) {
+        offsets[set + c] = static_cast<A>(offset[c]);
+        slopes[set + c] = static_cast<A>(slope[c]);
+      }
+    }
+  }
+}
+
 std::string kernel_name(const char* pass, const Geometry& g, ScalarType dtype) {
   return std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_" +
          kernel_isa_name();
@@ -175,9 +202,9 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   constexpr const char* op = "batch_norm_act";
   check_statistics(op, input, mean, invstd);
   const auto [x, format] = dense(input);
-  const Geometry g = geometry_of(op, x, format, mean.size(0));
-  check_channels(op, "weight", weight, g.channels, input);
-  check_channels(op, "bias", bias, g.channels, input);
+  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
+  check_affine(op, weight, bias, of_statistics, input);
+  const Geometry g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
   const auto kind = static_cast<int>(activation_of(op, activation));
   const Tensor output = empty(sizes_of(x), x.scalar_type(), x, format);
   if (g.numel() == 0) return output;
@@ -187,8 +214,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     using T = decltype(tag);
     using A = Compute<T>;
     const Runs runs(g);
-    const Tensor means = torch::stable::contiguous(mean), invstds = torch::stable::contiguous(invstd);
-    const Affine<A> affine(g, means, invstds, weight, bias);
+    const Affine<A> affine(g, mean, invstd, weight, bias);
     const T* from = data<T>(x);
     T* to = mutable_data<T>(output);
     const auto kernel = kernels<T>().forward[kind];
@@ -212,13 +238,15 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   check_same(op, "grad_output", grad_output, input);
   const auto [x, format] = dense(input);
   const Tensor dy = as_format(grad_output, format);
-  const Geometry g = geometry_of(op, x, format, mean.size(0));
-  check_channels(op, "weight", weight, g.channels, input);
-  check_channels(op, "bias", bias, g.channels, input);
+  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
+  check_affine(op, weight, bias, of_statistics, input);
+  const bool per_sample = is_per_sample(weight, bias);
+  const Geometry g = parameter_geometry(of_statistics, per_sample);
   const auto kind = static_cast<int>(activation_of(op, activation));
   const auto dtype = accumulate_type(input.scalar_type());
-  Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty({g.channels}, dtype, input),
-                   empty({g.channels}, dtype, input)};
+  const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
+  Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty(sizes, dtype, input),
+                   empty(sizes, dtype, input)};
 
   if (g.numel() == 0) {
     torch::stable::zero_(result.weight);
@@ -230,8 +258,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     using T = decltype(tag);
     using A = Compute<T>;
     const Runs runs(g);
-    const Tensor means = torch::stable::contiguous(mean), invstds = torch::stable::contiguous(invstd);
-    const Affine<A> affine(g, means, invstds, weight, bias);
+    const Affine<A> affine(g, mean, invstd, weight, bias);
     const T* grad = data<T>(dy);
     const T* from = data<T>(x);
     T* to = mutable_data<T>(result.input);
@@ -252,30 +279,27 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
       }
     });
 
-    // What the elementwise pass needs of them, and the parameters' gradients.
-    std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
-    std::vector<double> weight_sum(g.channels), bias_sum(g.channels);
-    for (int64_t group = 0; group < g.groups; ++group) {
-      std::vector<double> sum(g.channels), product(g.channels);
-      for_each_partial(runs, g, group, [&](int64_t at, int64_t) {
+    // Their totals for each set of parameters, and of those the parameters' gradients.
+    std::vector<double> sum(g.groups * g.channels), product(g.groups * g.channels);
+    std::vector<double> weight_sum(result.weight.numel()), bias_sum(result.bias.numel());
+    for (int64_t set = 0; set < g.groups; ++set) {
+      const int64_t row = set * g.channels, parameters = per_sample ? row : 0;
+      for_each_partial(runs, g, set, [&](int64_t at, int64_t) {
         for (int64_t c = 0; c < g.channels; ++c) {
-          sum[c] += sums[at + c];
-          product[c] += products[at + c];
+          sum[row + c] += sums[at + c];
+          product[row + c] += products[at + c];
         }
       });
       for (int64_t c = 0; c < g.channels; ++c) {
-        const int64_t i = group * g.channels + c;
-        const double inverse = static_cast<double>(affine.invstd[i]);
-        weight_sum[c] += product[c] * inverse;
-        bias_sum[c] += sum[c];
-        const double share = training ? static_cast<double>(affine.scale[i]) / static_cast<double>(g.count()) : 0.0;
-        offsets[i] = static_cast<A>(share * sum[c]);
-        slopes[i] = static_cast<A>(share * product[c] * inverse * inverse);
+        weight_sum[parameters + c] += product[row + c] * static_cast<double>(affine.invstd[row + c]);
+        bias_sum[parameters + c] += sum[row + c];
       }
     }
     write<A>(result.weight, weight_sum);
     write<A>(result.bias, bias_sum);
 
+    std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
+    if (training) mean_terms(affine, g, of_statistics, sum, product, offsets, slopes);
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
       const auto kernel = kernels<T>().backward[kind];

@@ -92,21 +92,35 @@ class Tiled {
   int64_t filled_for_ = -1;
 };
 
-// scale and shift of every group and channel, in the compute type.
+// mean, scale and shift of every set of parameters and channel, in the compute type: [sets, channels].
 template <class A>
 struct Affine {
-  const A* mean;                // [groups, channels]
-  const A* invstd;              // [groups, channels]
-  std::vector<A> scale, shift;  // [groups, channels], [channels]
+  std::vector<A> mean, invstd, scale, shift;
 
-  Affine(const Geometry& g, const Tensor& mean_tensor, const Tensor& invstd_tensor, const OptionalTensor& weight,
+  // `g` has a group for each set; the statistics may be shared by neighbouring ones.
+  Affine(const Geometry& g, const Tensor& means, const Tensor& invstds, const OptionalTensor& weight,
          const OptionalTensor& bias)
-      : mean(data<A>(mean_tensor)),
-        invstd(data<A>(invstd_tensor)),
-        scale(values<A>(weight, g.channels, A(1))),
-        shift(values<A>(bias, g.channels, A(0))) {
-    scale.resize(g.groups * g.channels);
-    for (int64_t i = g.groups * g.channels; i-- > 0;) scale[i] = scale[i % g.channels] * invstd[i];
+      : mean(repeated(values<A>(means, means.numel(), A(0)), g.channels, g.groups / means.size(0))),
+        invstd(repeated(values<A>(invstds, means.numel(), A(1)), g.channels, g.groups / means.size(0))),
+        scale(each_set(g, weight, A(1))),
+        shift(each_set(g, bias, A(0))) {
+    for (size_t i = 0; i < scale.size(); ++i) scale[i] *= invstd[i];
+  }
+
+ private:
+  // Every row of `channels` values so many times.
+  static std::vector<A> repeated(const std::vector<A>& rows, int64_t channels, int64_t times) {
+    std::vector<A> result;
+    result.reserve(rows.size() * times);
+    for (auto row = rows.begin(); row != rows.end(); row += channels) {
+      for (int64_t i = 0; i < times; ++i) result.insert(result.end(), row, row + channels);
+    }
+    return result;
+  }
+  static std::vector<A> each_set(const Geometry& g, const OptionalTensor& tensor, A fallback) {
+    const bool has_each = tensor && tensor->dim() == 2;
+    const auto given = values<A>(tensor, has_each ? g.groups * g.channels : g.channels, fallback);
+    return has_each ? given : repeated(given, g.channels, g.groups);
   }
 };
 
@@ -120,10 +134,10 @@ class TiledAffine {
   // True where the caller has to refill its extra arrays.
   bool select(int64_t run) {
     if (!tiled.changed(run)) return false;
-    const int64_t channel = runs_.first_channel(run), index = runs_.group(run) * channels_ + channel;
-    at.mean = tiled.fill(0, affine_.mean + index);
+    const int64_t index = runs_.group(run) * channels_ + runs_.first_channel(run);
+    at.mean = tiled.fill(0, affine_.mean.data() + index);
     at.scale = tiled.fill(1, affine_.scale.data() + index);
-    at.shift = tiled.fill(2, affine_.shift.data() + channel);
+    at.shift = tiled.fill(2, affine_.shift.data() + index);
     return true;
   }
 

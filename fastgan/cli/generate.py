@@ -3,46 +3,114 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastgan.cli.values import whole
+from fastgan.cli.output import check_parent, is_picture, writing
+from fastgan.cli.values import number, whole
 from fastgan.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastgan.generation import TrainedGAN
 
 __all__ = ["generate"]
 
+Run = Annotated[
+    Path | None,
+    typer.Argument(help="A run's folder or its generator.safetensors; by default the newest under runs/."),
+]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")]
+Label = Annotated[
+    int | None,
+    typer.Option(help="The class, where there are such; by default all in turn.", parser=whole, metavar="N"),
+]
+Truncation = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviations of the latents to keep: fewer are more typical and less various.",
+        parser=number,
+        metavar="X",
+    ),
+]
+
 
 def generate(
-    run: Annotated[
-        Path | None,
-        typer.Argument(help="A run's folder or its generator.safetensors; by default the newest under runs/."),
-    ] = None,
+    run: Run = None,
     count: Annotated[int, typer.Option(help="How many images.", parser=whole, metavar="N")] = 64,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")] = 0,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("grid.png"),
+    seed: Seed = 0,
+    label: Label = None,
+    truncation: Truncation = None,
+    out: Annotated[
+        str,
+        typer.Option(
+            help="A picture of all (grid.png), a folder for one file each (faces/), a pattern for such (face-{}.png), "
+            "or an array (faces.npy: float32 [N, C, H, W] in [-1, 1]).",
+            metavar="PATH",
+        ),
+    ] = "grid.png",
 ) -> None:
-    """Write a picture of new images by a trained generator."""
+    """Write new images by a trained generator."""
+    kind = _kind_of(out)
     import fastgan
-    from fastgan.images import image_grid, save_image
     from fastgan.training.run_folder import newest_run
 
-    check_picture(out)
     gan = fastgan.load(run or newest_run(), device="auto")
-    try:
-        save_image(image_grid(gan.generate(count, seed)), out)
-    except OSError as error:
-        raise UserError(
-            f"out is {out}, which cannot be written ({error.strerror or error}); choose another file."
-        ) from None
+    labels, columns = _rows_by_label(gan, count, label)
+    images = gan.generate(count, seed, label=labels, truncation=truncation)
+    with writing(out):
+        _WRITERS[kind](images, out, columns)
     print(f"{out}: {count} images by {gan.path} (step {gan.step}), seed {seed}")
 
 
-def check_picture(out: Path) -> None:
-    """Raises UserError, before any work, where no picture can be written to ``out``."""
-    if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise UserError(f"out is {out}, which is not the name of a picture; let it end in .png, .webp or .jpg.")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"out is {out}, but there is no folder {out.parent}; make it or choose another one.")
-    if out.is_dir():
-        raise UserError(f"out is {out}, which is a folder; give the name of a file.")
+def _kind_of(out: str) -> str:
+    """What to write; raises UserError, before any work, where it cannot be."""
+    path = Path(out)
+    if out.endswith("/") or path.is_dir():
+        check_parent(path)
+        return "folder"
+    if not is_picture(path) and path.suffix.lower() != ".npy":
+        raise UserError(
+            f"out is {out}, which is not the name of a picture; let it end in .png, .webp or .jpg, in .npy for an "
+            "array, or in / for a folder."
+        )
+    check_parent(path)
+    return "array" if not is_picture(path) else "files" if "{}" in path.name else "picture"
+
+
+def _rows_by_label(gan: TrainedGAN, count: int, label: int | None) -> tuple[int | list[int] | None, int | None]:
+    """Labels and columns so that each row of a grid is of one class, where all of them are asked for."""
+    if gan.num_classes == 0 or label is not None:
+        return label, None
+    columns = -(-count // gan.num_classes)
+    return [index // columns for index in range(count)], columns
+
+
+def _write_picture(images: Tensor, out: str, columns: int | None) -> None:
+    from fastgan.images import image_grid, save_image
+
+    save_image(image_grid(images, columns), Path(out))
+
+
+def _write_files(images: Tensor, out: str, columns: int | None) -> None:
+    from fastgan.images import save_image, to_image
+
+    path, digits = Path(out), len(str(len(images) - 1))
+    for index, image in enumerate(images):
+        save_image(to_image(image), path.with_name(path.name.replace("{}", f"{index:0{digits}d}")))
+
+
+def _write_folder(images: Tensor, out: str, columns: int | None) -> None:
+    Path(out).mkdir(exist_ok=True)
+    _write_files(images, f"{out}/{{}}.png", columns)
+
+
+def _write_array(images: Tensor, out: str, columns: int | None) -> None:
+    import numpy as np
+
+    np.save(out, images.numpy())
+
+
+_WRITERS = {"picture": _write_picture, "files": _write_files, "folder": _write_folder, "array": _write_array}

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastgan.errors import UserError
 
-__all__ = ["MAX_SIZE", "MIN_SIZE", "Stage", "check_channels", "check_image_size", "plan_stages"]
+__all__ = [
+    "MAX_SIZE",
+    "MIN_SIZE",
+    "Stage",
+    "check_channels",
+    "check_choice",
+    "check_classes",
+    "check_image_size",
+    "check_whole",
+    "plan_stages",
+]
 
 MIN_SIZE, MAX_SIZE = 16, 256
 SMALLEST = 4  # pixels a dimension keeps at least
@@ -71,12 +82,45 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def check_channels(channels: int) -> int:
+def check_channels(channels: int, name: str = "channels") -> int:
     """``channels`` if it is 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Raises:
         UserError: otherwise.
     """
     if isinstance(channels, bool) or channels not in (1, 3, 4):
-        raise UserError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), but it is {channels!r}.")
+        raise UserError(f"{name} must be 1 (grey), 3 (RGB) or 4 (RGBA), but it is {channels!r}.")
     return int(channels)
+
+
+def check_whole(name: str, value: int, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, but it is {value!r}.")
+    return value
+
+
+def check_classes(num_classes: int) -> int:
+    """``num_classes`` if it is 0 (no classes) or at least 2.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if check_whole("num_classes", num_classes, 0) == 1:
+        raise UserError("num_classes must be 0 (no classes) or at least 2, but it is 1.")
+    return num_classes
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """``value`` if it is one of those allowed.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if value not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}; choose one of them.")
+    return value

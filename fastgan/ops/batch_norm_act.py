@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastgan import _native
 from fastgan.errors import UserError
+from fastgan.ops import _engine
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
 from fastgan.ops.run import Block, Norm, Parameters, run, run_reference
@@ -33,7 +34,8 @@ def batch_norm_act(
     Args:
         input: [N, C, ...], float32, float64, bfloat16 or float16, in either memory format.
         running_mean, running_var: [C], updated in place in training; None uses the batch's statistics always.
-        weight, bias: [C], in the input's dtype or float32.
+        weight, bias: [C], in the input's dtype or float32; or both [N, C], scale and shift of each sample, as a
+            conditional batch-norm has them. Those have native kernels on the CPU; elsewhere torch's own do the work.
         training: whether the batch's own statistics are used.
         momentum: the weight of the new statistics in the running ones.
         eps: added to the variance.
@@ -46,11 +48,13 @@ def batch_norm_act(
         [N, C, ...], in the input's dtype and memory format.
 
     Raises:
-        UserError: if the batch cannot be divided, the activation is unknown, or there are no statistics to use.
+        UserError: if the batch cannot be divided, the activation is unknown, there are no statistics to use, or only
+            one of weight and bias is given for each sample.
         ValueError: in training with one value a channel.
         RuntimeError: for shapes, dtypes or devices that do not go together.
 
-    Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015.
+    Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training", 2015; for each sample:
+    Dumoulin, Shlens and Kudlur, "A Learned Representation for Artistic Style", 2017.
     """
     block, parameters = _block(
         input,
@@ -65,6 +69,8 @@ def batch_norm_act(
         negative_slope,
         batch_groups,
     )
+    if _is_per_sample(weight) and input.device.type != "cpu" and _engine.mode != "native":
+        return run_reference(input, [block], [parameters], batch_groups)
     if input.dim() == 5:  # a volume as a taller image, which keeps either memory format
         return run(input.flatten(2, 3), [block], [parameters], batch_groups).unflatten(2, input.shape[2:4])
     return run(input, [block], [parameters], batch_groups)
@@ -104,10 +110,19 @@ def batch_norm_act_reference(
 def _block(
     input, running_mean, running_var, weight, bias, training, momentum, eps, activation, negative_slope, batch_groups
 ) -> tuple[Block, Parameters]:
+    if _is_per_sample(weight) != _is_per_sample(bias):
+        raise UserError(
+            "weight and bias must both be [C] or both be [N, C], but they are "
+            f"{' and '.join('None' if t is None else str(list(t.shape)) for t in (weight, bias))}; give both alike."
+        )
     norm = norm_of(training, momentum, eps, running_mean)
     check_batch(input, norm, batch_groups, input.shape[0], input.shape[2:])
     block = Block(None, norm, activations.number_of(activation), negative_slope)
     return block, Parameters(None, None, weight, bias, running_mean, running_var)
+
+
+def _is_per_sample(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.dim() == 2
 
 
 def norm_of(training: bool, momentum: float, eps: float, running_mean: Tensor | None) -> Norm:
@@ -170,4 +185,5 @@ if _native.loaded("cpu"):
     def _(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training):
         dtype = accumulate_dtype(input.dtype)
         grad_input = torch.empty_like(input, memory_format=memory_format_of(input))
-        return grad_input, *(input.new_empty(input.shape[1], dtype=dtype) for _ in range(2))
+        shape = input.shape[:2] if _is_per_sample(weight) else input.shape[1:2]
+        return grad_input, *(input.new_empty(shape, dtype=dtype) for _ in range(2))

@@ -58,8 +58,8 @@ class Parameters(NamedTuple):
 
     weight: Tensor | None = None  # [C_out, C_in / groups, kH, kW], or [C_in, C_out / groups, kH, kW] transposed
     bias: Tensor | None = None  # [C_out]
-    bn_weight: Tensor | None = None  # [C_out]
-    bn_bias: Tensor | None = None  # [C_out]
+    bn_weight: Tensor | None = None  # [C_out], or, of a batch-norm alone, [N, C_out] for each sample
+    bn_bias: Tensor | None = None  # the same
     running_mean: Tensor | None = None  # [C_out]
     running_var: Tensor | None = None  # [C_out]
 
@@ -166,11 +166,26 @@ def run_reference(
                 conv.groups,
             )
         if (norm := block.norm) is not None:
+            is_per_sample = p.bn_weight is not None and p.bn_weight.dim() == 2
+            affine = (None, None) if is_per_sample else (p.bn_weight, p.bn_bias)
             parts = input.chunk(batch_groups) if batch_groups > 1 else (input,)
-            parts = [F.batch_norm(part, p.running_mean, p.running_var, p.bn_weight, p.bn_bias, *norm) for part in parts]
+            parts = [F.batch_norm(part, p.running_mean, p.running_var, *affine, *norm) for part in parts]
             input = torch.cat(parts) if batch_groups > 1 else parts[0]
+            if is_per_sample:
+                input = _scale_and_shift(input, p.bn_weight, p.bn_bias)
         input = activation.apply(input, block.activation, block.negative_slope)
     return input
+
+
+def _scale_and_shift(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """By weight and bias [N, C] of each sample, in the input's dtype."""
+    if weight.shape != input.shape[:2] or bias.shape != input.shape[:2]:
+        raise RuntimeError(
+            f"weight has shape {list(weight.shape)} and bias {list(bias.shape)}; for each sample both must be "
+            f"{list(input.shape[:2])}."
+        )
+    shape = (*input.shape[:2], *(1 for _ in input.shape[2:]))
+    return torch.addcmul(bias.reshape(shape), input, weight.reshape(shape)).to(input.dtype)
 
 
 def _has_native_form(block: Block) -> bool:

@@ -19,11 +19,13 @@ def draw_latents(n: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch_size: int = 64) -> Tensor:
+def generate(generator: nn.Module, latents: Tensor, batch_size: int = 64, labels: Tensor | None = None) -> Tensor:
     """The images of latents [N, ...]: float32 [N, C, H, W] on the CPU, made ``batch_size`` at a time.
 
-    The generator runs in the mode that it is in.
+    ``labels``, int64 [N], go to a generator that has classes. The generator runs in the mode that it is in.
     """
     weight = first_weight(generator)
-    latents = latents.to(weight.device, weight.dtype)
-    return torch.cat([generator(part).float().cpu().contiguous() for part in latents.split(batch_size)])
+    parts = [latents.to(weight.device, weight.dtype).split(batch_size)]
+    if labels is not None:
+        parts.append(labels.to(weight.device).split(batch_size))
+    return torch.cat([generator(*part).float().cpu().contiguous() for part in zip(*parts, strict=True)])

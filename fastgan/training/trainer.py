@@ -368,8 +368,8 @@ class Trainer:
         """What :func:`fastgan.load` needs to build the networks again and to use them."""
         return {
             "kind": "generator",
-            "generator": _arguments(self.state.generator),
-            "discriminator": _arguments(self.state.discriminator),
+            "generator": models.arguments_of(self.state.generator),
+            "discriminator": models.arguments_of(self.state.discriminator),
             "class": type(self.state.generator).__name__,
             "from_logits": self.step.from_logits,
             "latent_shape": self.latent_shape,
@@ -391,14 +391,6 @@ class Trainer:
                 f"the generator makes images {list(made)} (channels, height, width), but {self.stream.name} has "
                 f"{list(wanted)}; change image_size and channels, or the generator."
             )
-
-
-def _arguments(network: nn.Module) -> dict[str, Any] | None:
-    """The arguments of :func:`fastgan.models.build` that make such a network; None for one of the caller's own."""
-    if type(network) not in (models.DCGANGenerator, models.DCGANDiscriminator):
-        return None
-    names = ("family", "image_size", "channels", "latent_dim", "width", "spectral_norm")
-    return {name: getattr(network, name) for name in names if hasattr(network, name)}
 
 
 def _is_due(step: int, every: int) -> bool:

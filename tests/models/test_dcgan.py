@@ -193,7 +193,8 @@ def test_training_fused_is_training_unfused(index):
 def test_arguments_of_build_the_same_generator_again():
     generator, _ = models.build("dcgan", image_size=(20, 36), channels=4, latent_dim=3, width=2)
     arguments = models.arguments_of(generator)
-    assert arguments == {"family": "dcgan", "image_size": (20, 36), "channels": 4, "latent_dim": 3, "width": 2}
+    given = {"family": "dcgan", "image_size": (20, 36), "channels": 4, "latent_dim": 3, "width": 2}
+    assert arguments == {**given, "head": "conv", "num_classes": 0}
     again, _ = models.build(**arguments)
     again.load_state_dict(generator.state_dict())
 

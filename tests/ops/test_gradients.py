@@ -16,6 +16,7 @@ SMALL = [
     Case(
         "groups", "batch_norm_act", (4, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": True, "batch_groups": 2}
     ),
+    Case("each", "batch_norm_act", (3, 2, 2, 2), {"weight": (3, 2), "bias": (3, 2)}, {"training": True}),
     Case(
         "norm", "conv_bn_act", (2, 2, 4, 4), {"weight": (3, 2, 2, 2), "bn_weight": (3,), "bn_bias": (3,)}, {"stride": 2}
     ),

@@ -1,0 +1,40 @@
+"""``fastgan export``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgan.cli.generate import Run
+from fastgan.cli.output import check_parent, writing
+from fastgan.errors import UserError
+
+__all__ = ["export"]
+
+
+def export(
+    run: Run = None,
+    format: Annotated[str, typer.Option(help="onnx, safetensors or torch-export.", metavar="NAME")] = "onnx",
+    half: Annotated[bool, typer.Option("--half", help="Weights in float16; of safetensors only.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default generator.onnx, .safetensors or .pt2.")
+    ] = None,
+) -> None:
+    """Write a trained generator for other programs, checked against this one."""
+    import fastgan
+    from fastgan.export import SUFFIXES, check_format
+    from fastgan.export import export as write
+    from fastgan.training.run_folder import newest_run
+
+    check_format(format)
+    out = out or Path(f"generator{SUFFIXES[format]}")
+    check_parent(out)
+    if out.is_dir():
+        raise UserError(f"out is {out}, which is a folder; give the name of a file.")
+    gan = fastgan.load(run or newest_run())
+    with writing(out):
+        difference = write(gan, out, format, half=half)
+    size = out.stat().st_size / 2**20
+    print(f"{out}: {size:.2f} MiB by {gan.path} (step {gan.step}), equal to its generator to {difference:.1e}")

@@ -1,0 +1,64 @@
+"""``fastgan interpolate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgan.cli.generate import Label, Run, Seed, Truncation
+from fastgan.cli.output import check_parent, writing
+from fastgan.cli.values import whole
+from fastgan.errors import UserError
+
+__all__ = ["interpolate"]
+
+FILMS = (".gif", ".mp4")
+
+
+def interpolate(
+    run: Run = None,
+    points: Annotated[int, typer.Option(help="Latents that the film passes through.", parser=whole, metavar="N")] = 5,
+    steps: Annotated[int, typer.Option(help="Pictures from one of them to the next.", parser=whole, metavar="N")] = 16,
+    loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Go back to the first at the end.")] = True,
+    tiles: Annotated[int, typer.Option(help="Walks side by side.", parser=whole, metavar="N")] = 9,
+    fps: Annotated[int, typer.Option(help="Pictures a second.", parser=whole, metavar="N")] = 16,
+    seed: Seed = 0,
+    label: Label = None,
+    truncation: Truncation = None,
+    out: Annotated[Path, typer.Option(help="The film to write: .gif, or .mp4 where ffmpeg is installed.")] = Path(
+        "interpolation.gif"
+    ),
+) -> None:
+    """Write a film of images that turn into each other."""
+    _check(out, points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
+    import torch
+
+    import fastgan
+    from fastgan.films import check_film, write_film
+    from fastgan.images import image_grid
+    from fastgan.latents import path
+    from fastgan.training.run_folder import newest_run
+
+    check_film(out)
+    gan = fastgan.load(run or newest_run(), device="auto")
+    drawn = gan.latents(points * tiles, seed, truncation=truncation).unflatten(0, (points, tiles))
+    walks = torch.stack([path(drawn[:, tile], steps, loop=loop) for tile in range(tiles)], 1)
+    # A walk keeps its class: there is nothing between two of them.
+    labels = [tile % gan.num_classes for tile in range(tiles)] if gan.num_classes and label is None else label
+    frames = (image_grid(gan.images_of(latents, label=labels)) for latents in walks)
+    with writing(out):
+        write_film(frames, out, fps)
+    print(f"{out}: {len(walks)} pictures of {tiles} walks by {gan.path} (step {gan.step}), seed {seed}")
+
+
+def _check(out: Path, **counts: tuple[int, int]) -> None:
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
+    if out.suffix.lower() not in FILMS:
+        raise UserError(f"out is {out}, which is not the name of a film; let it end in .gif or .mp4.")
+    check_parent(out)
+    if out.is_dir():
+        raise UserError(f"out is {out}, which is a folder; give the name of a file.")

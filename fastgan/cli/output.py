@@ -1,0 +1,33 @@
+"""Where commands write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastgan.errors import UserError
+
+__all__ = ["check_parent", "is_picture", "writing"]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether this is the name of a picture that can be written."""
+    return path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
+
+
+def check_parent(path: Path) -> None:
+    """Raises UserError, before any work, where there is no folder for ``path``."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"out is {path}, but there is no folder {path.parent}; make it or choose another one.")
+
+
+@contextmanager
+def writing(out: str | Path) -> Iterator[None]:
+    """Turns an OSError inside into a sentence about ``out``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"out is {out}, which cannot be written ({error.strerror or error}); choose another file."
+        ) from None

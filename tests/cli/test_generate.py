@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from PIL import Image
+from runs import write_run
+
+import fastgan
+from fastgan import cli
+from fastgan.data import to_uint8
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {kind: write_run(folder / kind, kind) for kind in ("mlp", "mlp_conditional", "encoder_decoder")}
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs ``fastgan generate`` in this process; returns its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["generate", *(str(argument) for argument in arguments)])
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    return call
+
+
+def pixels(images):
+    return to_uint8(images).permute(0, 2, 3, 1).squeeze(-1).numpy()
+
+
+def test_a_picture_of_all(run, runs, tmp_path):
+    code, out, err = run(runs["mlp"], "--count", 6)
+    assert (code, err) == (0, "") and out.startswith("grid.png: 6 images by ") and "seed 0" in out
+    assert Image.open("grid.png").size == (2 * (28 * 2 + 2) - 2, 3 * (28 * 2 + 2) - 2)
+
+
+@pytest.mark.parametrize(
+    "out, names",
+    [
+        ("faces/", ["faces/00.png", "faces/07.png", "faces/11.png"]),
+        ("there", ["there/00.png", "there/11.png"]),
+        ("face-{}.png", ["face-00.png", "face-11.png"]),
+    ],
+)
+def test_single_files(run, runs, tmp_path, out, names):
+    (tmp_path / "there").mkdir()
+    assert run(runs["mlp"], "--count", 12, "--seed", 5, "--out", out)[0] == 0
+    expected = pixels(fastgan.load(runs["mlp"]).generate(12, seed=5))
+    for name in names:
+        found = np.asarray(Image.open(name)).astype(int)
+        assert np.abs(found - expected[int(name[-6:-4])]).max() <= 1
+    assert len(list(tmp_path.rglob("*.png"))) == 12
+
+
+def test_an_array(run, runs):
+    assert run(runs["mlp_conditional"], "--count", 5, "--label", 2, "--truncation", 1.5, "--out", "faces.npy")[0] == 0
+    found = np.load("faces.npy")
+    assert found.dtype == np.float32 and found.shape == (5, 4, 20, 17)
+    gan = fastgan.load(runs["mlp_conditional"])
+    np.testing.assert_allclose(found, gan.generate(5, label=2, truncation=1.5).numpy(), rtol=0, atol=1e-5)
+
+
+def test_each_row_is_of_one_class(run, runs):
+    assert run(runs["mlp_conditional"], "--count", 6, "--out", "classes/")[0] == 0
+    expected = pixels(fastgan.load(runs["mlp_conditional"]).generate(6, label=[0, 0, 1, 1, 2, 2]))
+    for index in range(6):
+        assert np.abs(np.asarray(Image.open(f"classes/{index}.png")).astype(int) - expected[index]).max() <= 1
+    assert run(runs["mlp_conditional"], "--count", 6)[0] == 0
+    assert Image.open("grid.png").size == (2 * (17 * 3 + 2) - 2, 3 * (20 * 3 + 2) - 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("mlp", "--label 1", "label is 1, but"),
+        ("mlp_conditional", "--label 3", "label must be a class from 0 to 2"),
+        ("mlp_conditional", "--label two", "'two' is not a whole number"),
+        ("mlp", "--truncation 0", "truncation must be a number above 0"),
+        ("mlp", "--truncation much", "'much' is not a number"),
+        ("mlp", "--count 0", "n must be a whole number of at least 1"),
+        ("mlp", "--out grid.txt", "not the name of a picture"),
+        ("mlp", "--out missing/faces/", "there is no folder missing"),
+        ("mlp", "--out missing/faces.npy", "there is no folder missing"),
+        ("mlp_conditional", "--out rgba.jpg", "cannot be written (cannot write mode RGBA as JPEG)"),
+        ("encoder_decoder", "", "maps images to images"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_sentence(run, runs, tmp_path, kind, arguments, words):
+    code, out, err = run(runs[kind], *arguments.split())
+    assert (code, out) == (2, "") and words in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.safetensors").write_text("nonsense")
+    for path, words in (
+        ("empty", "no generator.safetensors in empty"),
+        ("missing", "there is no run missing"),
+        ("file.safetensors", "damaged or no safetensors file"),
+    ):
+        code, _, err = run(path)
+        assert code == 2 and words in err and len(err.splitlines()) == 1
