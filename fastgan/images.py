@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 
-__all__ = ["image_grid", "save_image", "to_image"]
+__all__ = ["cut_grid", "image_grid", "save_image", "to_image"]
 
 LEGIBLE = 64  # pixels: smaller images are enlarged to about this
 GAP = 2  # pixels between images
@@ -27,7 +27,7 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
     count, channels, height, width = images.shape
     columns = min(columns or max(1, round(math.sqrt(count * height / width))), count)
     rows = math.ceil(count / columns)
-    scale = max(1, round(LEGIBLE / max(height, width)))
+    scale = _scale(height, width)
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).numpy()
     tiles = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = tiles.shape[1:3]
@@ -36,6 +36,24 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         canvas[top : top + height, left : left + width] = tile
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def cut_grid(picture: Image.Image, image_size: tuple[int, int]) -> list[Image.Image]:
+    """The images of :func:`image_grid` again, row by row and as large as they are there; of (height, width) pixels.
+
+    Where the last row is not full, the rest of it is grey images.
+    """
+    height, width = (side * _scale(*image_size) for side in image_size)
+    return [
+        picture.crop((left, top, left + width, top + height))
+        for top in range(0, picture.height - height + 1, height + GAP)
+        for left in range(0, picture.width - width + 1, width + GAP)
+    ]
+
+
+def _scale(height: int, width: int) -> int:
+    """By how much images are enlarged."""
+    return max(1, round(LEGIBLE / max(height, width)))
 
 
 def to_image(image: Tensor) -> Image.Image:

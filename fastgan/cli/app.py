@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, export, generate, interpolate, resume, train
+from fastgan.cli import bench, doctor, export, generate, interpolate, pack, resume, train
 
 __all__ = ["app"]
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("resume")(resume.resume)
+app.command("pack")(pack.pack)
 app.command("generate")(generate.generate)
 app.command("interpolate")(interpolate.interpolate)
 app.command("export")(export.export)

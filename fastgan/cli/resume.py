@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.train import (
+    Cache,
     CheckpointEvery,
     Deterministic,
     Device,
@@ -20,6 +21,7 @@ from fastgan.cli.train import (
     Precision,
     SampleEvery,
     Steps,
+    TensorBoard,
     Workers,
     report,
 )
@@ -42,9 +44,11 @@ def resume(
     device: Device = None,
     precision: Precision = None,
     workers: Workers = None,
+    cache: Cache = None,
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,
+    tensorboard: TensorBoard = None,
     on_nan: OnNan = None,
     deterministic: Deterministic = None,
 ) -> None:

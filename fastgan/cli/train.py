@@ -36,9 +36,11 @@ LrD = Annotated[float | None, _number("The discriminator's, if another.")]
 Device = Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")]
 Precision = Annotated[str | None, _option("auto, fp32, bf16 or fp16.", metavar="NAME")]
 Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")]
+Cache = Annotated[str | None, _option("Where images are kept: auto, memory or device.", metavar="WHERE")]
 SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
 CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints.")]
 KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).")]
+TensorBoard = Annotated[bool | None, _option("Write for TensorBoard; by default where it is installed.")]
 OnNan = Annotated[
     str | None,
     _option(
@@ -51,7 +53,9 @@ Deterministic = Annotated[bool | None, _option("Deterministic algorithms only, w
 
 
 def train(
-    data: Annotated[str | None, _option("'digits' (the default) or a folder of images.", metavar="PATH")] = None,
+    data: Annotated[
+        str | None, _option("'digits' (the default), 'emoji', a folder or a file of images.", metavar="PATH")
+    ] = None,
     out: Annotated[
         str | None, _option("The run's folder; by default the next one under runs/.", metavar="PATH")
     ] = None,
@@ -99,9 +103,11 @@ def train(
     device: Device = None,
     precision: Precision = None,
     workers: Workers = None,
+    cache: Cache = None,
     sample_every: SampleEvery = None,
     checkpoint_every: CheckpointEvery = None,
     keep_checkpoints: KeepCheckpoints = None,
+    tensorboard: TensorBoard = None,
     on_nan: OnNan = None,
     deterministic: Deterministic = None,
 ) -> None:
@@ -148,6 +154,9 @@ def report(trainer: Trainer, result: TrainResult) -> None:
     print(f"before  {folder.sample(0)}")
     print(f"after   {folder.sample(result.step)}")
     print(f"real    {folder.samples / 'real.png'}")
+    print(f"picture {folder.picture}")
+    for alarm in result.alarms:
+        print(f"alarm   {alarm}")
     print("next:")
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["RESIZE_MODES", "SUFFIXES", "eight_bit", "fit", "read_image", "with_channels"]
+__all__ = ["RESIZE_MODES", "SUFFIXES", "eight_bit", "fit", "pixels_of", "read_image", "with_channels"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 # Only these decoders are ever tried, whatever a file calls itself: Pillow has others that start programs (EPS).
@@ -26,33 +27,38 @@ _UPRIGHT = {
 }
 
 
-def read_image(path: Path, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
+def read_image(file: Path | BinaryIO, image_size: tuple[int, int], channels: int, resize: str) -> np.ndarray:
     """The first frame of a file, upright, as uint8 [height, width, channels] with ``image_size`` (height, width).
 
-    Raises whatever Pillow raises for a damaged file: OSError, SyntaxError, ValueError, DecompressionBombError and
-    others.
+    ``file`` is its path or its content. Raises whatever Pillow raises for a damaged file: OSError, SyntaxError,
+    ValueError, DecompressionBombError and others.
     """
     height, width = image_size
-    if path.exists() and not path.is_file():
+    if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("not a regular file")  # a pipe would be waited for without end
-    with Image.open(path, formats=FORMATS) as file:
-        on_its_side = _orientation(file) >= 5
+    with Image.open(file, formats=FORMATS) as image:
+        on_its_side = _orientation(image) >= 5
         # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size; twice what is wanted leaves the filter enough.
-        file.draft(None, (2 * height, 2 * width) if on_its_side else (2 * width, 2 * height))
-        file.load()
+        image.draft(None, (2 * height, 2 * width) if on_its_side else (2 * width, 2 * height))
+        image.load()
         # Read again: PNG may hold it behind the pixels, and Pillow itself turns a TIFF while it loads.
-        upright = _UPRIGHT.get(_orientation(file))
-        image = eight_bit(file)
-    if upright is not None:
-        image = image.transpose(upright)
-    border = "white" if image.mode == "RGBA" and channels != 4 else None
-    pixels = np.asarray(fit(with_channels(image, channels), image_size, resize, border))
-    return pixels.reshape(height, width, channels)
+        upright = _UPRIGHT.get(_orientation(image))
+        pixels = eight_bit(image)
+    return pixels_of(pixels if upright is None else pixels.transpose(upright), image_size, channels, resize)
 
 
-def _orientation(file: Image.Image) -> int:
+def pixels_of(
+    image: Image.Image, image_size: tuple[int, int], channels: int, resize: str, border: str | None = None
+) -> np.ndarray:
+    """``image`` (mode L, RGB or RGBA) as uint8 [height, width, channels]; arguments as for :func:`fit`."""
+    if image.mode == "RGBA" and channels != 4:
+        border = "white"
+    return np.asarray(fit(with_channels(image, channels), image_size, resize, border)).reshape(*image_size, channels)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(file.getexif().get(_EXIF_ORIENTATION, 1))
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the pixels, and Pillow raises a dozen kinds of error over it
         return 1
 

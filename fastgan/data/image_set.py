@@ -1,15 +1,16 @@
-"""Images in memory: one uint8 tensor, from which batches are gathered, mirrored and scaled without a loop."""
+"""Images in memory or in a map: one uint8 tensor, whose batches are gathered, mirrored and scaled without a loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .file_map import FileMap
 
 __all__ = ["ImageSet", "allocate", "mirror_some", "to_float", "to_uint8"]
 
@@ -25,6 +26,7 @@ class ImageSet:
         name: a short word for this set, as used in the names of run folders.
         source: where the images come from, for people to read.
         skipped: (file, reason) of every file that could not be read.
+        mapping: the memory map that the images lie in, if any; they cannot be written to then.
 
     As a ``torch.utils.data.Dataset`` its items are float32 [C, H, W] in [-1, 1], without labels.
 
@@ -38,6 +40,7 @@ class ImageSet:
     name: str = "images"
     source: str = "memory"
     skipped: tuple[tuple[str, str], ...] = ()
+    mapping: FileMap | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
@@ -84,14 +87,34 @@ class ImageSet:
         """The images at ``indices`` (int64 [B]) as [B, C, H, W], from black at -1 to white at 1.
 
         They are gathered where this set lies, travel to ``device`` (default: stay there) as uint8, and are mirrored and
-        scaled there. With ``mirror``, a generator on the CPU, each image is mirrored left to right with probability
-        1/2.
+        scaled there; on the way to a GPU they pass through pinned memory, and nothing waits for them. With ``mirror``,
+        a generator on the CPU, each image is mirrored left to right with probability 1/2.
         """
-        indices = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
-        batch = _gather(self.images, indices).to(device or self.images.device, non_blocking=True)
+        device = torch.device(device or self.images.device)
+        indices = _send(torch.as_tensor(indices, dtype=torch.int64), self.images.device)
+        batch = _send(_gather(self.images, indices), device)
+        if self.mapping is not None:
+            self.mapping.touched(len(indices), self.images[0].numel())
         if mirror is not None:
             batch = mirror_some(batch, mirror)
         return to_float(batch, dtype, memory_format)
+
+    def cached(self, device: torch.device | str) -> ImageSet:
+        """The same set with all images in the memory of ``device``.
+
+        Raises:
+            UserError: where they do not fit.
+        """
+        try:
+            images = self.images.to(device, copy=self.mapping is not None)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                raise
+            raise UserError(
+                f"the {len(self):,} images of {self.name} take {self.images.numel() / 2**30:,.1f} GiB, more than the "
+                f"memory of {device} has free; give another cache, a smaller image_size or fewer images"
+            ) from None
+        return replace(self, images=images, mapping=None)
 
 
 def allocate(n: int, image_size: tuple[int, int], channels: int) -> np.ndarray:
@@ -114,10 +137,17 @@ def _gather(images: Tensor, indices: Tensor) -> Tensor:
     return images.index_select(0, indices)
 
 
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    # A copy from pageable memory would hold the caller up until it is done.
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def mirror_some(images: Tensor, generator: torch.Generator) -> Tensor:
     """[B, C, H, W] of any dtype, each image mirrored left to right with probability 1/2; ``generator`` is a CPU one."""
     mirrored = torch.rand(len(images), generator=generator) < 0.5
-    mirrored = mirrored.to(images.device, non_blocking=True)[:, None, None, None]
+    mirrored = _send(mirrored, images.device)[:, None, None, None]
     return torch.where(mirrored, images.flip(-1), images)
 
 

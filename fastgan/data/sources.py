@@ -12,16 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..errors import UserError
+from ..errors import UserError, warn_once
 from .decode import eight_bit
-from .image_set import ImageSet, mirror_some, to_float, to_uint8
+from .image_set import ImageSet, mirror_some
 from .loading import load
 from .stream import BatchStream, mirror_generator
+from .tensors import Range, channels_first, checked_range, from_tensor, guess_range, scale
 
-__all__ = ["Stream", "from_dataset", "from_tensor", "stream_of"]
+__all__ = ["CACHES", "Stream", "from_dataset", "stream_of"]
 
-Range = tuple[float, float]
-OVERSHOOT = 0.05  # of the range: what resampling filters add at edges is cut off, what is further out is an error
+CACHES = ("auto", "memory", "device")
+LOOKED_AT = 64  # images of a set, spread evenly, that tell whether all are the same
 
 
 class Stream(Protocol):
@@ -44,34 +45,11 @@ class Stream(Protocol):
         """[B, C, H, W] in [-1, 1], channels_last."""
         ...
 
-
-def from_tensor(
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray | None = None,
-    *,
-    value_range: Range | None = None,
-    name: str = "tensor",
-) -> ImageSet:
-    """An :class:`ImageSet` of a tensor or array [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4.
-
-    Where both readings are possible, dimension 1 is C. The values of black and white are ``value_range``; by default 0
-    and 255 for integers, 0 and 1 for booleans and for floats without a value below -0.05, -1 and 1 for floats with one.
-    Values are rounded to 8 bits; uint8 is taken as it is, without a copy. Up to 5% of the range beyond its ends, which
-    resampling filters add, are cut off.
-
-    Raises:
-        UserError: for another shape, or where a value lies outside of the range.
-    """
-    images = _channels_first(_numbers(images))
-    value_range = _checked_range(value_range) or _guess_range(images)
-    if images.dtype != torch.uint8 or value_range != (0.0, 255.0):
-        images = to_uint8(_scale(images, value_range))
-    return ImageSet(
-        images=images,
-        labels=None if labels is None else torch.as_tensor(labels, dtype=torch.int64),
-        name=name,
-        source=f"a tensor of {len(images)} images",
-    )
+    def batch_with_labels(
+        self, step: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same batch, and its labels, int64 [B] on the same device, or None where the images have none."""
+        ...
 
 
 def from_dataset(dataset: Dataset, *, value_range: Range | None = None, name: str | None = None) -> ImageSet:
@@ -83,20 +61,23 @@ def from_dataset(dataset: Dataset, *, value_range: Range | None = None, name: st
     items = [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
     if not items:
         raise UserError(f"the dataset {type(dataset).__name__} is empty; give one with images")
-    labels = [item[1] for item in items if isinstance(item, (tuple, list)) and len(item) > 1]
-    numbered = len(labels) == len(items) and all(isinstance(label, (int, np.integer)) for label in labels)
-    return from_tensor(
-        _stack(items), np.array(labels) if numbered else None, value_range=value_range, name=name or _name_of(dataset)
-    )
+    return from_tensor(_stack(items), _labels_of(items), value_range=value_range, name=name or _name_of(dataset))
 
 
 def stream_of(
-    data: Any, batch_size: int, seed: int = 0, *, mirror: bool = False, value_range: Range | None = None
+    data: Any,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    mirror: bool = False,
+    value_range: Range | None = None,
+    cache: str = "auto",
+    device: torch.device | str = "cpu",
 ) -> Stream:
     """A stream of batches of whatever ``data`` is.
 
     - an :class:`ImageSet`, or what :func:`load` takes (a folder, "digits"), or what :func:`from_tensor` takes:
-      uint8 in memory, batches by :class:`BatchStream`;
+      uint8 in memory or mapped, batches by :class:`BatchStream`;
     - a map-style ``Dataset``: its items are asked for at every step, so that its transforms stay random;
     - a ``DataLoader``: iterated again and again as it is, ``batch_size`` and ``seed`` are its own; not resumable;
     - an ``IterableDataset``: the same through a ``DataLoader`` of ``batch_size`` that drops a ragged end.
@@ -104,15 +85,31 @@ def stream_of(
     Values are those of :func:`from_tensor`; which range it is, the first images decide, or ``value_range`` does (the
     values of black and white).
 
+    ``cache`` says where an :class:`ImageSet` is kept: "auto" leaves it where it is (a pack on the disk, any other in
+    memory), "memory" copies it into memory, "device" into the memory of ``device``.
+
+    Every batch has ``batch_size`` images. Where a set has fewer, each batch holds images several times; this, and a set
+    whose images are all the same, is told in one FastganWarning.
+
     Raises:
-        UserError: for any other type, for an empty set, and for values outside of the range.
+        UserError: for any other type, for an empty set, for values outside of the range, and for a ``cache`` that the
+            data cannot have or that does not fit.
     """
+    if cache not in CACHES:
+        raise UserError(f"cache must be one of {', '.join(CACHES)}, but it is {cache!r}; give one of them")
     if isinstance(data, (str, os.PathLike)):
         data = load(data)
     elif isinstance(data, (Tensor, np.ndarray)):
         data = from_tensor(data, value_range=value_range)
     if isinstance(data, ImageSet):
+        _warn_of_sameness(data)
+        data = data if cache == "auto" else data.cached(device if cache == "device" else "cpu")
         return _ImageStream(data, batch_size, seed, mirror)
+    if cache != "auto":
+        raise UserError(
+            f"cache is {cache!r}, but a {type(data).__name__} gives its images itself; leave it out, or give an "
+            f"ImageSet"
+        )
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size=batch_size, drop_last=True)
     if isinstance(data, DataLoader):
@@ -131,30 +128,51 @@ class _ImageStream:
     def __init__(self, images: ImageSet, batch_size: int, seed: int, mirror: bool) -> None:
         self.images, self.stream, self.mirror = images, BatchStream(len(images), batch_size, seed), mirror
         self.name, self.n, self.batch_size = images.name, len(images), batch_size
+        _warn_of_repetition(self.name, self.n, batch_size)
         self.channels, self.image_size = images.channels, images.image_size
 
     def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
         mirror = mirror_generator(self.stream.seed, step) if self.mirror else None
         return self.images.batch(self.stream.indices(step), device=device, dtype=dtype, mirror=mirror)
 
+    def batch_with_labels(
+        self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor | None]:
+        images, labels = self.batch(step, device=device, dtype=dtype), self.images.labels
+        return images, None if labels is None else labels[self.stream.indices(step)].to(images.device)
+
 
 class _FetchedStream:
     """Batches as they come from elsewhere: checked, scaled, and mirrored by the step's own generator."""
 
     def __init__(self, name: str, probe: Tensor, seed: int, mirror: bool, value_range: Range | None) -> None:
-        probe = _channels_first(probe)
+        probe = channels_first(probe)
         self.name, self.seed, self.mirror = name, seed, mirror
         self.channels, self.image_size = probe.shape[1], (probe.shape[2], probe.shape[3])
-        self._range = _checked_range(value_range) or _guess_range(probe)
+        self._range = checked_range(value_range) or guess_range(probe)
+
+    def _fetch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """The images of a step as they come, and their labels."""
+        raise NotImplementedError
+
+    def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._finish(self._fetch(step)[0], step, device, dtype)
+
+    def batch_with_labels(
+        self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor | None]:
+        images, labels = self._fetch(step)
+        images = self._finish(images, step, device, dtype)
+        return images, None if labels is None else labels.to(images.device)
 
     def _finish(self, images: Tensor, step: int, device: Any, dtype: torch.dtype) -> Tensor:
-        images = _channels_first(images)
+        images = channels_first(images)
         if images.shape[1:] != (self.channels, *self.image_size):
             raise UserError(
                 f"the batch of step {step} is {list(images.shape)}, but the first images of {self.name} were "
                 f"{[self.channels, *self.image_size]}; give images of one size and number of channels"
             )
-        images = _scale(images, self._range).to(device, dtype, memory_format=torch.channels_last)
+        images = scale(images, self._range).to(device, dtype, memory_format=torch.channels_last)
         return mirror_some(images, mirror_generator(self.seed, step)) if self.mirror else images
 
 
@@ -168,10 +186,11 @@ class _DatasetStream(_FetchedStream):
         self.stream = BatchStream(self.n, batch_size, seed)
         probe = _stack([dataset[index] for index in range(min(self.n, 64))])
         super().__init__(_name_of(dataset), probe, seed, mirror, value_range)
+        _warn_of_repetition(self.name, self.n, batch_size)
 
-    def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        images = _stack([self.dataset[index] for index in self.stream.indices(step).tolist()])
-        return self._finish(images, step, device, dtype)
+    def _fetch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        items = [self.dataset[index] for index in self.stream.indices(step).tolist()]
+        return _stack(items), _labels_of(items)
 
 
 class _LoaderStream(_FetchedStream):
@@ -181,20 +200,21 @@ class _LoaderStream(_FetchedStream):
         self.loader, self.batch_size = loader, loader.batch_size
         self.n = None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
         self._batches = self._forever()
-        self._first: Tensor | None = next(self._batches)
-        super().__init__(_name_of(loader.dataset), self._first, seed, mirror, value_range)
+        self._first: Any = next(self._batches)
+        super().__init__(_name_of(loader.dataset), _image_of(self._first), seed, mirror, value_range)
 
-    def _forever(self) -> Iterator[Tensor]:
+    def _forever(self) -> Iterator[Any]:
         while True:
             count = 0
             for count, batch in enumerate(self.loader, 1):  # noqa: B007
-                yield _image_of(batch)
+                yield batch
             if count == 0:
                 raise UserError(f"the loader of {_name_of(self.loader.dataset)} gives no batch; give one with images")
 
-    def batch(self, step: int, *, device: Any = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        images, self._first = self._first if self._first is not None else next(self._batches), None
-        return self._finish(images, step, device, dtype)
+    def _fetch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        batch, self._first = self._first if self._first is not None else next(self._batches), None
+        labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+        return _image_of(batch), labels.long() if _is_whole(labels) and labels.dim() == 1 else None
 
 
 def _image_of(item: Any) -> Tensor:
@@ -211,6 +231,38 @@ def _image_of(item: Any) -> Tensor:
         ) from None
 
 
+def _labels_of(items: Sequence[Any]) -> Tensor | None:
+    """int64 [B] where the second part of every item is a whole number."""
+    labels = [item[1] for item in items if isinstance(item, (tuple, list)) and len(item) > 1]
+    numbered = [isinstance(label, (int, np.integer)) or (_is_whole(label) and label.dim() == 0) for label in labels]
+    return torch.tensor([int(label) for label in labels]) if len(labels) == len(items) and all(numbered) else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+
+
+def _warn_of_sameness(images: ImageSet) -> None:
+    """Of two or more images with not one different pixel, as far as a sample of them shows."""
+    n = len(images)
+    sample = images.images[torch.linspace(0, n - 1, min(n, LOOKED_AT), dtype=torch.float64).long()]
+    if n > 1 and bool((sample == sample[:1]).all()):
+        warn_once(
+            f"same images {images.source} {n}",
+            f"all {n:,} images of {images.name} are the same, so that a generator can learn only that one; check "
+            f"{images.source}",
+        )
+
+
+def _warn_of_repetition(name: str, n: int, batch_size: int) -> None:
+    if n < batch_size:
+        warn_once(
+            f"few images {name} {n} {batch_size}",
+            f"{name} has {n:,} images, fewer than the batch_size of {batch_size:,}, so that every batch holds images "
+            f"several times; give more images or a smaller batch_size",
+        )
+
+
 def _name_of(dataset: Any) -> str:
     return type(dataset).__name__.lower()
 
@@ -224,63 +276,3 @@ def _stack(items: Sequence[Any]) -> Tensor:
                 f"{index} further on, is {list(image.shape)}; resize them in the dataset"
             )
     return torch.stack(images)
-
-
-def _channels_first(images: Tensor) -> Tensor:
-    shape = list(images.shape)
-    if images.dim() == 3:
-        images = images.unsqueeze(1)
-    elif images.dim() == 4 and images.shape[1] not in (1, 3, 4):
-        images = images.permute(0, 3, 1, 2)
-    if images.dim() != 4 or images.shape[1] not in (1, 3, 4):
-        raise UserError(
-            f"images must be [N, C, H, W], [N, H, W, C] or [N, H, W] with C 1, 3 or 4, but they are {shape}"
-        )
-    if len(images) == 0:
-        raise UserError(f"images must hold at least one image, but their shape is {shape}; give more")
-    return images
-
-
-def _numbers(images: Any) -> Tensor:
-    """A tensor or array as a tensor of real numbers, in the same memory where torch can have it."""
-    if isinstance(images, np.ndarray) and min(images.strides, default=0) < 0:
-        images = images.copy()  # torch has no negative strides
-    try:
-        tensor = torch.as_tensor(images)
-    except (TypeError, ValueError, RuntimeError):
-        tensor = None
-    if tensor is None or tensor.is_complex():
-        kind = f"{type(images).__name__} of {images.dtype}" if hasattr(images, "dtype") else type(images).__name__
-        raise UserError(f"images must be a tensor or an array of real numbers, but they are a {kind}; give one of them")
-    return tensor
-
-
-def _checked_range(value_range: Range | None) -> Range | None:
-    if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
-        raise UserError(
-            f"value_range must be the values of black and white, the smaller one first, but it is {value_range!r}; "
-            f"give say (0, 255)"
-        )
-    return value_range
-
-
-def _guess_range(images: Tensor) -> Range:
-    if not images.is_floating_point():
-        return 0.0, 1.0 if images.dtype == torch.bool else 255.0
-    return (-1.0, 1.0) if images.amin() < -OVERSHOOT else (0.0, 1.0)
-
-
-def _scale(images: Tensor, value_range: Range) -> Tensor:
-    """Values of ``value_range`` as floats in [-1, 1]."""
-    black, white = value_range
-    if images.dtype == torch.uint8 and (black, white) == (0.0, 255.0):
-        return to_float(images)
-    wide = images if images.dtype == torch.float64 else images.to(torch.float32)
-    low, high = wide.amin().item(), wide.amax().item()
-    slack = OVERSHOOT * (white - black)
-    if not (black - slack <= low and high <= white + slack):  # written so that NaN fails
-        raise UserError(
-            f"images must have values from {black:g} to {white:g}, but they have {low:g} to {high:g}; "
-            f"scale them, or give their range as value_range"
-        )
-    return ((wide - black) * (2 / (white - black)) - 1).clamp_(-1, 1)

@@ -27,9 +27,11 @@ CHANGEABLE = (
     "device",
     "precision",
     "workers",
+    "cache",
     "sample_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "tensorboard",
     "on_nan",
     "deterministic",
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fastgan import data as data_room
 from fastgan import models
@@ -71,7 +72,7 @@ def memory_named(config: TrainConfig, device: torch.device) -> Iterator[None]:
         ) from None
 
 
-def open_data(config: TrainConfig, data: Any) -> data_room.Stream:
+def open_data(config: TrainConfig, data: Any, device: torch.device) -> data_room.Stream:
     """The stream of the caller's own data, or of what the configuration names.
 
     Raises:
@@ -86,13 +87,15 @@ def open_data(config: TrainConfig, data: Any) -> data_room.Stream:
             workers=None if config.workers == "auto" else config.workers,
             progress=Reading(),
         )
-    stream = data_room.stream_of(data, config.batch_size, config.seed, mirror=config.mirror)
-    if stream.n is not None and stream.batch_size is not None and stream.n < stream.batch_size:
+    n = len(data) if hasattr(data, "__len__") and not isinstance(data, DataLoader) else config.batch_size
+    if 0 < n < config.batch_size:
+        name = getattr(data, "name", None) or type(data).__name__.lower()  # a tensor's name is None
         raise UserError(
-            f"batch_size is {stream.batch_size}, but {stream.name} has {stream.n} images; give a batch_size of at most "
-            f"{stream.n}, or more images."
+            f"batch_size is {config.batch_size}, but {name} has {n} images; give a batch_size of at most {n}, or more "
+            "images."
         )
-    return stream
+    options = {"mirror": config.mirror, "cache": config.cache, "device": device}
+    return data_room.stream_of(data, config.batch_size, config.seed, **options)
 
 
 def fitted(config: TrainConfig, stream: data_room.Stream, *, own_data: bool) -> TrainConfig:

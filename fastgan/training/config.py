@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastgan.data import CACHES, native_size
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
 from fastgan.losses import CROSS_ENTROPIES, LOSSES
@@ -34,7 +35,8 @@ class TrainConfig:
     preset: str | None = None
     """The name of a preset; None: that of ``data``, as :func:`fastgan.training.presets.preset_of` knows it."""
     data: str | None = None
-    """"digits", or the path of a folder of images; None: the preset's, or else the digits."""
+    """"digits", "emoji", or what else :func:`fastgan.data.load` takes: a folder, a pack, a file of images; None: the
+    preset's, or else the digits."""
     out: str | None = None
     """The run's folder; None: the next free ``runs/00000-<data>-<model>-<size>``."""
     model: str = "dcgan"
@@ -91,12 +93,16 @@ class TrainConfig:
     """"fp32", "bf16" or "fp16" (autocast), or "auto": bf16 where the hardware has it."""
     workers: int | str = "auto"
     """Threads that decode images; "auto": one a CPU."""
+    cache: str = "auto"
+    """Where images are kept: "memory", "device" (the GPU's memory), or "auto": a pack on the disk, others in memory."""
     sample_every: int | None = None
     """Steps between grids of samples; 0: at the beginning and the end only."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; 0: at the end only."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
+    tensorboard: str | bool = "auto"
+    """Write for TensorBoard; "auto": where it is installed."""
     on_nan: str = "stop"
     """What happens where a loss or a weight is no finite number: "stop", or "rollback" to the last checkpoint, from
     which the run goes on with other random numbers, at most three times."""
@@ -122,10 +128,13 @@ class TrainConfig:
     def resolved(self, preset: str | None = None) -> TrainConfig:
         """A copy with the values of a preset where this has None: ``self.preset``, or ``preset``, or that of ``data``.
 
+        ``image_size`` is that of ``data`` where all its images are of one size, as those of a pack or an array are.
         ``out`` stays as it is, and so does one of ``steps`` and ``epochs``.
         """
         name = self.preset or preset or preset_of(self.data)
         values = layered({"data": "digits"}, PRESETS[name], dataclasses.asdict(self))
+        if preset is None and self.image_size is None and (size := native_size(values["data"])) is not None:
+            values["image_size"] = size
         if self.loss not in CROSS_ENTROPIES and self.label_smoothing is None:
             values["label_smoothing"] = 0.0  # there are no labels
         if "lr" in values:
@@ -299,9 +308,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": _TEXT,
     "precision": _one_of(*PRECISIONS),
     "workers": (lambda value: value == "auto" or _whole(value, 1), "a whole number of at least 1, or auto"),
+    "cache": _one_of(*CACHES),
     "sample_every": _INTERVAL,
     "checkpoint_every": _INTERVAL,
     "keep_checkpoints": _COUNT,
+    "tensorboard": (lambda value: value == "auto" or isinstance(value, bool), "true, false or auto"),
     "on_nan": _one_of(*ON_NAN),
     "deterministic": _FLAG,
 }

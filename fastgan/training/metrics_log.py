@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ class MetricsLog:
     Args:
         path: the file; rows are appended.
         interval: seconds between writes.
+        read: called with the rows that have been written.
     """
 
-    def __init__(self, path: Path, interval: float = 1.0) -> None:
+    def __init__(
+        self, path: Path, interval: float = 1.0, read: Callable[[list[dict[str, Any]]], None] = lambda rows: None
+    ) -> None:
         self._file = path.open("a", encoding="utf-8")
-        self._interval = interval
+        self._interval, self._read = interval, read
         self._pending: list[tuple[int, float | None, dict[str, Tensor]]] = []
         self._images = 0  # of the pending steps
         self._since = time.perf_counter()
@@ -46,17 +50,19 @@ class MetricsLog:
         kept = [value.detach().double() for _, _, metrics in self._pending for value in metrics.values()]
         values = iter(torch.stack(kept).tolist())  # waits for the device
         speed = self._images / max(time.perf_counter() - self._since, 1e-9)
-        row: dict[str, Any] = {}
+        rows = []
         for step, epoch, metrics in self._pending:
             row = {"step": step, "epoch": epoch, "images_per_second": round(speed, 1)}
             # JSON has no word for infinite and undefined numbers.
             row |= {name: value if math.isfinite(value) else None for name, value in zip(metrics, values, strict=False)}
-            self._file.write(json.dumps(row) + "\n")
+            rows.append(row)
+        self._file.writelines(json.dumps(row) + "\n" for row in rows)
         self._file.flush()
         self._pending.clear()
         self._images = 0
         self.restart_clock()
-        return row
+        self._read(rows)
+        return rows[-1]
 
     def restart_clock(self) -> None:
         """Leaves the time since the last flush out of the speed."""

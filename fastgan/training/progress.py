@@ -1,36 +1,43 @@
-"""What a run says while it trains: one live line in a terminal, a plain line now and then elsewhere."""
+"""What a run says while it trains: a live display in a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 __all__ = ["Progress", "Reading", "progress_on"]
 
 
 class Progress(Protocol):
-    """Told of rows of metrics as they are written."""
+    """Told of rows of metrics as they are written, and of alarms: what has happened, and which stand now."""
 
     def update(self, row: dict[str, Any]) -> None: ...
 
     def say(self, text: str) -> None: ...
 
+    def warn(self, text: str, standing: Sequence[str]) -> None: ...
+
     def close(self) -> None: ...
 
 
 def progress_on(total: int, start: int = 0) -> Progress:
-    """The live line where stdout is a terminal, plain lines otherwise; ``total`` steps, ``start`` of them done."""
+    """The live display where stdout is a terminal, plain lines otherwise; ``total`` steps, ``start`` of them done."""
     return LiveProgress(total, start) if sys.stdout.isatty() else PlainProgress(total, start)
 
 
 def describe(row: dict[str, Any]) -> str:
-    """Speed, losses, D(x), and D(G(z)) before and after the discriminator's update."""
+    """The losses, D(x), and D(G(z)) before and after the discriminator's update."""
     number = {name: float("nan") if value is None else value for name, value in row.items()}
     return (
-        "{images_per_second:,.0f} images/s  loss D {loss_d:.3f} G {loss_g:.3f}  "
-        "D(x) {d_real:.2f}  D(G(z)) {d_fake_before:.2f}/{d_fake_after:.2f}".format(**number)
-    )
+        "loss D {loss_d:.3f} G {loss_g:.3f}  D(x) {d_real:.2f}  D(G(z)) {d_fake_before:.2f}/{d_fake_after:.2f}"
+    ).format(**number)
+
+
+def pace(row: dict[str, Any], left: TimeLeft) -> str:
+    """The speed and the time left."""
+    return f"{row['images_per_second']:,.0f} images/s  {clock(left.after(row['step']))} left"
 
 
 def clock(seconds: float) -> str:
@@ -65,7 +72,7 @@ class TimeLeft:
 
 
 class PlainProgress:
-    """A line after the first row, then every ``interval`` seconds, and at the end."""
+    """A line after the first row, then every ``interval`` seconds, and at the end; alarms at once."""
 
     def __init__(self, total: int, start: int = 0, interval: float = 10.0) -> None:
         self._left, self._interval, self._said = TimeLeft(total, start), interval, float("-inf")
@@ -74,35 +81,52 @@ class PlainProgress:
         now, step, total = time.perf_counter(), row["step"], self._left.total
         if now - self._said >= self._interval or step == total:
             self._said = now
-            self.say(f"step {step}/{total}  {describe(row)}  {clock(self._left.after(step))} left")
+            self.say(f"step {step}/{total}  {describe(row)}  {pace(row, self._left)}")
 
     def say(self, text: str) -> None:
         print(text, flush=True)
+
+    def warn(self, text: str, standing: Sequence[str]) -> None:
+        self.say(f"alarm  {text}")
 
     def close(self) -> None:
         pass
 
 
 class LiveProgress:
-    """One line that is redrawn as rows come; there is no thread that would take time from the training."""
+    """A few lines that are redrawn as rows come; there is no thread that would take time from the training."""
 
     def __init__(self, total: int, start: int = 0) -> None:
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         self._left = TimeLeft(total, start)
-        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._bar = RichProgress(*columns, auto_refresh=False)
-        self._bar.start()
+        self._bar = RichProgress(BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._task = self._bar.add_task("starting", total=total, completed=start)
-        self._bar.refresh()
+        self._numbers, self._standing = "", ()
+        self._live = Live(self._bar, auto_refresh=False)
+        self._live.start(refresh=True)
 
     def update(self, row: dict[str, Any]) -> None:
-        text = f"{describe(row)}  {clock(self._left.after(row['step']))} left"
-        self._bar.update(self._task, completed=row["step"], description=text, refresh=True)
+        self._bar.update(self._task, completed=row["step"], description=pace(row, self._left))
+        self._numbers = describe(row)
+        self._draw()
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str, standing: Sequence[str]) -> None:
+        self._standing = standing
+        self._draw()
+        self._live.console.print(f"alarm  {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._bar.stop()
+        self._live.stop()
+
+    def _draw(self) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        alarms = [Text(f"alarm: {', '.join(self._standing)}", style="bold yellow")] if self._standing else []
+        self._live.update(Group(self._bar, Text(self._numbers), *alarms), refresh=True)

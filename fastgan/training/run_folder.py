@@ -26,6 +26,9 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.health = self.path / "health.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.picture = self.path / "run.png"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.generator = self.path / "generator.safetensors"

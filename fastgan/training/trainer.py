@@ -22,12 +22,14 @@ from fastgan.training._setup import seed_everything
 from fastgan.training.checkpoint import NotFinite, TrainState, load_newest, save_checkpoint, write_tensors
 from fastgan.training.config import TrainConfig
 from fastgan.training.ema import EMA
+from fastgan.training.faults import Alarm
 from fastgan.training.interrupt import Interrupt
-from fastgan.training.metrics_log import MetricsLog
-from fastgan.training.progress import Progress, progress_on
+from fastgan.training.progress import progress_on
 from fastgan.training.run_folder import RUNS, RunFolder, check_free, newest_run, next_name
+from fastgan.training.run_log import RunLog
 from fastgan.training.samples import draw_latents, generate
 from fastgan.training.step import AdversarialStep
+from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -50,6 +52,8 @@ class TrainResult:
     """What ended the run early, such as "Ctrl-C"; empty where it is complete."""
     metrics: dict[str, Any]
     """The last row of ``metrics.jsonl``."""
+    alarms: tuple[Alarm, ...] = ()
+    """What was wrong at the end."""
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -89,13 +93,14 @@ class Trainer:
         config = config.resolved(preset=None if data is None else "images")
         self.device = choose_device(config.device)
         self.precision, self.precision_reason = choose_precision(config.precision, self.device)
+        wants_tensorboard(config.tensorboard)
         if (
             config.out is not None and not RunFolder(config.out).is_begun
         ):  # train() is told whether to resume such a one
             check_free(Path(config.out))
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
-        self.stream = _setup.open_data(config, data)
+        self.stream = _setup.open_data(config, data, self.device)
         if data is not None:
             _setup.check_fits(given, self.stream)
         self.config = _setup.fitted(config, self.stream, own_data=data is not None)
@@ -166,25 +171,23 @@ class Trainer:
                 self._restore(folder)
             with folder.writing():
                 folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
-                log = MetricsLog(folder.metrics)
+                progress = progress_on(self.total_steps, self.state.step)
+                log = RunLog(folder, self.config, self.state.generator, self._noise, progress, self.state.step)
             return self._run(folder, log)
 
-    def _run(self, folder: RunFolder, log: MetricsLog) -> TrainResult:
+    def _run(self, folder: RunFolder, log: RunLog) -> TrainResult:
         begun = f", resumed after step {self.state.step:,}" if self.state.step else ""
         if self.state.step >= self.total_steps:
             begun = f", which has all its {self.state.step:,} steps; give more of them to train on"
         print(self.describe(), f"run       {folder.path}{begun}", sep="\n", flush=True)
-        progress = progress_on(self.total_steps, self.state.step)
         try:
             with Interrupt() as interrupt, _setup.memory_named(self.config, self.device):
-                last = self._loop_with_rollbacks(folder, log, progress, interrupt)
+                last = self._loop_with_rollbacks(folder, log, interrupt)
         finally:
-            progress.close()
             with folder.writing():
                 log.close()
-        return TrainResult(
-            folder.path, self.state.step, interrupt.name if self.state.step < self.total_steps else "", last
-        )
+        stopped_by = interrupt.name if self.state.step < self.total_steps else ""
+        return TrainResult(folder.path, self.state.step, stopped_by, last, tuple(log.standing))
 
     def describe(self) -> str:
         """The data, the networks, the device and the length, for people to read."""
@@ -198,27 +201,27 @@ class Trainer:
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"
         )
 
-    def _loop_with_rollbacks(
-        self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt
-    ) -> dict[str, Any]:
+    def _loop_with_rollbacks(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
         if self.config.on_nan == "rollback" and not folder.all_checkpoints():
             with folder.writing():
                 self._save_state(folder)
         attempt = 0
         while True:
             try:
-                return self._loop(folder, log, progress, interrupt)
+                return self._loop(folder, log, interrupt)
             except NotFinite as problem:
                 attempt += 1
                 self._go_back(folder, problem, attempt)
+                with folder.writing():
+                    log.rewind(self.state.step)
 
-    def _loop(self, folder: RunFolder, log: MetricsLog, progress: Progress, interrupt: Interrupt) -> dict[str, Any]:
+    def _loop(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
         state, last = self.state, folder.last_row()
         done = state.step >= self.total_steps
         while not done:
             real = self._real_images(state.step)
             if state.step == 0:
-                self._save_first_pictures(folder, real)
+                self._save_first_pictures(folder, log, real)
                 log.restart_clock()
             metrics = self.step(real)
             state.ema.update(state.generator)
@@ -230,7 +233,7 @@ class Trainer:
             sample = done or _is_due(state.step, self.config.sample_every)
             checkpoint = done or _is_due(state.step, self.config.checkpoint_every)
             with folder.writing():
-                row = log.add(state.step, epoch, len(real), metrics)
+                row = log.add(state.step, epoch, real, metrics)
                 if sample or checkpoint:
                     row = log.flush() or row
             if row is not None:
@@ -240,12 +243,10 @@ class Trainer:
             if sample or checkpoint:
                 with folder.writing():
                     if sample:
-                        self._save_samples(folder)
+                        self._save_samples(log)
                     if checkpoint:
                         self._save_checkpoint(folder)
                 log.restart_clock()
-            if row is not None:
-                progress.update(row)
         return last
 
     def _real_images(self, step: int) -> Tensor:
@@ -332,17 +333,17 @@ class Trainer:
         _resume.check_same(_resume.stored_config(folder), asdict(self.config), folder.path)
         return folder, True
 
-    def _save_first_pictures(self, folder: RunFolder, real: Tensor) -> None:
+    def _save_first_pictures(self, folder: RunFolder, log: RunLog, real: Tensor) -> None:
         step = 0
         while self.stream.resumable and len(real) < SAMPLES:  # other streams give each batch once
             step += 1
             real = torch.cat([real, self.stream.batch(step, device=self.device)])
         with folder.writing():
             save_image(image_grid(real[:SAMPLES]), folder.samples / "real.png")
-            self._save_samples(folder)
+            self._save_samples(log)
 
-    def _save_samples(self, folder: RunFolder) -> None:
-        save_image(image_grid(generate(self.state.ema.module, self._noise)), folder.sample(self.state.step))
+    def _save_samples(self, log: RunLog) -> None:
+        log.sample(self.state.step, image_grid(generate(self.state.ema.module, self._noise)))
 
     def _save_checkpoint(self, folder: RunFolder) -> None:
         """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""

@@ -1,10 +1,15 @@
 """ImageSet: gathering, mirroring and scaling of batches."""
 
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fastgan.data import ImageSet, to_float, to_uint8
+from fastgan import data
+from fastgan.data import ImageSet, file_map, to_float, to_uint8
 from fastgan.errors import UserError
 
 
@@ -84,6 +89,49 @@ def test_other_tensors_are_refused(images):
 def test_labels_must_match():
     with pytest.raises(UserError, match=r"\[2\].*\[3\]"):
         ImageSet(random_images(2, 1, 4, 4), labels=torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_copy_in_memory_has_the_same_batches(tmp_path):
+    np.save(tmp_path / "a.npy", random_images(20, 5, 7, 3).numpy())
+    mapped = data.load(tmp_path / "a.npy")
+    copied = mapped.cached("cpu")
+    assert copied.mapping is None and copied.images.data_ptr() != mapped.images.data_ptr()
+    assert copied.images.stride() == mapped.images.stride() and torch.equal(copied.batch([3, 9]), mapped.batch([3, 9]))
+    assert copied.cached("cpu").images.data_ptr() == copied.images.data_ptr()
+
+
+def test_a_mapped_set_can_be_sent_to_other_processes(tmp_path):
+    np.save(tmp_path / "a.npy", random_images(20, 5, 7, 3).numpy())
+    mapped = data.load(tmp_path / "a.npy")
+    sent = pickle.loads(pickle.dumps(mapped))
+    assert torch.equal(sent.batch([3, 9]), mapped.batch([3, 9]))
+
+
+def test_a_set_that_does_not_fit_is_a_sentence(monkeypatch):
+    def to(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    images = ImageSet(random_images(2, 1, 4, 4), name="tiny")
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    with pytest.raises(UserError, match=r"the 2 images of tiny take 0\.0 GiB, more than the memory of cuda has free"):
+        images.cached("cuda")
+
+
+def test_mapped_pages_are_handed_back(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", random_images(2000, 64, 64, 3).numpy())
+    monkeypatch.setattr(file_map, "RESIDENT", 2 << 20)
+    images = data.load(tmp_path / "a.npy")
+    expected = images.cached("cpu").batch(range(0, 2000, 7))
+
+    def resident():
+        lines = Path("/proc/self/smaps").read_text().split("a.npy\n", 1)[1].splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+    batches = []
+    for first in range(0, 2000, 70):
+        batches.append(images.batch(range(first, min(first + 70, 2000), 7)))
+        assert resident() <= 8 << 10  # kB, of a file of 24 MB
+    assert torch.equal(torch.cat(batches), expected)
 
 
 @pytest.mark.cuda

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fastgan import data
-from fastgan.errors import UserError
+from fastgan import data, errors
+from fastgan.errors import FastganWarning, UserError
 
 GREY = torch.arange(10 * 25, dtype=torch.uint8).view(10, 1, 5, 5)
 SCALED = GREY / 127.5 - 1
@@ -196,3 +196,103 @@ def test_a_later_batch_of_other_values_or_sizes_is_named():
     stream.batch(0)
     with pytest.raises(UserError, match=r"batch of step 1 is \[1, 1, 3, 2\]"):
         stream.batch(1)
+
+
+LABELS = torch.arange(10) % 3
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Warnings that are given once a process are given again."""
+    monkeypatch.setattr(errors, "_warned", set())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        data.from_tensor(GREY, LABELS),
+        TensorDataset(SCALED, LABELS),
+        Listed([(image, int(label)) for image, label in zip(SCALED, LABELS, strict=True)]),
+        DataLoader(TensorDataset(SCALED, LABELS.int()), batch_size=4),
+    ],
+)
+def test_labels_come_with_their_images(given):
+    stream = data.stream_of(given, batch_size=4, seed=3)
+    for step in range(5):
+        images, labels = stream.batch_with_labels(step, dtype=torch.float64)
+        assert images.dtype == torch.float64 and labels.dtype == torch.int64 and len(labels) == len(images)
+        # Every image of GREY begins with another value.
+        index = [(SCALED[:, 0, 0, 0] - image[0, 0, 0]).abs().argmin() for image in images]
+        assert labels.tolist() == LABELS[torch.stack(index)].tolist()
+        if stream.resumable:
+            assert torch.equal(images, stream.batch(step, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        GREY,
+        Listed(list(SCALED)),
+        TensorDataset(SCALED, LABELS / 2),
+        TensorDataset(SCALED, SCALED),
+        DataLoader(TensorDataset(SCALED, LABELS / 2), batch_size=4),
+        DataLoader(TensorDataset(SCALED), batch_size=4),
+    ],
+)
+def test_what_is_no_class_is_no_label(given):
+    assert data.stream_of(given, batch_size=4).batch_with_labels(0)[1] is None
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("given", [GREY, Listed(list(SCALED))])
+def test_fewer_images_than_a_batch_are_repeated_and_told_once(given):
+    with pytest.warns(
+        FastganWarning, match="has 10 images, fewer than the batch_size of 25.*smaller batch_size"
+    ) as caught:
+        stream = data.stream_of(given, batch_size=25)
+        data.stream_of(given, batch_size=25)
+    assert len(caught) == 1
+    counts = torch.cat([stream.stream.indices(step) for step in range(2)]).bincount()
+    assert counts.tolist() == [5] * 10 and len(stream.batch(0)) == 25
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("value", [0, 255, None])
+def test_images_without_a_difference_are_told(value):
+    images = GREY[:1].expand(10, -1, -1, -1) if value is None else torch.full_like(GREY, value)
+    with pytest.warns(FastganWarning, match="all 10 images of tensor are the same, .* check a tensor of 10 images"):
+        data.stream_of(images, batch_size=4)
+
+
+@pytest.mark.parametrize("cache", ["memory", "device"])
+def test_a_cache_has_the_same_batches(tmp_path, cache):
+    np.save(tmp_path / "a.npy", GREY.numpy())
+    plain = data.stream_of(tmp_path / "a.npy", batch_size=4)
+    stream = data.stream_of(tmp_path / "a.npy", batch_size=4, cache=cache, device="cpu")
+    assert plain.images.mapping is not None and stream.images.mapping is None
+    assert torch.equal(plain.batch(5), stream.batch(5))
+
+
+@pytest.mark.parametrize(
+    ("given", "cache", "words"),
+    [
+        (GREY, "gpu", "cache must be one of auto, memory, device, but it is 'gpu'"),
+        (Listed(list(SCALED)), "device", "cache is 'device', but a Listed gives its images itself; leave it out"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_named(given, cache, words):
+    with pytest.raises(UserError, match=words):
+        data.stream_of(given, 4, cache=cache)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cache_on_the_gpu_has_the_same_batches():
+    plain = data.stream_of(data.from_tensor(GREY, LABELS), batch_size=4, mirror=True)
+    stream = data.stream_of(data.from_tensor(GREY, LABELS), batch_size=4, mirror=True, cache="device", device="cuda")
+    assert stream.images.images.is_cuda
+    for step in range(4):
+        images, labels = stream.batch_with_labels(step, device="cuda")
+        assert images.is_cuda and labels.is_cuda
+        assert torch.allclose(images.cpu(), plain.batch(step), atol=1e-6)
+        assert torch.equal(plain.batch(step, device="cuda").cpu(), images.cpu())

@@ -15,7 +15,7 @@ def trainer(tmp_path, images):
     """Makes trainers of tiny networks on tiny images."""
 
     def make(out="run", data=images, networks=(None, None), **options):
-        config = {"steps": 4, "batch_size": 8, "latent_dim": 6, "width": 2, "device": "cpu", **options}
-        return Trainer(TrainConfig(out=str(tmp_path / out), **config), *networks, data=data)
+        config = {"steps": 4, "batch_size": 8, "latent_dim": 6, "width": 2, "device": "cpu", "tensorboard": False}
+        return Trainer(TrainConfig(out=str(tmp_path / out), **config | options), *networks, data=data)
 
     return make

@@ -34,3 +34,12 @@ def test_what_is_not_finite_is_null(tmp_path):
     log.close()
     (row,) = rows(tmp_path / "m.jsonl")
     assert (row["a"], row["b"], row["c"]) == (None, None, 1.0)
+
+
+def test_hands_on_all_rows_that_it_has_written(tmp_path):
+    read = []
+    log = MetricsLog(tmp_path / "m.jsonl", interval=60, read=read.extend)
+    for step in (1, 2):
+        log.add(step, None, 8, {"loss": torch.tensor(step / 2)})
+    log.flush()
+    assert read == rows(tmp_path / "m.jsonl") and [row["loss"] for row in read] == [0.5, 1.0]

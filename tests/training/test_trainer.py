@@ -37,7 +37,9 @@ def test_what_a_run_leaves(trainer):
         "checkpoints",
         "config.json",
         "generator.safetensors",
+        "health.jsonl",
         "metrics.jsonl",
+        "run.png",
         "samples",
     ]
     rows = rows_of(folder.path)
