@@ -39,6 +39,10 @@ struct dim3 {
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
 using __half = fastgan::Half;
 using __nv_bfloat16 = fastgan::BFloat16;
 
@@ -229,6 +233,29 @@ class Launch {
  private:
   mutable std::mt19937 random_;
 };
+
+// mma.sync.m16n8k16 with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded once.
+template <class T>
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct Share {
+    T a[4][2], b[2][2];
+  } mine;
+  static_assert(sizeof(mine.a) == sizeof(a) && sizeof(mine.b) == sizeof(b));
+  std::memcpy(mine.a, a, sizeof(a));
+  std::memcpy(mine.b, b, sizeof(b));
+  auto& block = *Block::current_block();
+  const auto shares = block.exchange(mine, __LINE__);
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = block.lane() / 4 + 8 * (i / 2), column = block.lane() % 4 * 2 + i % 2;
+    double sum = d[i];
+    for (unsigned k = 0; k < 16; ++k) {
+      const T left = shares[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2][k % 2];
+      const T right = shares[column * 4 + k % 8 / 2].b[k / 8][k % 2];
+      sum += double{fastgan::to_compute(left)} * fastgan::to_compute(right);
+    }
+    d[i] = static_cast<float>(sum);
+  }
+}
 
 }  // namespace emulator
 

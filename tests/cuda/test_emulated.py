@@ -13,7 +13,17 @@ FOLDER = Path(__file__).parent.relative_to(ROOT)
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Comparing threadIdx.x with an int is the custom in kernels; the pragmas are nvcc's.
 WARNINGS = ["-Wall", "-Werror", "-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-unused-function"]
-FLAGS = ["-std=c++17", "-O1", *WARNINGS, *SANITIZERS, "-Icsrc", f"-I{FOLDER}", "-include", "emulator.h"]
+FLAGS = [
+    "-std=c++17",
+    "-O1",
+    "-fno-strict-aliasing",
+    *WARNINGS,
+    *SANITIZERS,
+    "-Icsrc",
+    f"-I{FOLDER}",
+    "-include",
+    "emulator.h",
+]
 
 
 def compile(source: Path, output: Path, *flags: str) -> subprocess.CompletedProcess:
@@ -39,7 +49,7 @@ def program(tmp_path_factory):
     return build
 
 
-@pytest.mark.parametrize("name", ["emulator", "batch_norm_act", "bce"])
+@pytest.mark.parametrize("name", ["emulator", "batch_norm_act", "bce", "conv"])
 def test_kernels_against_float64(program, name):
     done = subprocess.run([program(name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
