@@ -64,15 +64,20 @@ struct Fiber {
   int line = 0;            // where it waits
   unsigned exchanges = 0;  // collectives so far
   ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
 class Block {
  public:
   Block(dim3 size, std::mt19937& random) : size_(size), random_(random), fibers_(size.x * size.y * size.z) {
+    static std::vector<std::unique_ptr<char[]>> stacks;  // of all launches
+    while (stacks.size() < fibers_.size()) stacks.emplace_back(new char[kStackBytes]);
     for (auto& slots : exchanged_) slots.resize(fibers_.size());
-    for (unsigned i = 0; i < fibers_.size(); ++i) order_.push_back(i);
+    for (unsigned i = 0; i < fibers_.size(); ++i) {
+      fibers_[i].stack = stacks[i].get();
+      order_.push_back(i);
+    }
   }
 
   void run(const std::function<void()>& kernel) {
@@ -80,7 +85,7 @@ class Block {
     current_block() = this;
     for (auto& fiber : fibers_) {
       getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_sp = fiber.stack;
       fiber.context.uc_stack.ss_size = kStackBytes;
       fiber.context.uc_link = nullptr;
       makecontext(&fiber.context, &Block::enter, 0);
@@ -140,7 +145,7 @@ class Block {
     threadIdx = dim3(thread % size_.x, thread / size_.x % size_.y, thread / (size_.x * size_.y));
     Fiber& fiber = fibers_[thread];
     void* fake_stack = nullptr;
-    departing(&fake_stack, fiber.stack.get(), kStackBytes);
+    departing(&fake_stack, fiber.stack, kStackBytes);
     swapcontext(&scheduler_, &fiber.context);
     arrived(fake_stack);
   }
