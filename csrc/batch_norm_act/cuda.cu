@@ -94,10 +94,10 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       const Counted counted = counted_kernel("statistics", g, input.scalar_type());
       const Layout at = layout_of(g);
       const int64_t chunks = chunks_for(at);
-      const Tensor partial = empty({g.groups, chunks, g.channels, 2}, dtype, x);
-      auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
-      partial_sums(launch, MomentsTerm<T>{data<T>(x), at}, chunks, sums);
-      launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, data<T>(x), at, sums, chunks, momentum, eps,
+      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Moments<A>) / sizeof(A)}, dtype, x);
+      auto* const moments = reinterpret_cast<Moments<A>*>(mutable_data<A>(partial));
+      partial_sums(launch, MomentsTerm<T>{data<T>(x), at}, chunks, moments);
+      launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, data<T>(x), at, moments, chunks, momentum, eps,
              to_mean, to_invstd, running[0], running[1]);
     }
   });
@@ -168,7 +168,7 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     A* slopes = offsets + g.groups * g.channels;
     dispatch_activation(chosen, [&](auto kind) {
       const BackwardTerm<T, kind()> term{data<T>(dy), data<T>(x), p, at};
-      const Tensor partial = empty({g.groups, chunks, g.channels, 2}, dtype, x);
+      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, x);
       auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
       partial_sums(launch, term, chunks, sums);
       launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, sums, chunks, p, training, offsets, slopes,

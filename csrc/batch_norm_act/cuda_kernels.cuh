@@ -40,17 +40,45 @@ struct Parameters {
   __device__ A shift(int64_t channel) const { return bias ? bias[channel] : A(0); }
 };
 
-// ---- sums: partial sums of each (group, chunk, channel), then one thread a channel adds the chunks in order -------------
+// ---- sums: a partial one of each (group, chunk, channel), then one thread a channel merges the chunks in order ------------
 
 template <class A>
 struct Sums {
   A first, second;
+
+  __device__ void add(const Sums& term) { merge(term); }
+  __device__ void merge(const Sums& other) {
+    first += other.first;
+    second += other.second;
+  }
 };
 
-// Sum of (x - pivot) and its square; the pivot, a channel's first value, keeps a large mean from cancelling.
+// Mean and sum of squared deviations, by Welford, "Note on a method for calculating corrected sums of squares", 1962, and
+// merged by Chan, Golub and LeVeque, 1979: nothing cancels, wherever the values lie.
+template <class A>
+struct Moments {
+  A count, mean, squares;
+
+  __device__ void add(A value) {
+    count += 1;
+    const A before = value - mean;
+    mean += before / count;
+    squares += before * (value - mean);
+  }
+  __device__ void merge(const Moments& other) {
+    if (other.count == 0) return;
+    const A distance = other.mean - mean, share = other.count / (count + other.count);
+    mean += distance * share;
+    squares += other.squares + distance * distance * count * share;
+    count += other.count;
+  }
+};
+
+// Of x - pivot. The pivot, a channel's first value, takes a large mean away before anything is rounded.
 template <class T>
 struct MomentsTerm {
   using A = Compute<T>;
+  using State = Moments<A>;
   const T* x;
   Layout at;
 
@@ -58,16 +86,14 @@ struct MomentsTerm {
     A pivot;
   };
   __device__ Channel channel(int64_t group, int64_t c) const { return {to_compute(x[at.offset(group, c, 0)])}; }
-  __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
-    const A d = to_compute(x[i]) - of.pivot;
-    return {d, d * d};
-  }
+  __device__ A operator()(const Channel& of, int64_t i) const { return to_compute(x[i]) - of.pivot; }
 };
 
 // Sum of g and of g (x - mean), with g the gradient before the activation.
 template <class T, Activation kind>
 struct BackwardTerm {
   using A = Compute<T>;
+  using State = Sums<A>;
   const T* grad;
   const T* x;
   Parameters<A> p;
@@ -91,45 +117,46 @@ constexpr int kColumns = 32;  // channels a block takes in channels-last memory
 constexpr int kRows = kThreads / kColumns;
 
 // Channels-last: neighbouring threads on neighbouring channels. grid: (channel tiles, chunks, groups)
-template <class Term, class A = typename Term::A>
-__global__ void __launch_bounds__(kThreads) partial_sums_rows(Term term, Sums<A>* partial) {
-  __shared__ Sums<A> shared[kRows][kColumns];
+template <class Term, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads) partial_sums_rows(Term term, State* partial) {
+  __shared__ State shared[kRows][kColumns];
   const int64_t channel = blockIdx.x * int64_t{kColumns} + threadIdx.x;
   const int64_t chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
   const int64_t count = term.at.count();
-  Sums<A> sums{0, 0};
+  State state{};
   if (channel < term.at.channels) {
     const auto of = term.channel(group, channel);
     for (int64_t e = chunk * kRows + threadIdx.y; e < count; e += chunks * kRows) {
-      const auto s = term(of, term.at.offset(group, channel, e));
-      sums.first += s.first;
-      sums.second += s.second;
+      state.add(term(of, term.at.offset(group, channel, e)));
     }
   }
-  shared[threadIdx.y][threadIdx.x] = sums;
+  shared[threadIdx.y][threadIdx.x] = state;
   __syncthreads();
   if (threadIdx.y == 0 && channel < term.at.channels) {
-    for (int row = 1; row < kRows; ++row) {
-      sums.first += shared[row][threadIdx.x].first;
-      sums.second += shared[row][threadIdx.x].second;
-    }
-    partial[(group * chunks + chunk) * term.at.channels + channel] = sums;
+    for (int row = 1; row < kRows; ++row) state.merge(shared[row][threadIdx.x]);
+    partial[(group * chunks + chunk) * term.at.channels + channel] = state;
   }
 }
 
 // Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
-template <class Term, class A = typename Term::A>
-__global__ void __launch_bounds__(kThreads) partial_sums_planes(Term term, Sums<A>* partial) {
+template <class Term, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads) partial_sums_planes(Term term, State* partial) {
+  __shared__ State shared[kThreads];
   const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
   const auto of = term.channel(group, channel);
-  Sums<A> sums{0, 0};
+  State state{};
   for (int64_t e = chunk * kThreads + threadIdx.x; e < term.at.count(); e += chunks * kThreads) {
-    const auto s = term(of, term.at.offset(group, channel, e));
-    sums.first += s.first;
-    sums.second += s.second;
+    state.add(term(of, term.at.offset(group, channel, e)));
   }
-  sum_over_block(sums.first, sums.second);
-  if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = sums;
+  shared[threadIdx.x] = state;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) {
+      state.merge(shared[threadIdx.x + half]);
+      shared[threadIdx.x] = state;
+    }
+  }
+  if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = state;
 }
 
 // How many chunks a channel's elements are cut into: by shape alone, so that sums are always formed in one order.
@@ -141,8 +168,8 @@ inline int64_t chunks_for(const Layout& at) {
 }
 
 // partial: [groups][chunks][channels]
-template <class Launch, class Term, class A = typename Term::A>
-void partial_sums(const Launch& launch, const Term& term, int64_t chunks, Sums<A>* partial) {
+template <class Launch, class Term, class State = typename Term::State>
+void partial_sums(const Launch& launch, const Term& term, int64_t chunks, State* partial) {
   const Layout& at = term.at;
   const auto z = static_cast<unsigned>(at.groups), y = static_cast<unsigned>(chunks);
   if (at.channels_last) {
@@ -159,25 +186,26 @@ __device__ inline Sums<double> sum_of_chunks(const Sums<A>* partial, int64_t gro
   Sums<double> sums{0, 0};
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const auto s = partial[(group * chunks + chunk) * channels + channel];
-    sums.first += s.first;
-    sums.second += s.second;
+    sums.merge({s.first, s.second});
   }
   return sums;
 }
 
 // One thread a channel: statistics of every group, and running statistics as the groups one after another leave them.
 template <class T, class A = Compute<T>>
-__global__ void finish_statistics(const T* x, Layout at, const Sums<A>* partial, int64_t chunks, double momentum,
+__global__ void finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks, double momentum,
                                   double eps, A* mean, A* invstd, A* running_mean, A* running_var) {
   const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (channel >= at.channels) return;
   const auto n = static_cast<double>(at.count());
   for (int64_t group = 0; group < at.groups; ++group) {
-    const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
-    const double offset = sums.first / n;
-    const double batch_mean = to_compute(x[at.offset(group, channel, 0)]) + offset;
-    const double spread = sums.second / n - offset * offset;
-    const double variance = spread > 0 ? spread : (spread == spread ? 0.0 : spread);
+    Moments<double> moments{};
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const auto m = partial[(group * chunks + chunk) * at.channels + channel];
+      moments.merge({m.count, m.mean, m.squares});
+    }
+    const double batch_mean = to_compute(x[at.offset(group, channel, 0)]) + moments.mean;
+    const double variance = moments.squares / n;
     mean[group * at.channels + channel] = static_cast<A>(batch_mean);
     invstd[group * at.channels + channel] = static_cast<A>(1.0 / sqrt(variance + eps));
     if (running_mean) {

@@ -31,6 +31,8 @@ T* mutable_data(const Tensor& tensor) {
 
 // ---- launching ----------------------------------------------------------------------------------------------------------
 
+#ifdef __CUDACC__
+
 // Makes the tensor's device current while it lives, and launches on that device's current stream.
 class Launch {
  public:
@@ -50,5 +52,13 @@ class Launch {
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };
+
+#else
+
+struct Launch : emulator::Launch {
+  explicit Launch(const Tensor&) : emulator::Launch(1) {}
+};
+
+#endif
 
 }  // namespace fastgan::cuda

@@ -56,12 +56,12 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed) {
   const Truth truth = truth_of(at, check::wide(x), check::wide(grad), check::wide(weight), check::wide(bias));
 
   const int64_t chunks = chunks_for(at);
-  std::vector<Sums<A>> partial(at.groups * chunks * at.channels);
+  std::vector<Moments<A>> moments(at.groups * chunks * at.channels);
   auto mean = check::unwritten<A>(stats), invstd = check::unwritten<A>(stats);
   std::vector<A> running_mean(at.channels, A(0.5)), running_var(at.channels, A(2));
   const unsigned channel_blocks = (at.channels + kThreads - 1) / kThreads;
-  partial_sums(launch, MomentsTerm<T>{x.data(), at}, chunks, partial.data());
-  launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, partial.data(), chunks, kMomentum, kEps, mean.data(),
+  partial_sums(launch, MomentsTerm<T>{x.data(), at}, chunks, moments.data());
+  launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, moments.data(), chunks, kMomentum, kEps, mean.data(),
          invstd.data(), running_mean.data(), running_var.data());
   const double limit = std::is_same_v<A, double> ? 1e-12 : 2e-5;  // of what stays in the compute type
   check::close(name + ", mean", mean, truth.mean, limit);
@@ -75,6 +75,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed) {
   launch(normalise<T, Activation::leaky_relu, width>, blocks, kThreads, x.data(), y.data(), at, p);
   check::close(name + ", forward", y, truth.y, check::kLimit<T>);
 
+  std::vector<Sums<A>> partial(at.groups * chunks * at.channels);
   auto offsets = check::unwritten<A>(stats), slopes = check::unwritten<A>(stats);
   auto grad_weight = check::unwritten<A>(at.channels), grad_bias = check::unwritten<A>(at.channels);
   partial_sums(launch, BackwardTerm<T, Activation::leaky_relu>{grad.data(), x.data(), p, at}, chunks, partial.data());
