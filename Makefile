@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') setup.py pyproject.toml
 
-.PHONY: help demo test test-long sanitize bench bench-quick bench-docs lint format clean
+.PHONY: help demo test test-long sanitize gpu-check bench bench-quick bench-docs lint format clean
 
 help:
 	@echo "make demo       train on the embedded digits and show where the pictures are"
 	@echo "make test       the test suite    (make test-long: the tests that take minutes)"
 	@echo "make sanitize   the operators' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make gpu-check  the CUDA kernels' tests and benchmarks on this machine's GPU, with the torch of PYTHON"
 	@echo "make bench      the benchmarks    (make bench-quick: the step's tables in about a minute)"
 	@echo "make bench-docs RECORD=benchmarks/results/...-step.json    the documentation's tables and plot from a record"
 	@echo "make lint       ruff's checks     (make format: apply its format)"
@@ -28,6 +29,10 @@ test-long: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev
 	$(BIN)/python tools/sanitize.py
+
+# With the interpreter as it is, and no environment of its own: a machine with a GPU may have no network.
+gpu-check:
+	$(PYTHON) tools/gpu_check.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks

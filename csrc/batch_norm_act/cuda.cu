@@ -1,285 +1,12 @@
 #include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/cuda_kernels.cuh"
 #include "common/counters.h"
 #include "common/cuda.cuh"
 
 namespace fastgan::batch_norm_act {
 namespace {
 
-using namespace fastgan::cuda;
-
-// Where an element stands. Channels-last: [groups][count][channels]; contiguous: [groups][outer][channels][inner].
-struct Layout {
-  int64_t groups, outer, channels, inner;
-  bool channels_last;
-
-  explicit Layout(const Geometry& g)
-      : groups(g.groups), outer(g.outer), channels(g.channels), inner(g.inner), channels_last(g.channels_last) {}
-
-  FASTGAN_HOST_DEVICE int64_t count() const { return outer * inner; }
-  FASTGAN_HOST_DEVICE int64_t numel() const { return groups * outer * channels * inner; }
-  FASTGAN_HOST_DEVICE int64_t group_of(int64_t i) const { return i / (outer * channels * inner); }
-  FASTGAN_HOST_DEVICE int64_t channel_of(int64_t i) const { return channels_last ? i % channels : i / inner % channels; }
-  // Element e of a group's channel.
-  FASTGAN_HOST_DEVICE int64_t offset(int64_t group, int64_t channel, int64_t e) const {
-    if (channels_last) return (group * count() + e) * channels + channel;
-    return ((group * outer + e / inner) * channels + channel) * inner + e % inner;
-  }
-  // How many neighbours share one channel's row or run of channels, so that a pack never straddles.
-  FASTGAN_HOST_DEVICE int64_t run() const { return channels_last ? channels : inner; }
-};
-
-template <class A>
-struct Parameters {
-  const A* mean;    // [groups, channels]
-  const A* invstd;  // [groups, channels]
-  const A* weight;  // [channels] or null
-  const A* bias;    // [channels] or null
-  A negative_slope;
-
-  __device__ A scale(int64_t index, int64_t channel) const {
-    return weight ? weight[channel] * invstd[index] : invstd[index];
-  }
-  __device__ A shift(int64_t channel) const { return bias ? bias[channel] : A(0); }
-};
-
-// ---- sums: partial sums of each (group, chunk, channel), then one thread a channel adds the chunks in order -------------
-
-template <class A>
-struct Sums {
-  A first, second;
-};
-
-// Sum of (x - pivot) and its square; the pivot, a channel's first value, keeps a large mean from cancelling.
-template <class T>
-struct MomentsTerm {
-  using A = Compute<T>;
-  const T* x;
-  Layout at;
-
-  struct Channel {
-    A pivot;
-  };
-  __device__ Channel channel(int64_t group, int64_t c) const { return {to_compute(x[at.offset(group, c, 0)])}; }
-  __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
-    const A d = to_compute(x[i]) - of.pivot;
-    return {d, d * d};
-  }
-};
-
-// Sum of g and of g (x - mean), with g the gradient before the activation.
-template <class T, Activation kind>
-struct BackwardTerm {
-  using A = Compute<T>;
-  const T* grad;
-  const T* x;
-  Parameters<A> p;
-  Layout at;
-
-  struct Channel {
-    A mean, scale, shift;
-  };
-  __device__ Channel channel(int64_t group, int64_t c) const {
-    const int64_t index = group * at.channels + c;
-    return {p.mean[index], p.scale(index, c), p.shift(c)};
-  }
-  __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
-    const A d = to_compute(x[i]) - of.mean;
-    const A g = activate_grad<kind>(to_compute(grad[i]), d * of.scale + of.shift, p.negative_slope);
-    return {g, g * d};
-  }
-};
-
-constexpr int kColumns = 32;  // channels a block takes in channels-last memory
-constexpr int kRows = kThreads / kColumns;
-
-// Channels-last: neighbouring threads on neighbouring channels. grid: (channel tiles, chunks, groups)
-template <class Term, class A = typename Term::A>
-__global__ void __launch_bounds__(kThreads) partial_sums_rows(Term term, Sums<A>* partial) {
-  __shared__ Sums<A> shared[kRows][kColumns];
-  const int64_t channel = blockIdx.x * int64_t{kColumns} + threadIdx.x;
-  const int64_t chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
-  const int64_t count = term.at.count();
-  Sums<A> sums{0, 0};
-  if (channel < term.at.channels) {
-    const auto of = term.channel(group, channel);
-    for (int64_t e = chunk * kRows + threadIdx.y; e < count; e += chunks * kRows) {
-      const auto s = term(of, term.at.offset(group, channel, e));
-      sums.first += s.first;
-      sums.second += s.second;
-    }
-  }
-  shared[threadIdx.y][threadIdx.x] = sums;
-  __syncthreads();
-  if (threadIdx.y == 0 && channel < term.at.channels) {
-    for (int row = 1; row < kRows; ++row) {
-      sums.first += shared[row][threadIdx.x].first;
-      sums.second += shared[row][threadIdx.x].second;
-    }
-    partial[(group * chunks + chunk) * term.at.channels + channel] = sums;
-  }
-}
-
-// Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
-template <class Term, class A = typename Term::A>
-__global__ void __launch_bounds__(kThreads) partial_sums_planes(Term term, Sums<A>* partial) {
-  const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
-  const auto of = term.channel(group, channel);
-  Sums<A> sums{0, 0};
-  for (int64_t e = chunk * kThreads + threadIdx.x; e < term.at.count(); e += chunks * kThreads) {
-    const auto s = term(of, term.at.offset(group, channel, e));
-    sums.first += s.first;
-    sums.second += s.second;
-  }
-  sum_over_block(sums.first, sums.second);
-  if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = sums;
-}
-
-// How many chunks a channel's elements are cut into: by shape alone, so that sums are always formed in one order.
-inline int64_t chunks_for(const Layout& at) {
-  constexpr int64_t kElementsPerThread = 16, kBlocksWanted = 1024;
-  const int64_t tiles = at.groups * (at.channels_last ? (at.channels + kColumns - 1) / kColumns : at.channels);
-  const int64_t work = at.count() / ((at.channels_last ? kRows : kThreads) * kElementsPerThread);
-  return std::clamp<int64_t>(std::min(work, kBlocksWanted / std::max<int64_t>(tiles, 1)), 1, 256);
-}
-
-template <class Term, class A = typename Term::A>
-Tensor partial_sums(const Term& term, const Tensor& like, int64_t chunks, cudaStream_t stream) {
-  const Layout& at = term.at;
-  const Tensor partial = empty({at.groups, chunks, at.channels, 2}, accumulate_type(like.scalar_type()), like);
-  auto* to = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
-  const auto z = static_cast<unsigned>(at.groups), y = static_cast<unsigned>(chunks);
-  if (at.channels_last) {
-    const auto tiles = static_cast<unsigned>((at.channels + kColumns - 1) / kColumns);
-    partial_sums_rows<<<dim3(tiles, y, z), dim3(kColumns, kRows), 0, stream>>>(term, to);
-  } else {
-    partial_sums_planes<<<dim3(static_cast<unsigned>(at.channels), y, z), kThreads, 0, stream>>>(term, to);
-  }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return partial;
-}
-
-template <class A>
-__device__ inline Sums<double> sum_of_chunks(const Sums<A>* partial, int64_t group, int64_t channel, int64_t chunks,
-                                             int64_t channels) {
-  Sums<double> sums{0, 0};
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const auto s = partial[(group * chunks + chunk) * channels + channel];
-    sums.first += s.first;
-    sums.second += s.second;
-  }
-  return sums;
-}
-
-// One thread a channel: statistics of every group, and running statistics as the groups one after another leave them.
-template <class T, class A = Compute<T>>
-__global__ void finish_statistics(const T* x, Layout at, const Sums<A>* partial, int64_t chunks, double momentum,
-                                  double eps, A* mean, A* invstd, A* running_mean, A* running_var) {
-  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (channel >= at.channels) return;
-  const auto n = static_cast<double>(at.count());
-  for (int64_t group = 0; group < at.groups; ++group) {
-    const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
-    const double offset = sums.first / n;
-    const double batch_mean = to_compute(x[at.offset(group, channel, 0)]) + offset;
-    const double spread = sums.second / n - offset * offset;
-    const double variance = spread > 0 ? spread : (spread == spread ? 0.0 : spread);
-    mean[group * at.channels + channel] = static_cast<A>(batch_mean);
-    invstd[group * at.channels + channel] = static_cast<A>(1.0 / sqrt(variance + eps));
-    if (running_mean) {
-      const double old_mean = running_mean[channel], old_var = running_var[channel];
-      running_mean[channel] = static_cast<A>(old_mean + momentum * (batch_mean - old_mean));
-      running_var[channel] = static_cast<A>(old_var + momentum * (variance * n / (n - 1) - old_var));
-    }
-  }
-}
-
-template <class A>
-__global__ void given_statistics(int64_t groups, int64_t channels, const A* running_mean, const A* running_var,
-                                 double eps, A* mean, A* invstd) {
-  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (i >= groups * channels) return;
-  mean[i] = running_mean[i % channels];
-  invstd[i] = static_cast<A>(1.0 / sqrt(static_cast<double>(running_var[i % channels]) + eps));
-}
-
-// One thread a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward).
-template <class A>
-__global__ void finish_backward(Layout at, const Sums<A>* partial, int64_t chunks, Parameters<A> p, bool training,
-                                A* offsets, A* slopes, A* grad_weight, A* grad_bias) {
-  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
-  if (channel >= at.channels) return;
-  double weight_sum = 0, bias_sum = 0;
-  for (int64_t group = 0; group < at.groups; ++group) {
-    const int64_t index = group * at.channels + channel;
-    const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
-    const double invstd = p.invstd[index];
-    const double share = training ? p.scale(index, channel) / static_cast<double>(at.count()) : 0.0;
-    offsets[index] = static_cast<A>(share * sums.first);
-    slopes[index] = static_cast<A>(share * sums.second * invstd * invstd);
-    weight_sum += sums.second * invstd;
-    bias_sum += sums.first;
-  }
-  grad_weight[channel] = static_cast<A>(weight_sum);
-  grad_bias[channel] = static_cast<A>(bias_sum);
-}
-
-// ---- elementwise ----------------------------------------------------------------------------------------------------------
-
-template <class T, Activation kind, int width, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads) normalise(const T* x, T* y, Layout at, Parameters<A> p) {
-  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
-    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
-    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
-    Pack<T, width> out;
-#pragma unroll
-    for (int lane = 0; lane < width; ++lane) {
-      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
-      const A z = (to_compute(in.values[lane]) - p.mean[index]) * p.scale(index, c) + p.shift(c);
-      out.values[lane] = from_compute<T>(activate<kind>(z, p.negative_slope));
-    }
-    reinterpret_cast<Pack<T, width>*>(y)[i] = out;
-  }
-}
-
-template <class T, Activation kind, int width, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads) normalise_backward(const T* grad, const T* x, T* grad_x, Layout at,
-                                                               Parameters<A> p, const A* offsets, const A* slopes) {
-  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
-    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
-    const auto dy = reinterpret_cast<const Pack<T, width>*>(grad)[i];
-    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
-    Pack<T, width> out;
-#pragma unroll
-    for (int lane = 0; lane < width; ++lane) {
-      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
-      const A d = to_compute(in.values[lane]) - p.mean[index], scale = p.scale(index, c);
-      const A g = activate_grad<kind>(to_compute(dy.values[lane]), d * scale + p.shift(c), p.negative_slope);
-      out.values[lane] = from_compute<T>(scale * g - offsets[index] - slopes[index] * d);
-    }
-    reinterpret_cast<Pack<T, width>*>(grad_x)[i] = out;
-  }
-}
-
-template <class T, Activation kind, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads) activate_in_place(T* y, int64_t n, A slope) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
-    y[i] = from_compute<T>(activate<kind>(to_compute(y[i]), slope));
-  }
-}
-
-template <class T, Activation kind, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads) activation_gradient(const T* grad, const T* y, T* grad_x, int64_t n,
-                                                                A slope) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
-    grad_x[i] = from_compute<T>(activate_grad_from_output<kind>(to_compute(grad[i]), to_compute(y[i]), slope));
-  }
-}
-
-// ---- host -------------------------------------------------------------------------------------------------------------------
+Layout layout_of(const Geometry& g) { return {g.groups, g.outer, g.channels, g.inner, g.channels_last}; }
 
 template <Activation kind>
 using Kind = std::integral_constant<Activation, kind>;
@@ -347,7 +74,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
   const auto dtype = accumulate_type(input.scalar_type());
   const Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
   if (g.groups * g.channels == 0) return result;
-  const Launch stream(input);
+  const Launch launch(input);
   if (training && g.numel() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
     torch::stable::fill_(result.mean, 0);
     torch::stable::fill_(result.invstd, 1);
@@ -361,18 +88,18 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     A* running[2] = {mean ? mutable_data<A>(*mean) : nullptr, variance ? mutable_data<A>(*variance) : nullptr};
     A *to_mean = mutable_data<A>(result.mean), *to_invstd = mutable_data<A>(result.invstd);
     if (!training) {
-      given_statistics<A><<<channel_blocks(g.groups * g.channels), kThreads, 0, stream>>>(
-          g.groups, g.channels, running[0], running[1], eps, to_mean, to_invstd);
+      launch(given_statistics<A>, channel_blocks(g.groups * g.channels), kThreads, g.groups, g.channels, running[0],
+             running[1], eps, to_mean, to_invstd);
     } else {
       const Counted counted = counted_kernel("statistics", g, input.scalar_type());
-      const Layout at(g);
+      const Layout at = layout_of(g);
       const int64_t chunks = chunks_for(at);
-      const Tensor partial = partial_sums(MomentsTerm<T>{data<T>(x), at}, x, chunks, stream);
-      finish_statistics<T><<<channel_blocks(g.channels), kThreads, 0, stream>>>(
-          data<T>(x), at, reinterpret_cast<const Sums<A>*>(data<A>(partial)), chunks, momentum, eps, to_mean, to_invstd,
-          running[0], running[1]);
+      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Moments<A>) / sizeof(A)}, dtype, x);
+      auto* const moments = reinterpret_cast<Moments<A>*>(mutable_data<A>(partial));
+      partial_sums(launch, MomentsTerm<T>{data<T>(x), at}, chunks, moments);
+      launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, data<T>(x), at, moments, chunks, momentum, eps,
+             to_mean, to_invstd, running[0], running[1]);
     }
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   for (const auto& [updated, original] : {std::pair{mean, running_mean}, std::pair{variance, running_var}}) {
     if (training && original && updated->data_ptr() != original->data_ptr()) {
@@ -394,20 +121,19 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   const auto chosen = activation_of(op, activation);
   const Tensor output = empty(sizes_of(x), x.scalar_type(), x, format);
   if (g.numel() == 0) return output;
-  const Launch stream(input);
+  const Launch launch(input);
   const Prepared prepared(mean, invstd, weight, bias, accumulate_type(x.scalar_type()));
   const Counted counted = counted_kernel("forward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
-    const Layout at(g);
+    const Layout at = layout_of(g);
     const auto p = prepared.parameters<Compute<T>>(negative_slope);
     dispatch_activation(chosen, [&](auto kind) {
       dispatch_width<T>(at, {x.data_ptr(), output.data_ptr()}, [&](auto width) {
-        normalise<T, kind(), width()><<<blocks_for(g.numel(), kThreads * width()), kThreads, 0, stream>>>(
-            data<T>(x), mutable_data<T>(output), at, p);
+        launch(normalise<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(x),
+               mutable_data<T>(output), at, p);
       });
     });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return output;
 }
@@ -428,31 +154,30 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), zeros({g.channels}, dtype, input),
                          zeros({g.channels}, dtype, input)};
   if (g.numel() == 0) return result;
-  const Launch stream(input);
+  const Launch launch(input);
   const Prepared prepared(mean, invstd, weight, bias, dtype);
   const Tensor coefficients = empty({2, g.groups, g.channels}, dtype, input);
   const Counted counted = counted_kernel("backward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
-    const Layout at(g);
+    const Layout at = layout_of(g);
     const auto p = prepared.parameters<A>(negative_slope);
     const int64_t chunks = chunks_for(at);
     A* offsets = mutable_data<A>(coefficients);
     A* slopes = offsets + g.groups * g.channels;
     dispatch_activation(chosen, [&](auto kind) {
       const BackwardTerm<T, kind()> term{data<T>(dy), data<T>(x), p, at};
-      const Tensor partial = partial_sums(term, x, chunks, stream);
-      finish_backward<A><<<channel_blocks(g.channels), kThreads, 0, stream>>>(
-          at, reinterpret_cast<const Sums<A>*>(data<A>(partial)), chunks, p, training, offsets, slopes,
-          mutable_data<A>(result.weight), mutable_data<A>(result.bias));
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, x);
+      auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
+      partial_sums(launch, term, chunks, sums);
+      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, sums, chunks, p, training, offsets, slopes,
+             mutable_data<A>(result.weight), mutable_data<A>(result.bias));
       dispatch_width<T>(at, {x.data_ptr(), dy.data_ptr(), result.input.data_ptr()}, [&](auto width) {
-        normalise_backward<T, kind(), width()><<<blocks_for(g.numel(), kThreads * width()), kThreads, 0, stream>>>(
-            data<T>(dy), data<T>(x), mutable_data<T>(result.input), at, p, offsets, slopes);
+        launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads,
+               data<T>(dy), data<T>(x), mutable_data<T>(result.input), at, p, offsets, slopes);
       });
     });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return result;
 }
@@ -461,16 +186,15 @@ void activate_(const Tensor& tensor, int64_t activation, double negative_slope) 
   const auto chosen = activation_of("activation", activation);
   if (chosen == Activation::none || tensor.numel() == 0) return;
   FASTGAN_CHECK("activation", tensor.is_contiguous() || is_channels_last(tensor), "only dense tensors are supported.");
-  const Launch stream(tensor);
+  const Launch launch(tensor);
   const int64_t n = tensor.numel();
   const Counted counted("activation", std::string("forward_") + dtype_name(tensor.scalar_type()) + "_cuda");
   dispatch_dtype("activation", tensor.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {
-      activate_in_place<T, kind()><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          mutable_data<T>(tensor), n, static_cast<Compute<T>>(negative_slope));
+      launch(activate_in_place<T, kind()>, blocks_for(n, kThreads), kThreads, mutable_data<T>(tensor), n,
+             static_cast<Compute<T>>(negative_slope));
     });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
 
@@ -482,16 +206,15 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   const auto [y, format] = dense(output);
   const Tensor dy = as_format(grad_output, format);
   const Tensor result = empty(sizes_of(y), y.scalar_type(), y, format);
-  const Launch stream(output);
+  const Launch launch(output);
   const int64_t n = y.numel();
   const Counted counted("activation", std::string("backward_") + dtype_name(output.scalar_type()) + "_cuda");
   dispatch_dtype("activation_backward", y.scalar_type(), [&, &y = y](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {
-      activation_gradient<T, kind()><<<blocks_for(n, kThreads), kThreads, 0, stream>>>(
-          data<T>(dy), data<T>(y), mutable_data<T>(result), n, static_cast<Compute<T>>(negative_slope));
+      launch(activation_gradient<T, kind()>, blocks_for(n, kThreads), kThreads, data<T>(dy), data<T>(y),
+             mutable_data<T>(result), n, static_cast<Compute<T>>(negative_slope));
     });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return result;
 }

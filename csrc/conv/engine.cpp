@@ -1,7 +1,5 @@
 #include "conv/engine.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <string>
 
 #include "common/checks.h"
@@ -42,14 +40,6 @@ FASTGAN_USE_PACKING(Half, float)
 
 namespace {
 
-bool is_forced() {
-  static const bool is = [] {
-    const char* const wish = std::getenv("FASTGAN_ENGINE");
-    return wish && std::string(wish) == "native";
-  }();
-  return is;
-}
-
 // Whether oneDNN, which is what aten calls, multiplies this dtype as such. It runs others through a reference that takes ten
 // to a hundred times as long as float32.
 bool aten_is_fast(ScalarType dtype) {
@@ -82,12 +72,7 @@ Rule rule_for(ScalarType dtype) {
 }  // namespace
 
 Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  if (conv.groups != 1 || input.numel() == 0 || weight.numel() == 0) return Engine::aten;
-  // Nobody means more; and with less no size that the engine multiplies out can overflow.
-  constexpr int64_t kMost = 4096;
-  for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
-    if (std::max((*values)[0], (*values)[1]) > kMost) return Engine::aten;
-  }
+  if (!is_possible(input, weight, conv)) return Engine::aten;
   const Rule rule = rule_for(input.scalar_type());
   const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
   if ((rule.winograd || large_gradient) && winograd_suits(input, weight, conv)) return Engine::winograd;

@@ -6,6 +6,8 @@
 // (for a 4x4 kernel of stride 2: four phases of 2x2 taps). No zero is inserted anywhere.
 #pragma once
 
+#include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -28,6 +30,25 @@ struct Epilogue {
 
 enum class Pass { forward, dgrad, wgrad };
 enum class Engine { aten, direct, winograd, scatter };  // see winograd.h, scatter.h
+
+// Whether FASTGAN_ENGINE=native asks for our kernels; read once.
+inline bool is_forced() {
+  static const bool is = [] {
+    const char* const wish = std::getenv("FASTGAN_ENGINE");
+    return wish && std::string(wish) == "native";
+  }();
+  return is;
+}
+
+// What no engine of ours takes: groups, and emptiness.
+inline bool is_possible(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  // Nobody means more; and with less no size that the engine multiplies out can overflow.
+  constexpr int64_t kMost = 4096;
+  for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
+    if (std::max((*values)[0], (*values)[1]) > kMost) return false;
+  }
+  return conv.groups == 1 && input.numel() > 0 && weight.numel() > 0;
+}
 
 // What this pass of a convolution runs on. FASTGAN_ENGINE=native takes ours wherever it can.
 Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);

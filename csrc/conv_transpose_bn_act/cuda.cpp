@@ -1,4 +1,4 @@
-// No device code here: the convolution is aten's, and batch_norm_act has the kernels around it.
+// No device code here: the convolution's is in csrc/conv/, and batch_norm_act has the kernels around it.
 #include "conv_transpose_bn_act/ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {

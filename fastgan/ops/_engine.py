@@ -8,7 +8,7 @@ The rule under ``FASTGAN_ENGINE=auto`` (the default):
   csrc/conv/engine.cpp chooses, by measurement: ours where it was faster, aten's otherwise. ``fastgan doctor`` shows
   that rule. ``FASTGAN_ENGINE=native`` takes ours wherever groups are 1.
 - CUDA: aten. The CUDA kernels are built and can be forced, but none has a recorded run on a device yet, and a kernel
-  without one is never the default.
+  without one is never the default. ``make gpu-check`` makes the record.
 - Any other device: aten.
 
 ``FASTGAN_ENGINE=native`` forces the native kernels and raises where there is none; ``aten`` never uses them.

@@ -1,0 +1,86 @@
+"""Measures DCGAN-64's blocks and its whole step on a GPU, in bfloat16 and channels-last, and prints them as JSON.
+
+`make gpu-check` runs it once for each engine, because FASTGAN_ENGINE is read once a process. All times are raw: of
+every repetition, in milliseconds, by the device's own events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import bench_layers
+import torch
+from cases import Case, relative_error
+
+from fastgan import _native
+from fastgan.proof import Proof
+
+BATCH, REPEATS, WARM_UPS = 128, 30, 5
+DTYPE, FORMAT = torch.bfloat16, torch.channels_last
+
+
+def milliseconds(call: Callable[[], object], repeats: int = REPEATS) -> list[float]:
+    """Of each repetition, between two events of the current stream."""
+    for _ in range(WARM_UPS):
+        call()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for begin, end in events:
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) for begin, end in events]
+
+
+def measure_block(case: Case) -> dict[str, Any]:
+    """Forward and backward of one block, ours and torch's own, with how far the outputs are apart."""
+    input, tensors, buffers = case.sample(DTYPE, FORMAT)
+    leaves = {name: leaf.cuda().requires_grad_() for name, leaf in {"input": input, **tensors}.items()}
+    buffers = {name: buffer.cuda() for name, buffer in buffers.items()}
+    row: dict[str, Any] = {"block": case.name, "op": case.op, "input": case.input, "weight": case.tensors["weight"]}
+    outputs = {}
+    for name, function in (("fastgan", case.function), ("eager", case.reference)):
+
+        def forward(function: Callable = function) -> torch.Tensor:
+            return function(**leaves, **buffers, **case.options)
+
+        outputs[name] = forward()
+        grad = torch.ones_like(outputs[name])
+
+        def both(forward: Callable = forward, grad: torch.Tensor = grad) -> object:
+            return torch.autograd.grad(forward(), list(leaves.values()), grad)
+
+        _native.reset_counters()
+        both()
+        row[f"{name}_kernels"] = _native.counters()
+        row[f"{name}_forward_ms"] = milliseconds(forward)
+        row[f"{name}_forward_backward_ms"] = milliseconds(both)
+    row["difference"] = relative_error(outputs["fastgan"], outputs["eager"])
+    return row
+
+
+def measure_step(compiled: bool) -> dict[str, Any]:
+    """The tutorial's loop and AdversarialStep, each as :mod:`fastgan.proof` sets it up."""
+    proof = Proof(batch_size=BATCH, device=torch.device("cuda"))
+    contenders = proof.contenders("bfloat16", FORMAT, compiled)
+    rows: dict[str, Any] = {"compile_failure": contenders.compile_failure}
+    for name, step in contenders.steps.items():
+        _native.reset_counters()
+        step()
+        rows[name] = {"kernels": _native.counters(), "ms": milliseconds(step)}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="let torch.compile take part in the step")
+    options = parser.parse_args()
+    blocks = [measure_block(case) for case in bench_layers.blocks(BATCH)]
+    print(json.dumps({"batch": BATCH, "blocks": blocks, "step": measure_step(options.compile)}))
+
+
+if __name__ == "__main__":
+    main()

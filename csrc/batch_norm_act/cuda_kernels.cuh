@@ -1,0 +1,307 @@
+// The kernels of batch_norm_act.h's formulas.
+#pragma once
+
+#include "common/device.cuh"
+
+namespace fastgan::batch_norm_act {
+namespace {
+
+using namespace fastgan::cuda;
+
+// Where an element stands. Channels-last: [groups][count][channels]; contiguous: [groups][outer][channels][inner].
+struct Layout {
+  int64_t groups, outer, channels, inner;
+  bool channels_last;
+
+  FASTGAN_HOST_DEVICE int64_t count() const { return outer * inner; }
+  FASTGAN_HOST_DEVICE int64_t numel() const { return groups * outer * channels * inner; }
+  FASTGAN_HOST_DEVICE int64_t group_of(int64_t i) const { return i / (outer * channels * inner); }
+  FASTGAN_HOST_DEVICE int64_t channel_of(int64_t i) const { return channels_last ? i % channels : i / inner % channels; }
+  // Element e of a group's channel.
+  FASTGAN_HOST_DEVICE int64_t offset(int64_t group, int64_t channel, int64_t e) const {
+    if (channels_last) return (group * count() + e) * channels + channel;
+    return ((group * outer + e / inner) * channels + channel) * inner + e % inner;
+  }
+  // How many neighbours share one channel's row or run of channels, so that a pack never straddles.
+  FASTGAN_HOST_DEVICE int64_t run() const { return channels_last ? channels : inner; }
+};
+
+template <class A>
+struct Parameters {
+  const A* mean;    // [groups, channels]
+  const A* invstd;  // [groups, channels]
+  const A* weight;  // [channels] or null
+  const A* bias;    // [channels] or null
+  A negative_slope;
+
+  __device__ A scale(int64_t index, int64_t channel) const {
+    return weight ? weight[channel] * invstd[index] : invstd[index];
+  }
+  __device__ A shift(int64_t channel) const { return bias ? bias[channel] : A(0); }
+};
+
+// ---- sums: a partial one of each (group, chunk, channel), then one thread a channel merges the chunks in order ------------
+
+template <class A>
+struct Sums {
+  A first, second;
+
+  __device__ void add(const Sums& term) { merge(term); }
+  __device__ void merge(const Sums& other) {
+    first += other.first;
+    second += other.second;
+  }
+};
+
+// Mean and sum of squared deviations, by Welford, "Note on a method for calculating corrected sums of squares", 1962, and
+// merged by Chan, Golub and LeVeque, 1979: nothing cancels, wherever the values lie.
+template <class A>
+struct Moments {
+  A count, mean, squares;
+
+  __device__ void add(A value) {
+    count += 1;
+    const A before = value - mean;
+    mean += before / count;
+    squares += before * (value - mean);
+  }
+  __device__ void merge(const Moments& other) {
+    if (other.count == 0) return;
+    const A distance = other.mean - mean, share = other.count / (count + other.count);
+    mean += distance * share;
+    squares += other.squares + distance * distance * count * share;
+    count += other.count;
+  }
+};
+
+// Of x - pivot. The pivot, a channel's first value, takes a large mean away before anything is rounded.
+template <class T>
+struct MomentsTerm {
+  using A = Compute<T>;
+  using State = Moments<A>;
+  const T* x;
+  Layout at;
+
+  struct Channel {
+    A pivot;
+  };
+  __device__ Channel channel(int64_t group, int64_t c) const { return {to_compute(x[at.offset(group, c, 0)])}; }
+  __device__ A operator()(const Channel& of, int64_t i) const { return to_compute(x[i]) - of.pivot; }
+};
+
+// Sum of g and of g (x - mean), with g the gradient before the activation.
+template <class T, Activation kind>
+struct BackwardTerm {
+  using A = Compute<T>;
+  using State = Sums<A>;
+  const T* grad;
+  const T* x;
+  Parameters<A> p;
+  Layout at;
+
+  struct Channel {
+    A mean, scale, shift;
+  };
+  __device__ Channel channel(int64_t group, int64_t c) const {
+    const int64_t index = group * at.channels + c;
+    return {p.mean[index], p.scale(index, c), p.shift(c)};
+  }
+  __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
+    const A d = to_compute(x[i]) - of.mean;
+    const A g = activate_grad<kind>(to_compute(grad[i]), d * of.scale + of.shift, p.negative_slope);
+    return {g, g * d};
+  }
+};
+
+constexpr int kColumns = 32;  // channels a block takes in channels-last memory
+constexpr int kRows = kThreads / kColumns;
+
+// Channels-last: neighbouring threads on neighbouring channels. grid: (channel tiles, chunks, groups)
+template <class Term, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads) partial_sums_rows(Term term, State* partial) {
+  __shared__ State shared[kRows][kColumns];
+  const int64_t channel = blockIdx.x * int64_t{kColumns} + threadIdx.x;
+  const int64_t chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
+  const int64_t count = term.at.count();
+  State state{};
+  if (channel < term.at.channels) {
+    const auto of = term.channel(group, channel);
+    for (int64_t e = chunk * kRows + threadIdx.y; e < count; e += chunks * kRows) {
+      state.add(term(of, term.at.offset(group, channel, e)));
+    }
+  }
+  shared[threadIdx.y][threadIdx.x] = state;
+  __syncthreads();
+  if (threadIdx.y == 0 && channel < term.at.channels) {
+    for (int row = 1; row < kRows; ++row) state.merge(shared[row][threadIdx.x]);
+    partial[(group * chunks + chunk) * term.at.channels + channel] = state;
+  }
+}
+
+// Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
+template <class Term, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads) partial_sums_planes(Term term, State* partial) {
+  __shared__ State shared[kThreads];
+  const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
+  const auto of = term.channel(group, channel);
+  State state{};
+  for (int64_t e = chunk * kThreads + threadIdx.x; e < term.at.count(); e += chunks * kThreads) {
+    state.add(term(of, term.at.offset(group, channel, e)));
+  }
+  shared[threadIdx.x] = state;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) {
+      state.merge(shared[threadIdx.x + half]);
+      shared[threadIdx.x] = state;
+    }
+  }
+  if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = state;
+}
+
+// How many chunks a channel's elements are cut into: by shape alone, so that sums are always formed in one order.
+inline int64_t chunks_for(const Layout& at) {
+  constexpr int64_t kElementsPerThread = 16, kBlocksWanted = 1024;
+  const int64_t tiles = at.groups * (at.channels_last ? (at.channels + kColumns - 1) / kColumns : at.channels);
+  const int64_t work = at.count() / ((at.channels_last ? kRows : kThreads) * kElementsPerThread);
+  return std::clamp<int64_t>(std::min(work, kBlocksWanted / std::max<int64_t>(tiles, 1)), 1, 256);
+}
+
+// partial: [groups][chunks][channels]
+template <class Launch, class Term, class State = typename Term::State>
+void partial_sums(const Launch& launch, const Term& term, int64_t chunks, State* partial) {
+  const Layout& at = term.at;
+  const auto z = static_cast<unsigned>(at.groups), y = static_cast<unsigned>(chunks);
+  if (at.channels_last) {
+    const auto tiles = static_cast<unsigned>((at.channels + kColumns - 1) / kColumns);
+    launch(partial_sums_rows<Term>, dim3(tiles, y, z), dim3(kColumns, kRows), term, partial);
+  } else {
+    launch(partial_sums_planes<Term>, dim3(static_cast<unsigned>(at.channels), y, z), dim3(kThreads), term, partial);
+  }
+}
+
+template <class A>
+__device__ inline Sums<double> sum_of_chunks(const Sums<A>* partial, int64_t group, int64_t channel, int64_t chunks,
+                                             int64_t channels) {
+  Sums<double> sums{0, 0};
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const auto s = partial[(group * chunks + chunk) * channels + channel];
+    sums.merge({s.first, s.second});
+  }
+  return sums;
+}
+
+// One thread a channel: statistics of every group, and running statistics as the groups one after another leave them.
+template <class T, class A = Compute<T>>
+__global__ void finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks, double momentum,
+                                  double eps, A* mean, A* invstd, A* running_mean, A* running_var) {
+  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (channel >= at.channels) return;
+  const auto n = static_cast<double>(at.count());
+  for (int64_t group = 0; group < at.groups; ++group) {
+    Moments<double> moments{};
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const auto m = partial[(group * chunks + chunk) * at.channels + channel];
+      moments.merge({m.count, m.mean, m.squares});
+    }
+    const double batch_mean = to_compute(x[at.offset(group, channel, 0)]) + moments.mean;
+    const double variance = moments.squares / n;
+    mean[group * at.channels + channel] = static_cast<A>(batch_mean);
+    invstd[group * at.channels + channel] = static_cast<A>(1.0 / sqrt(variance + eps));
+    if (running_mean) {
+      const double old_mean = running_mean[channel], old_var = running_var[channel];
+      running_mean[channel] = static_cast<A>(old_mean + momentum * (batch_mean - old_mean));
+      running_var[channel] = static_cast<A>(old_var + momentum * (variance * n / (n - 1) - old_var));
+    }
+  }
+}
+
+template <class A>
+__global__ void given_statistics(int64_t groups, int64_t channels, const A* running_mean, const A* running_var,
+                                 double eps, A* mean, A* invstd) {
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i >= groups * channels) return;
+  mean[i] = running_mean[i % channels];
+  invstd[i] = static_cast<A>(1.0 / sqrt(static_cast<double>(running_var[i % channels]) + eps));
+}
+
+// One thread a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward).
+template <class A>
+__global__ void finish_backward(Layout at, const Sums<A>* partial, int64_t chunks, Parameters<A> p, bool training,
+                                A* offsets, A* slopes, A* grad_weight, A* grad_bias) {
+  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (channel >= at.channels) return;
+  double weight_sum = 0, bias_sum = 0;
+  for (int64_t group = 0; group < at.groups; ++group) {
+    const int64_t index = group * at.channels + channel;
+    const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
+    const double invstd = p.invstd[index];
+    const double share = training ? p.scale(index, channel) / static_cast<double>(at.count()) : 0.0;
+    offsets[index] = static_cast<A>(share * sums.first);
+    slopes[index] = static_cast<A>(share * sums.second * invstd * invstd);
+    weight_sum += sums.second * invstd;
+    bias_sum += sums.first;
+  }
+  grad_weight[channel] = static_cast<A>(weight_sum);
+  grad_bias[channel] = static_cast<A>(bias_sum);
+}
+
+// ---- elementwise ----------------------------------------------------------------------------------------------------------
+
+// Left alone, ptxas keeps this to 32 registers on sm_90a and spills one for the sigmoid; 4 blocks leave it 64.
+template <class T, Activation kind, int width, class A = Compute<T>>
+__global__ void __launch_bounds__(kThreads, 4) normalise(const T* x, T* y, Layout at, Parameters<A> p) {
+  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
+    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
+    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
+    Pack<T, width> out;
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) {
+      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
+      const A z = (to_compute(in.values[lane]) - p.mean[index]) * p.scale(index, c) + p.shift(c);
+      out.values[lane] = from_compute<T>(activate<kind>(z, p.negative_slope));
+    }
+    reinterpret_cast<Pack<T, width>*>(y)[i] = out;
+  }
+}
+
+template <class T, Activation kind, int width, class A = Compute<T>>
+__global__ void __launch_bounds__(kThreads) normalise_backward(const T* grad, const T* x, T* grad_x, Layout at,
+                                                               Parameters<A> p, const A* offsets, const A* slopes) {
+  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
+    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
+    const auto dy = reinterpret_cast<const Pack<T, width>*>(grad)[i];
+    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
+    Pack<T, width> out;
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) {
+      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
+      const A d = to_compute(in.values[lane]) - p.mean[index], scale = p.scale(index, c);
+      const A g = activate_grad<kind>(to_compute(dy.values[lane]), d * scale + p.shift(c), p.negative_slope);
+      out.values[lane] = from_compute<T>(scale * g - offsets[index] - slopes[index] * d);
+    }
+    reinterpret_cast<Pack<T, width>*>(grad_x)[i] = out;
+  }
+}
+
+template <class T, Activation kind, class A = Compute<T>>
+__global__ void __launch_bounds__(kThreads) activate_in_place(T* y, int64_t n, A slope) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
+    y[i] = from_compute<T>(activate<kind>(to_compute(y[i]), slope));
+  }
+}
+
+template <class T, Activation kind, class A = Compute<T>>
+__global__ void __launch_bounds__(kThreads) activation_gradient(const T* grad, const T* y, T* grad_x, int64_t n,
+                                                                A slope) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
+    grad_x[i] = from_compute<T>(activate_grad_from_output<kind>(to_compute(grad[i]), to_compute(y[i]), slope));
+  }
+}
+
+}  // namespace
+}  // namespace fastgan::batch_norm_act

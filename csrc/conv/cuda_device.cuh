@@ -1,0 +1,66 @@
+// What the tile kernel needs of the device: copies to shared memory that run beside the arithmetic, and tensor cores.
+//
+// Both came with compute capability 8.0. Before, a copy is an ordinary one and kHasTensorCores is false.
+#pragma once
+
+#include "common/device.cuh"
+
+namespace fastgan::conv {
+
+#if defined(FASTGAN_EMULATED_DEVICE)
+inline constexpr bool kHasTensorCores = true;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr bool kHasTensorCores = false;
+#else
+inline constexpr bool kHasTensorCores = true;
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+// 16 bytes, or zeros; both addresses are multiples of 16. Complete for the calling thread after wait_for_copies.
+__device__ inline void copy_16(void* shared, const void* global, bool zeros) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(zeros ? 0 : 16) : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// For all committed groups but the last `pending`.
+template <int pending>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+#else
+
+__device__ inline void copy_16(void* shared, const void* global, bool zeros) {
+  *static_cast<uint4*>(shared) = zeros ? uint4{0, 0, 0, 0} : *static_cast<const uint4*>(global);
+}
+__device__ inline void commit_copies() {}
+template <int pending>
+__device__ inline void wait_for_copies() {}
+
+#endif
+
+// d += a b, of 16 x 16 by 16 x 8, by the threads of a warp. Who holds what: PTX ISA, mma.m16n8k16, "Matrix fragments for
+// .f16 / .bf16". In a lane, with group = lane / 4 and pair = lane % 4 * 2:
+//   a[i]: rows group + 8 (i % 2), columns pair + 8 (i / 2) and the next     b[i]: rows pair + 8 i and the next, column group
+//   d[i]: row group + 8 (i / 2), column pair + i % 2
+template <class T>
+__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(FASTGAN_EMULATED_DEVICE)
+  emulator::multiply_add<T>(d, a, b);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, __half>) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+#endif
+}
+
+}  // namespace fastgan::conv

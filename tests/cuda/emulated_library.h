@@ -1,0 +1,7 @@
+// In front of every source of the CUDA library (-include): it then runs on the emulator, as the operators of CPU tensors.
+#pragma once
+
+#include "common/tensor.h"
+#include "emulator.h"
+
+#define CUDA CPU  // the dispatch key that the sources register for

@@ -1,0 +1,285 @@
+// Runs CUDA kernels on a CPU, compiled by g++ with this file in front (-include): a fiber a thread, one block at a time.
+//
+// Blocks, and the threads between two barriers, run in an order that the seed shuffles, so that a result which depends on
+// the order changes. Sanitizers see every access, those to shared memory too. A barrier that some threads of a block never
+// reach, or reach at another line, ends the program with a sentence. What this cannot show: the order in which a device
+// makes memory visible, asynchronous copies, and speed.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "common/element.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define FASTGAN_EMULATED_DEVICE 1
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // of the block that runs; what an earlier one left is still there, as on a device
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
+using __half = fastgan::Half;
+using __nv_bfloat16 = fastgan::BFloat16;
+
+namespace emulator {
+
+constexpr unsigned kLanes = 32;
+constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kExchangedBytes = 64;  // a lane, at most
+
+[[noreturn]] inline void stop(const char* sentence, int line = 0) {
+  std::fprintf(stderr, "emulator: block (%u, %u, %u), thread (%u, %u, %u), line %d: %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
+               threadIdx.x, threadIdx.y, threadIdx.z, line, sentence);
+  std::exit(1);
+}
+
+struct Fiber {
+  enum State { ready, at_barrier, at_collective, done };
+  State state = ready;
+  int line = 0;            // where it waits
+  unsigned exchanges = 0;  // collectives so far
+  ucontext_t context;
+  char* stack = nullptr;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+};
+
+class Block {
+ public:
+  Block(dim3 size, std::mt19937& random) : size_(size), random_(random), fibers_(size.x * size.y * size.z) {
+    static std::vector<std::unique_ptr<char[]>> stacks;  // of all launches
+    while (stacks.size() < fibers_.size()) stacks.emplace_back(new char[kStackBytes]);
+    for (auto& slots : exchanged_) slots.resize(fibers_.size());
+    for (unsigned i = 0; i < fibers_.size(); ++i) {
+      fibers_[i].stack = stacks[i].get();
+      order_.push_back(i);
+    }
+  }
+
+  void run(const std::function<void()>& kernel) {
+    kernel_ = &kernel;
+    current_block() = this;
+    for (auto& fiber : fibers_) {
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack;
+      fiber.context.uc_stack.ss_size = kStackBytes;
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, &Block::enter, 0);
+      fiber.state = Fiber::ready;
+      fiber.exchanges = 0;
+    }
+    do {
+      std::shuffle(order_.begin(), order_.end(), random_);
+      for (const unsigned thread : order_) {
+        if (fibers_[thread].state == Fiber::ready) resume(thread);
+      }
+    } while (release());
+  }
+
+  void wait(Fiber::State where, int line) {
+    Fiber& fiber = fibers_[current_];
+    fiber.state = where;
+    fiber.line = line;
+    leave(fiber, false);
+  }
+
+  // What every lane of the calling thread's warp brings to this collective.
+  template <class Value>
+  std::array<Value, kLanes> exchange(const Value& value, int line) {
+    static_assert(sizeof(Value) <= kExchangedBytes && std::is_trivially_copyable_v<Value>);
+    const unsigned thread = current_, first = thread / kLanes * kLanes;
+    // No lane is two collectives ahead of another, so two sets of slots are enough.
+    auto& slots = exchanged_[fibers_[thread].exchanges++ % 2];
+    std::memcpy(slots[thread].data(), &value, sizeof(Value));
+    wait(Fiber::at_collective, line);
+    std::array<Value, kLanes> values{};
+    for (unsigned lane = 0; lane < kLanes && first + lane < fibers_.size(); ++lane) {
+      std::memcpy(&values[lane], slots[first + lane].data(), sizeof(Value));
+    }
+    return values;
+  }
+
+  unsigned lane() const { return current_ % kLanes; }
+
+  static Block*& current_block() {
+    static Block* block = nullptr;
+    return block;
+  }
+
+ private:
+  static void enter() {
+    Block& block = *current_block();
+    block.arrived(nullptr);
+    (*block.kernel_)();
+    Fiber& fiber = block.fibers_[block.current_];
+    fiber.state = Fiber::done;
+    block.leave(fiber, true);
+  }
+
+  void resume(unsigned thread) {
+    current_ = thread;
+    threadIdx = dim3(thread % size_.x, thread / size_.x % size_.y, thread / (size_.x * size_.y));
+    Fiber& fiber = fibers_[thread];
+    void* fake_stack = nullptr;
+    departing(&fake_stack, fiber.stack, kStackBytes);
+    swapcontext(&scheduler_, &fiber.context);
+    arrived(fake_stack);
+  }
+
+  void leave(Fiber& fiber, bool for_good) {
+    departing(for_good ? nullptr : &fiber.fake_stack, scheduler_stack_, scheduler_bytes_);
+    swapcontext(&fiber.context, &scheduler_);
+    arrived(fiber.fake_stack);
+  }
+
+  // AddressSanitizer has to be told of every change of stack.
+  void departing([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* to, [[maybe_unused]] size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(fake_stack, to, bytes);
+#endif
+  }
+  void arrived([[maybe_unused]] void* fake_stack) {
+#ifdef __SANITIZE_ADDRESS__
+    const void* from = nullptr;
+    size_t bytes = 0;
+    __sanitizer_finish_switch_fiber(fake_stack, &from, &bytes);
+    if (!scheduler_stack_) {  // the first fiber comes from there
+      scheduler_stack_ = from;
+      scheduler_bytes_ = bytes;
+    }
+#endif
+  }
+
+  // Lets go on what may: warps whose threads are all at a collective, or the block, all at its barrier. False at the end.
+  bool release() {
+    bool any = false, all_done = true;
+    for (size_t first = 0; first < fibers_.size(); first += kLanes) {
+      any |= release(first, std::min(first + kLanes, fibers_.size()), Fiber::at_collective);
+    }
+    any = any || release(0, fibers_.size(), Fiber::at_barrier);
+    for (const auto& fiber : fibers_) all_done &= fiber.state == Fiber::done;
+    if (!any && !all_done) stop("the block hangs: its threads wait at different barriers or collectives.");
+    return !all_done;
+  }
+
+  bool release(size_t begin, size_t end, Fiber::State where) {
+    int line = 0;
+    for (size_t i = begin; i < end; ++i) {
+      if (fibers_[i].state == Fiber::done) continue;
+      if (fibers_[i].state != where) return false;
+      if (line && fibers_[i].line != line) stop("threads meet at barriers of different lines.", fibers_[i].line);
+      line = fibers_[i].line;
+    }
+    for (size_t i = begin; i < end; ++i) {
+      if (fibers_[i].state == where) fibers_[i].state = Fiber::ready;
+    }
+    return line != 0;
+  }
+
+  dim3 size_;
+  std::mt19937& random_;
+  std::vector<Fiber> fibers_;
+  std::vector<unsigned> order_;
+  std::vector<std::array<unsigned char, kExchangedBytes>> exchanged_[2];
+  const std::function<void()>* kernel_ = nullptr;
+  unsigned current_ = 0;
+  ucontext_t scheduler_;
+  const void* scheduler_stack_ = nullptr;
+  size_t scheduler_bytes_ = 0;
+};
+
+// Called as the operators' own Launch is (common/cuda.cuh).
+class Launch {
+ public:
+  explicit Launch(unsigned seed) : random_(seed) {}
+
+  template <class... Parameters, class... Arguments>
+  void operator()(void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    gridDim = grid;
+    blockDim = block;
+    std::vector<dim3> blocks;
+    for (unsigned z = 0; z < grid.z; ++z) {
+      for (unsigned y = 0; y < grid.y; ++y) {
+        for (unsigned x = 0; x < grid.x; ++x) blocks.emplace_back(x, y, z);
+      }
+    }
+    std::shuffle(blocks.begin(), blocks.end(), random_);
+    Block fibers(block, random_);
+    for (const dim3& index : blocks) {
+      blockIdx = index;
+      fibers.run([&] { kernel(arguments...); });
+    }
+  }
+
+ private:
+  mutable std::mt19937 random_;
+};
+
+// mma.sync.m16n8k16 with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded once.
+template <class T>
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct Share {
+    T a[4][2], b[2][2];
+  } mine;
+  static_assert(sizeof(mine.a) == sizeof(a) && sizeof(mine.b) == sizeof(b));
+  std::memcpy(mine.a, a, sizeof(a));
+  std::memcpy(mine.b, b, sizeof(b));
+  auto& block = *Block::current_block();
+  const auto shares = block.exchange(mine, __LINE__);
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = block.lane() / 4 + 8 * (i / 2), column = block.lane() % 4 * 2 + i % 2;
+    double sum = d[i];
+    for (unsigned k = 0; k < 16; ++k) {
+      const T left = shares[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2][k % 2];
+      const T right = shares[column * 4 + k % 8 / 2].b[k / 8][k % 2];
+      sum += double{fastgan::to_compute(left)} * fastgan::to_compute(right);
+    }
+    d[i] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace emulator
+
+#define __syncthreads() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_barrier, __LINE__)
+#define __syncwarp() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_collective, __LINE__)
+
+// Of whole warps: the masks of CUDA's functions of these names are those of all lanes.
+template <class Value>
+Value __shfl_sync(unsigned, Value value, int from) {
+  return ::emulator::Block::current_block()->exchange(value, __LINE__)[from % ::emulator::kLanes];
+}
+template <class Value>
+Value __shfl_xor_sync(unsigned, Value value, int lanes) {
+  auto& block = *::emulator::Block::current_block();
+  return block.exchange(value, __LINE__)[block.lane() ^ lanes];
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const auto votes = ::emulator::Block::current_block()->exchange(predicate, __LINE__);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < ::emulator::kLanes; ++lane) bits |= unsigned(votes[lane] != 0) << lane;
+  return bits;
+}

@@ -1,0 +1,76 @@
+"""The whole CUDA library on the emulator, its host code too: it takes the CPU's place under the operators' tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastgan_build import find_torch, native, toolchain
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).parent.relative_to(ROOT)
+FLAGS = ["-O1", "-fno-strict-aliasing", "-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+# What is said of the CPU's kernels only: their sigmoid of -90 is 0 as torch's is, the mean of an infinity is one, they
+# can raise an error for what a tensor holds, and they take parameters of each sample.
+CPU_ONLY = "special_values or infinity_and_nan or bad_input or wrong_arguments or thread_count"
+CPU_ONLY += " or per_sample or batch_norm_act-each"
+SCRIPT = """
+import emulated_device, torch
+from fastgan import _native, ops
+x = torch.randn(2, 3, 8, 8, requires_grad=True)
+w = torch.randn(4, 3, 4, 4, requires_grad=True)
+ops.conv_bn_act(x, w, stride=2, padding=1).sum().backward()
+print(*_native.counters())
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    sources, torch = native.find_sources(ROOT), find_torch.torch_to_build_with()
+    schemas = [path for path in sources.cpu if path.name == "schema.cpp"]
+    files = [*sources.cuda, *sources.cuda_host, *schemas, *sources.common]
+    output = tmp_path_factory.mktemp("emulated") / "_emulated.so"
+    include = ["-Icsrc", f"-I{FOLDER}", "-isystem", str(torch.include), "-include", "emulated_library.h"]
+    command = [*toolchain.find_compiler().command, "-x", "c++", *toolchain.cxx_flags(), *FLAGS, *include]
+    command += [*map(str, files), "-shared", "-o", str(output), f"-L{torch.lib}", "-ltorch_cpu", "-Wl,-z,defs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def run(library: Path, *arguments: str) -> str:
+    """What this interpreter prints with the library in the place of the CPU's."""
+    variables = {"FASTGAN_EMULATED_LIBRARY": str(library), "FASTGAN_ENGINE": "native"}
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / FOLDER)])}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def run_tests(library: Path, names: str, selection: str) -> None:
+    files = [f"tests/ops/test_{name}.py" for name in names.split()]
+    said = run(
+        library, "-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider", *files, "-k", selection
+    )
+    assert "passed" in said and "skipped" not in said
+
+
+def test_the_kernels_that_run_are_those_of_cuda(library):
+    kernels = run(library, "-c", SCRIPT).split()
+    assert {f"conv_bn_act/{name}_float32_cuda" for name in ("forward", "backward_dgrad", "backward_wgrad")} <= {
+        *kernels
+    }
+    assert not [kernel for kernel in kernels if not kernel.endswith("_cuda")]
+
+
+def test_operators_equal_the_truth(library):
+    selection = "(equals_truth and float32 and not (wide or rows or none or relu or per_sample)) or opcheck"
+    run_tests(library, "exactness gradients", selection)
+
+
+@pytest.mark.long
+def test_every_test_of_the_operators(library):
+    run_tests(library, "exactness gradients bce properties", f"not ({CPU_ONLY})")

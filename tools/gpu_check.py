@@ -1,0 +1,158 @@
+"""Proves the CUDA kernels on the GPU of this machine, and records it in ``benchmarks/results/<gpu>.json``.
+
+    python tools/gpu_check.py
+
+With the torch of the interpreter that runs it, and without a network: builds ``_cuda.so`` where there is none (one that
+is there is used as it is), runs every test marked ``cuda``, then the benchmarks, then compute-sanitizer over some of
+the tests where it is installed, all in less than nine minutes. Exits with 2 where there is nothing to run on, with 1
+where something failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "fastgan" / "_cuda.so"
+FOLDERS = ("", "tests", "benchmarks", "build_backend", "tools")
+# Under compute-sanitizer a kernel takes many times as long: small cases of every kernel are enough.
+SANITIZED = "awkward_memory or derivatives or (every_pass and (odd or stride_beyond))"
+TOOLS = ("memcheck", "racecheck")
+LIMIT, WHOLE = 240, 520  # seconds that one stage may take, and all together
+BEGUN = time.monotonic()
+
+
+def main() -> int:
+    why_not = missing()
+    if why_not:
+        print(f"gpu-check: {why_not}", file=sys.stderr)
+        return 2
+    if not LIBRARY.is_file():
+        subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, check=True)
+    record = {"machine": machine(), "tests": run_tests()}
+    record["benchmarks"] = {engine: run_benchmarks(engine) for engine in ("native", "auto")}
+    record["sanitizer"] = sanitize()
+    path = ROOT / "benchmarks" / "results" / f"{slug(record['machine']['gpu'])}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"record: {path.relative_to(ROOT)}")
+    return 1 if failures(record) else 0
+
+
+def missing() -> str:
+    """The sentence that says why nothing can be proven here; empty where it can."""
+    try:
+        import torch
+    except ImportError:
+        return f"{sys.executable} has no torch; run `make gpu-check PYTHON=...` with an interpreter that has one."
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no GPU; run this on a machine with one, by a torch for CUDA."
+    try:
+        import pytest  # noqa: F401
+    except ImportError:
+        return f"{sys.executable} has no pytest, which runs the tests; install it there."
+    return ""
+
+
+def machine() -> dict[str, Any]:
+    """What is proven, and on what."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip() or None,
+        "changed_files": len(changed.stdout.splitlines()),
+        "library_sha256": hashlib.sha256(LIBRARY.read_bytes()).hexdigest(),
+        "gpu": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": round(properties.total_memory / 2**30, 1),
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": sys.version.split()[0],
+    }
+
+
+def marked_files() -> list[str]:
+    """Only these are collected: the others may need packages that a machine with a GPU does not have."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in files if "pytest.mark.cuda" in path.read_text()]
+
+
+def run_tests() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        done = run(["-m", "pytest", "-q", "-m", "cuda", f"--junitxml={report}", *marked_files()], "native")
+        counts = read_counts(report.read_text()) if report.is_file() else {"passed": 0, "failed": 0, "skipped": 0}
+    return {**counts, **done}
+
+
+def read_counts(report: str) -> dict[str, int]:
+    """passed, failed and skipped, of pytest's JUnit report."""
+    suites = list(ET.fromstring(report).iter("testsuite"))
+    total, failed, errors, skipped = (
+        sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
+    )
+    return {"passed": total - failed - errors - skipped, "failed": failed + errors, "skipped": skipped}
+
+
+def sanitize() -> dict[str, Any]:
+    """compute-sanitizer's memcheck and racecheck, or why there is none."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"skipped": "compute-sanitizer is not on PATH"}
+    tests = ["-m", "pytest", "-q", "-x", "-m", "cuda", "tests/cuda/test_device.py", "-k", SANITIZED]
+    return {
+        tool: run(tests, "native", [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"])
+        for tool in TOOLS
+    }
+
+
+def run_benchmarks(engine: str) -> dict[str, Any]:
+    done = run(["benchmarks/gpu.py", *(["--compile"] if engine == "auto" else [])], engine, echo=False)
+    lines = done.pop("output").splitlines()
+    return {**done, **(json.loads(lines[-1]) if done["exit_code"] == 0 else {"said": lines[-20:]})}
+
+
+def run(arguments: Sequence[str], engine: str, before: Sequence[str] = (), echo: bool = True) -> dict[str, Any]:
+    """This interpreter's exit code and seconds; its output is shown, or returned."""
+    path = os.pathsep.join([*(str(ROOT / folder) for folder in FOLDERS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "FASTGAN_ENGINE": engine}
+    begin = time.monotonic()
+    limit = max(0.0, min(LIMIT, BEGUN + WHOLE - begin))
+    kept: Mapping[str, Any] = {} if echo else {"stdout": subprocess.PIPE, "text": True}
+    try:
+        done = subprocess.run([*before, sys.executable, *arguments], cwd=ROOT, env=environment, timeout=limit, **kept)
+        code, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired:
+        code, output = 124, f"stopped after {limit:.0f} seconds"
+    result = {"exit_code": code, "seconds": round(time.monotonic() - begin, 1)}
+    return result if echo else {**result, "output": output or ""}
+
+
+def failures(record: Mapping[str, Any]) -> list[str]:
+    """The stages that did not pass. A test that is skipped proves nothing, so it counts."""
+    found = ["tests"] if record["tests"]["exit_code"] or record["tests"]["skipped"] else []
+    stages = {**record["benchmarks"], **{k: v for k, v in record["sanitizer"].items() if k in TOOLS}}
+    return found + [name for name, stage in stages.items() if stage["exit_code"]]
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
