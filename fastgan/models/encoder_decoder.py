@@ -96,6 +96,7 @@ class PatchDiscriminator(nn.Module):
 
     family = "encoder_decoder"
     per_sample = True  # its forward treats every image by itself, as its children do
+    judges_pairs = True  # it is given the sources with the images
     arguments = ("image_size", "channels", "width", "in_channels")
     num_classes = 0
 

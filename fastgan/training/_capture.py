@@ -17,16 +17,17 @@ __all__ = ["StepGraph"]
 
 WARM_UP = 3  # equal steps before the capture; each trains, on a side stream, as torch's notes on CUDA graphs ask for
 
-Update = Callable[[Tensor, Tensor], dict[str, Tensor]]
+Inputs = Sequence[Tensor | None]
+Update = Callable[..., dict[str, Tensor]]
 
 
 class StepGraph:
-    """Calls ``update(real, latent)``, and replays it as a graph where it has been called in the same way before.
+    """Calls ``update(*inputs)``, and replays it as a graph where it has been called in the same way before.
 
-    A graph holds addresses and numbers as they were at its capture. Real images, latents and learning rates are copied
-    to addresses of its own before each replay. Whatever else it holds is compared at every call (:meth:`_state`): a
-    step in another state, such as a smaller last batch, is run without the graph, and a state that stays gets a new
-    one. Random numbers come from torch's CUDA generator, which hands a replay its offset.
+    A graph holds addresses and numbers as they were at its capture. The inputs (tensors on the device, or None) and
+    learning rates are copied to addresses of its own before each replay. Whatever else it holds is compared at every
+    call (:meth:`_state`): a step in another state, such as a smaller last batch, is run without the graph, and a state
+    that stays gets a new one. Random numbers come from torch's CUDA generator, which hands a replay its offset.
 
     Args:
         update: the step; gives detached 0-d tensors by name.
@@ -49,22 +50,22 @@ class StepGraph:
         """Whether there is a graph."""
         return self._graph is not None
 
-    def __call__(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         """One step on the current stream; metrics with memory of their own."""
         reason = self._failure or self._why_not()
         if reason is not None:
             warn_once(f"capture: {reason}", f"the step runs without a CUDA graph, because {reason}.")
-            return self._update(real, latent)
-        state = self._state(real, latent)
+            return self._update(*inputs)
+        state = self._state(inputs)
         self._steps = self._steps + 1 if state == self._last else 0
         self._last = state
         if state != self._captured:
             if self._steps < WARM_UP:
-                return self._run_aside(real, latent)
-            if not self._capture(real, latent):
-                return self(real, latent)
+                return self._run_aside(*inputs)
+            if not self._capture(inputs):
+                return self(*inputs)
             self._captured = state
-        return self._replay(real, latent)
+        return self._replay(inputs)
 
     def _why_not(self) -> str | None:
         for optimizer in self._optimizers:
@@ -74,13 +75,13 @@ class StepGraph:
             return "there are hooks or replaced forwards, which must run; give capture='never'"
         return None
 
-    def _state(self, real: Tensor, latent: Tensor) -> tuple:
+    def _state(self, inputs: Inputs) -> tuple:
         """All that a graph holds for good: shapes, modes, options, and where tensors lie."""
         tensors = [t for network in self._networks for t in (*network.parameters(), *network.buffers())]
         moments = [v for o in self._optimizers for values in o.state.values() for v in values.values()]
         options = [(k, v) for o in self._optimizers for g in o.param_groups for k, v in g.items() if k not in _PER_STEP]
         return (
-            *((t.shape, t.stride(), t.dtype, t.device) for t in (real, latent)),
+            *(None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in inputs),
             *((t.data_ptr(), t.requires_grad) for t in tensors),
             *(_token(value) for value in moments),
             *((name, _token(value)) for name, value in options),
@@ -88,29 +89,31 @@ class StepGraph:
             torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
         )
 
-    def _run_aside(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
+    def _run_aside(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         """A step on a side stream, so that nothing which outlives it is bound to the stream that a capture leaves."""
-        current = torch.cuda.current_stream(real.device)
-        self._aside = self._aside or torch.cuda.Stream(real.device)
+        device = _device_of(inputs)
+        current = torch.cuda.current_stream(device)
+        self._aside = self._aside or torch.cuda.Stream(device)
         self._aside.wait_stream(current)
         with torch.cuda.stream(self._aside):
-            metrics = self._update(real, latent)
+            metrics = self._update(*inputs)
         current.wait_stream(self._aside)
         for value in metrics.values():
             value.record_stream(current)
         return metrics
 
-    def _capture(self, real: Tensor, latent: Tensor) -> bool:
+    def _capture(self, inputs: Inputs) -> bool:
         """Records a step, which changes nothing yet; False where it cannot be recorded."""
         self._graph = self._captured = None  # its memory first
-        self._real, self._latent = torch.empty_like(real), torch.empty_like(latent)
+        device = _device_of(inputs)
+        self._inputs = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs]
         torch.clear_autocast_cache()  # a copy of a weight from before would be used for good
         graph = torch.cuda.CUDAGraph()
         # Threads that load images may go on using the device.
         recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
         try:
-            with torch.cuda.device(real.device), self._rates.on_device(real.device), recording:
-                metrics = self._update(self._real, self._latent)
+            with torch.cuda.device(device), self._rates.on_device(device), recording:
+                metrics = self._update(*self._inputs)
                 self._values = torch.stack(list(metrics.values()))
         except RuntimeError as error:
             self._failure = f"it cannot be captured: {str(error).splitlines()[0]}"
@@ -121,9 +124,10 @@ class StepGraph:
         self._graph = graph
         return True
 
-    def _replay(self, real: Tensor, latent: Tensor) -> dict[str, Tensor]:
-        self._real.copy_(real)
-        self._latent.copy_(latent)
+    def _replay(self, inputs: Inputs) -> dict[str, Tensor]:
+        for kept, tensor in zip(self._inputs, inputs, strict=True):
+            if tensor is not None:
+                kept.copy_(tensor)
         self._rates.send()
         self._graph.replay()
         torch.clear_autocast_cache()  # the weights are other ones now
@@ -163,6 +167,10 @@ class _Rates:
         for group, buffer in zip(groups, self._buffers, strict=True):
             rate = group["lr"]
             buffer.copy_(rate, non_blocking=True) if isinstance(rate, Tensor) else buffer.fill_(rate)
+
+
+def _device_of(inputs: Inputs) -> torch.device:
+    return next(tensor.device for tensor in inputs if tensor is not None)
 
 
 def _token(value: Any) -> Any:

@@ -27,11 +27,14 @@ def judges_together(discriminator: nn.Module) -> bool:
     return reason is None
 
 
-def judge_together(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """What the discriminator says of real and of generated images; batch-norm counts the real ones first."""
+def judge_together(discriminator: nn.Module, real: Tensor, fake: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    """What the discriminator says of real and of generated images; batch-norm counts the real ones first.
+
+    ``given``: what it sees beside both, such as their labels.
+    """
     joined = torch.cat([real, fake])
     if not _gate.is_open(joined):  # subclasses of Tensor do not get to the kernels that keep statistics apart
-        return discriminator(real), discriminator(fake)
+        return discriminator(real, *given), discriminator(fake, *given)
     with batch_groups(2):
-        output = discriminator(joined)
+        output = discriminator(joined, *(torch.cat([tensor, tensor]) for tensor in given))
     return output.tensor_split(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,14 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *AUTOCAST)
 CAPTURES = ("auto", "never")
 
-Made = tuple[Tensor, Tensor | None]  # latents, and the images made of them where these keep their graph
+
+class Made(NamedTuple):
+    """What a micro-batch's images were made of, and the images themselves where they keep their graph."""
+
+    latent: Tensor
+    labels: Tensor | None
+    real: Tensor
+    fake: Tensor | None
 
 
 class AdversarialStep:
@@ -66,6 +73,12 @@ class AdversarialStep:
         r1_gamma: gamma of the R1 penalty gamma / 2 E[|grad D(x)|^2]; 0 for none. Not with "wgan_gp".
         r1_every: it is added in every so manieth call only, with so many times the weight (Karras et al., "Analyzing
             and Improving the Image Quality of StyleGAN", 2020, https://arxiv.org/abs/1912.04958, appendix B).
+        l1_weight: the weight of the mean absolute difference between generated and real images in the generator's loss;
+            where images are made of images, pix2pix takes 100 (Isola et al., 2017, https://arxiv.org/abs/1611.07004).
+
+    Networks for classes are called ``generator(latent, labels)`` and ``discriminator(images, labels)``, where labels
+    are given. A discriminator whose class says ``judges_pairs = True`` is called ``discriminator(images, source)``
+    with the images that its images were made of, which stand in the place of latents.
 
     Penalties are computed without autocast.
 
@@ -90,18 +103,20 @@ class AdversarialStep:
         penalty_weight: float = 10.0,
         r1_gamma: float = 0.0,
         r1_every: int = 16,
+        l1_weight: float = 0.0,
     ) -> None:
         losses.check_options(loss, label_smoothing)
         for name, value, allowed in (("precision", precision, PRECISIONS), ("capture", capture, CAPTURES)):
             if value not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}; choose one of them.")
         _check_counts(d_steps=d_steps, accumulate=accumulate, r1_every=r1_every)
-        _check_weights(penalty_weight=penalty_weight, r1_gamma=r1_gamma)
+        _check_weights(penalty_weight=penalty_weight, r1_gamma=r1_gamma, l1_weight=l1_weight)
         losses.check_r1(loss, r1_gamma)
         self.generator, self.discriminator, self.opt_g, self.opt_d = generator, discriminator, opt_g, opt_d
         self.loss, self.label_smoothing, self.precision, self.capture = loss, label_smoothing, precision, capture
         self.d_steps, self.accumulate = d_steps, accumulate
         self.penalty_weight, self.r1_gamma, self.r1_every = penalty_weight, r1_gamma, r1_every
+        self.l1_weight = l1_weight
         self.draw_latents = resolve_latent(latent, generator)
         self.from_logits: bool | None = None
         """Whether the discriminator gives logits, or scores; known after the first step."""
@@ -115,29 +130,33 @@ class AdversarialStep:
         self._graph = StepGraph(self._update, (generator, discriminator), (opt_g, opt_d))
 
     @torch.enable_grad()
-    def __call__(self, real: Tensor, latent: Tensor | None = None) -> dict[str, Tensor]:
+    def __call__(self, real: Tensor, latent: Tensor | None = None, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Updates both networks.
 
         Args:
             real: images [N, C, H, W], floating point, usually in [-1, 1]; N a multiple of ``d_steps * accumulate``.
-            latent: N latents; drawn with torch's global generator by default.
+            latent: N latents, or the N images that ``real`` are to be made of; drawn with torch's global generator by
+                default.
+            labels: the N classes of the real images, int64, and those of which as many are generated.
 
         Returns:
             Detached 0-d tensors, without waiting for the device: ``loss_d`` and ``loss_g``, the losses without
             penalties; ``d_real``, the mean of D(x); ``d_fake_before`` and ``d_fake_after``, the mean of D(G(z)) before
             and after the discriminator's update. D is a probability with the cross-entropies, and with the other losses
-            the score itself. ``penalty``, not weighted, in the steps that have one. Of several discriminator updates
-            they tell of the last one.
+            the score itself. ``penalty``, not weighted, in the steps that have one, and ``l1`` with ``l1_weight``. Of
+            several discriminator updates they tell of the last one.
 
         Raises:
-            UserError: where ``real`` or ``latent`` does not fit the networks.
+            UserError: where ``real``, ``latent`` or ``labels`` does not fit the networks.
         """
         self._check_real(real)
+        if labels is not None:
+            _check_labels(labels, real)
         regularise = self.r1_gamma > 0 and self.calls % self.r1_every == 0
         if self.capture == "auto" and real.is_cuda and not regularise and self.precision != "fp16":
-            metrics = self._graph(real, self.draw_latents(len(real)) if latent is None else latent)
+            metrics = self._graph(real, self.draw_latents(len(real)) if latent is None else latent, labels)
         else:
-            metrics = self._update(real, latent, regularise)
+            metrics = self._update(real, latent, labels, regularise)
         self.calls += 1
         return metrics
 
@@ -156,76 +175,100 @@ class AdversarialStep:
             scaler.load_state_dict(values)
         self.calls = state["calls"]
 
-    def _update(self, real: Tensor, latent: Tensor | None, regularise: bool = False) -> dict[str, Tensor]:
-        for turn, latents in enumerate(_chunk(latent, self.d_steps), 1):
+    def _update(
+        self, real: Tensor, latent: Tensor | None, labels: Tensor | None, regularise: bool = False
+    ) -> dict[str, Tensor]:
+        parts = zip(*(_chunk(tensor, self.d_steps) for tensor in (real, latent, labels)), strict=True)
+        for turn, part in enumerate(parts, 1):
             # The generator's half needs the graph of what the last turn makes; several micro-batches' are not kept.
             keeps = turn == self.d_steps and self.accumulate == 1
-            images = real.chunk(self.d_steps)[turn - 1]
-            judged, made = self._update_discriminator(images, latents, regularise, keeps)
-        deceived = self._update_generator(made, real)
-        names = ("loss_d", "d_real", "d_fake_before", "penalty")
+            judged, made = self._update_discriminator(*part, regularise, keeps)
+        deceived = self._update_generator(made)
         found = {
-            **dict(zip(names, judged, strict=False)),
-            **dict(zip(("loss_g", "d_fake_after"), deceived, strict=True)),
+            **dict(zip(("loss_d", "d_real", "d_fake_before", "penalty"), judged, strict=False)),
+            **dict(zip(("loss_g", "d_fake_after", "l1"), deceived, strict=False)),
         }
-        return {name: found[name] for name in (*METRICS, "penalty") if name in found}
+        return {name: found[name] for name in (*METRICS, "penalty", "l1") if name in found}
 
     def _update_discriminator(
-        self, real: Tensor, latent: Tensor | None, regularise: bool, keeps: bool
+        self, real: Tensor, latent: Tensor | None, labels: Tensor | None, regularise: bool, keeps: bool
     ) -> tuple[list[Tensor], list[Made]]:
         """loss_d, d_real, d_fake_before and, where there is one, penalty; and what was made."""
         self.opt_d.zero_grad(set_to_none=True)
         rows, made = [], []
-        for images, latents in zip(real.chunk(self.accumulate), _chunk(latent, self.accumulate), strict=True):
-            judged, latents, fake = self._judge(images, latents, keeps)
+        for part in zip(*(_chunk(tensor, self.accumulate) for tensor in (real, latent, labels)), strict=True):
+            judged, one = self._judge(*part, keeps)
             loss, _, means = judged
             rows.append([loss.detach(), *means])
             if self.loss == "wgan_gp" or regularise:
-                weight, penalty = self._penalty(images, fake)
+                weight, penalty = self._penalty(one)
                 loss = loss + weight * penalty
                 rows[-1].append(penalty.detach())
             self._backward(loss, self.opt_d)
-            made.append((latents, fake if keeps else None))
+            made.append(one if keeps else one._replace(fake=None))
         self._apply(self.opt_d)
         return _means(rows), made
 
-    def _judge(self, real: Tensor, latent: Tensor | None, keeps: bool) -> tuple[losses.Loss, Tensor, Tensor]:
+    def _judge(
+        self, real: Tensor, latent: Tensor | None, labels: Tensor | None, keeps: bool
+    ) -> tuple[losses.Loss, Made]:
         together = judges_together(self.discriminator)
         with self._autocast(real):
             if not together:
-                output_real = self.discriminator(real)
+                output_real = self.discriminator(real, *self._given(latent, labels))
             latent = self.draw_latents(len(real)) if latent is None else latent
+            given = self._given(latent, labels)
             with torch.set_grad_enabled(keeps):
-                fake = self.generator(latent)
+                fake = self._generate(latent, labels)
             _check_fake(fake, real)
             if together:
-                output_real, output_fake = judge_together(self.discriminator, real, fake.detach())
+                output_real, output_fake = judge_together(self.discriminator, real, fake.detach(), *given)
             else:
-                output_fake = self.discriminator(fake.detach())
-        return self._objective(output_real).discriminator(output_real, output_fake), latent, fake
+                output_fake = self.discriminator(fake.detach(), *given)
+        judged = self._objective(output_real).discriminator(output_real, output_fake)
+        return judged, Made(latent, labels, real, fake)
 
-    def _penalty(self, real: Tensor, fake: Tensor) -> tuple[float, Tensor]:
+    def _penalty(self, made: Made) -> tuple[float, Tensor]:
         """The weight, and the penalty."""
-        with torch.autocast(real.device.type, enabled=False), _gate.shut():
-            if self.loss == "wgan_gp":
-                return self.penalty_weight, losses.gradient_penalty(self.discriminator, real, fake)
-            return self.r1_gamma / 2 * self.r1_every, losses.r1_penalty(self.discriminator, real)
+        given = self._given(made.latent, made.labels)
 
-    def _update_generator(self, made: Sequence[Made], real: Tensor) -> list[Tensor]:
-        """loss_g and d_fake_after."""
+        def discriminator(images: Tensor) -> Tensor:
+            return self.discriminator(images, *given)
+
+        with torch.autocast(made.real.device.type, enabled=False), _gate.shut():
+            if self.loss == "wgan_gp":
+                return self.penalty_weight, losses.gradient_penalty(discriminator, made.real, made.fake)
+            return self.r1_gamma / 2 * self.r1_every, losses.r1_penalty(discriminator, made.real)
+
+    def _update_generator(self, made: Sequence[Made]) -> list[Tensor]:
+        """loss_g, d_fake_after and, where it has a weight, l1."""
         self.opt_g.zero_grad(set_to_none=True)
         rows = []
         # Frozen, and not merely left out of backward: an autograd function written in Python computes the gradient of a
         # weight that asks for one, whoever wants it.
         with _frozen(self.discriminator):
-            for latent, fake in made:
+            for latent, labels, real, fake in made:
                 with self._autocast(real):
-                    output = self.discriminator(self.generator(latent) if fake is None else fake)
+                    fake = self._generate(latent, labels) if fake is None else fake
+                    output = self.discriminator(fake, *self._given(latent, labels))
                 loss, _, means = self._objective(output).generator(output)
-                self._backward(loss, self.opt_g)
                 rows.append([loss.detach(), *means])
+                if self.l1_weight:
+                    difference = (fake.to(real.dtype) - real).abs().mean()
+                    loss = loss + self.l1_weight * difference
+                    rows[-1].append(difference.detach())
+                self._backward(loss, self.opt_g)
         self._apply(self.opt_g)
         return _means(rows)
+
+    def _generate(self, latent: Tensor, labels: Tensor | None) -> Tensor:
+        return self.generator(latent) if labels is None else self.generator(latent, labels)
+
+    def _given(self, latent: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """What the discriminator sees beside images."""
+        if labels is not None:
+            return (labels,)
+        return (latent,) if getattr(self.discriminator, "judges_pairs", False) else ()
 
     def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
         loss = loss if self.accumulate == 1 else loss / self.accumulate
@@ -281,6 +324,12 @@ def _check_weights(**weights: Any) -> None:
     for name, value in weights.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise UserError(f"{name} must be a number of at least 0, but it is {value!r}; give such a one.")
+
+
+def _check_labels(labels: Tensor, real: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != real.shape[:1]:
+        given = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        raise UserError(f"labels must be int64 [{len(real)}], one for each image, but they are {given}; give such.")
 
 
 def _check_fake(fake: Tensor, real: Tensor) -> None:

@@ -35,7 +35,7 @@ class Recorder:
         self.replays += 1
         (group,) = self.graph._optimizers[0].param_groups
         rate, group["lr"] = group["lr"], self.graph._rates._buffers[0]
-        metrics = self.graph._update(self.graph._real, self.graph._latent)
+        metrics = self.graph._update(*self.graph._inputs)
         self.graph._values.copy_(torch.stack(list(metrics.values())))
         group["lr"] = rate
 
