@@ -72,7 +72,17 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few steps and say what the run would be; write nothing.")
     ] = False,
-    model: Annotated[str | None, _option("The family of networks: dcgan.", metavar="NAME")] = None,
+    model: Annotated[
+        str | None, _option("The family of networks: dcgan, mlp, lenet or encoder_decoder.", metavar="NAME")
+    ] = None,
+    conditional: Annotated[bool | None, _option("Give the networks the class of each image.")] = None,
+    task: Annotated[
+        str | None,
+        _option("With encoder_decoder: denoise, colourise, inpaint or pairs (with --source).", metavar="NAME"),
+    ] = None,
+    source: Annotated[
+        str | None, _option("With pairs: the images that those of --data are made of, same names.", metavar="PATH")
+    ] = None,
     image_size: Annotated[
         Any, _option("Pixels, as 64 or 48x64, height first; the digits have 32.", size, "SIZE")
     ] = None,
@@ -88,6 +98,9 @@ def train(
     beta1: Annotated[float | None, _number("Adam's beta1 (0.5).")] = None,
     latent_dim: Annotated[int | None, _whole("Length of the latent vectors (100).")] = None,
     width: Annotated[int | None, _whole("Feature maps of the layers next to the image.")] = None,
+    head: Annotated[str | None, _option("dcgan's last layer of judgement: conv or linear.", metavar="NAME")] = None,
+    pooling: Annotated[str | None, _option("lenet's: max or average.", metavar="NAME")] = None,
+    skips: Annotated[bool | None, _option("Let encoder_decoder's decoder see what its encoder found.")] = None,
     loss: Annotated[
         str | None, _option("non_saturating, minimax, hinge, least_squares or wgan_gp.", metavar="NAME")
     ] = None,
@@ -95,6 +108,7 @@ def train(
     d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).")] = None,
     accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).")] = None,
     penalty_weight: Annotated[float | None, _number("Of wgan_gp's gradient penalty (10).")] = None,
+    l1_weight: Annotated[float | None, _number("Of the difference from the real image; 100 with a task.")] = None,
     r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty (0: none).")] = None,
     r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).")] = None,
     spectral_norm: Annotated[bool | None, _option("Spectral norm in the discriminator.")] = None,

@@ -8,7 +8,7 @@ real = stream.batch(step=0)                      # float32 [64, 1, 32, 32], the 
 
 from .folder import DataNotFound
 from .image_set import ImageSet, to_float, to_uint8
-from .loading import load, native_size
+from .loading import check_pairs, load, native_size
 from .pack import pack
 from .sources import CACHES, Stream, from_dataset, stream_of
 from .stream import BatchStream
@@ -20,6 +20,7 @@ __all__ = [
     "DataNotFound",
     "ImageSet",
     "Stream",
+    "check_pairs",
     "from_dataset",
     "from_tensor",
     "load",

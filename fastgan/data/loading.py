@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from .archive import open_archive, open_zip
 from .arrays import IDX_TYPES, open_idx, open_npy, open_npz
-from .collection import Collection, Progress, printable, read_all
+from .collection import Collection, FileCollection, Progress, printable, read_all
 from .decode import RESIZE_MODES
 from .digits import open_digits
 from .emoji import open_emoji
@@ -118,6 +118,25 @@ def open_collection(spec: str | os.PathLike[str], image_size: tuple[int, int] | 
         return open_library(spec)
     path = Path(spec).expanduser()
     return _opener(path)(path)
+
+
+def check_pairs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> None:
+    """Raises UserError where two folders, or zip files, lack images of the same names, but for the suffix."""
+    names = []
+    for spec in (first, second):
+        collection = open_collection(spec, None) if packed_folder(spec) is None else None
+        if not isinstance(collection, FileCollection):
+            raise UserError(
+                f"pairs are found by the names of files, but {spec} is no folder of images; give two folders"
+            )
+        names.append({str(file.with_suffix("")) for file in collection.files})
+    for own, other, spec, missing in ((names[0], names[1], second, first), (names[1], names[0], first, second)):
+        if alone := sorted(own - other):
+            listed = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
+            raise UserError(
+                f"{spec} has no image for {len(alone)} of the {len(own)} of {missing} ({listed}); give two folders "
+                "with the same file names"
+            )
 
 
 def packed_folder(spec: str | os.PathLike[str]) -> Path | None:

@@ -37,6 +37,7 @@ class EncoderDecoder(nn.Module):
     """
 
     family = "encoder_decoder"
+    takes_images = True  # in the place of latents
     arguments = ("image_size", "channels", "width", "in_channels", "skips")
     num_classes = 0
 

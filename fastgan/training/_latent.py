@@ -29,6 +29,8 @@ def resolve_latent(latent: LatentSpec, generator: nn.Module) -> Latent:
     """
     if callable(latent):
         return latent
+    if latent is None and getattr(generator, "takes_images", False):
+        return _draw_no_images
     shape = latent_shape(generator) if latent is None else _checked("latent", latent)
 
     def draw(batch_size: int) -> Tensor:
@@ -36,6 +38,10 @@ def resolve_latent(latent: LatentSpec, generator: nn.Module) -> Latent:
         return torch.randn(batch_size, *shape, dtype=weight.dtype, device=weight.device)
 
     return draw
+
+
+def _draw_no_images(batch_size: int) -> Tensor:
+    raise UserError("the generator makes images of images, which nobody can draw; give the step those as latent.")
 
 
 def latent_shape(generator: nn.Module) -> tuple[int, ...]:

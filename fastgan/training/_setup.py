@@ -20,10 +20,12 @@ from fastgan.errors import UserError
 from fastgan.training.config import TrainConfig
 from fastgan.training.presets import DATA_SETS
 from fastgan.training.progress import Reading
+from fastgan.training.task import PAIRS, TASKS, Classes, Latents, Sources, Task
 
 __all__ = [
     "adam",
     "check_fits",
+    "check_model",
     "deterministic",
     "fitted",
     "lasting",
@@ -31,6 +33,7 @@ __all__ = [
     "networks",
     "open_data",
     "seed_everything",
+    "task_of",
     "total_steps",
 ]
 
@@ -84,7 +87,7 @@ def open_data(config: TrainConfig, data: Any, device: torch.device) -> data_room
             image_size=config.image_size,
             channels=config.channels,
             resize=config.resize,
-            workers=None if config.workers == "auto" else config.workers,
+            workers=_workers(config),
             progress=Reading(),
         )
     n = len(data) if hasattr(data, "__len__") and not isinstance(data, DataLoader) else config.batch_size
@@ -103,7 +106,8 @@ def fitted(config: TrainConfig, stream: data_room.Stream, *, own_data: bool) -> 
     height, width = stream.image_size
     size = height if height == width else (height, width)
     data = stream.name if own_data else lasting(config.data)
-    return replace(config, data=data, image_size=size, channels=stream.channels)
+    source = None if config.source is None else lasting(config.source)
+    return replace(config, data=data, source=source, image_size=size, channels=stream.channels)
 
 
 def lasting(data: str) -> str:
@@ -136,13 +140,69 @@ def total_steps(config: TrainConfig, stream: data_room.Stream) -> int:
     return data_room.BatchStream(stream.n, stream.batch_size * config.d_steps).steps_for(config.epochs)
 
 
+def check_model(config: TrainConfig) -> None:
+    """Raises UserError where ``config.model`` is not for ``config.task``."""
+    of_images = config.model == "encoder_decoder"
+    if of_images and config.task is None:
+        raise UserError(
+            f"model encoder_decoder makes images of images, but task is not given; give one of {', '.join(TASKS)}."
+        )
+    if config.task is not None and not of_images:
+        raise UserError(
+            f"task {config.task} makes images of images, but model is {config.model!r}; give encoder_decoder as model, "
+            "or networks of your own."
+        )
+
+
+def task_of(config: TrainConfig, stream: data_room.Stream, device: torch.device) -> Task:
+    """What the networks are given.
+
+    Raises:
+        UserError: where settings exclude each other, or the images do not suit.
+    """
+    if config.conditional and config.task is not None:
+        raise UserError(f"conditional and task {config.task} are both given; give one of them.")
+    if (config.source is not None) != (config.task == PAIRS):
+        given = f"source is {config.source!r}" if config.source is not None else "source is not given"
+        raise UserError(
+            f"task is {config.task}, but {given}; task pairs, and no other, takes the folder of the images that those "
+            "of data are to be made of."
+        )
+    if config.conditional:
+        return Classes(stream, device, config.seed)
+    if config.task is None:
+        return Latents(stream, device, config.seed)
+    return Sources(stream, device, config.seed, config.task, _sources(config, stream, device))
+
+
+def _sources(config: TrainConfig, stream: data_room.Stream, device: torch.device) -> data_room.Stream | None:
+    if config.task != PAIRS:
+        return None
+    data_room.check_pairs(config.data, config.source)
+    images = data_room.load(
+        config.source, image_size=stream.image_size, resize=config.resize, workers=_workers(config), progress=Reading()
+    )
+    skipped = [file for half in (images, stream.images) for file, _ in half.skipped]
+    if skipped:
+        raise UserError(
+            f"{len(skipped)} images of the pairs cannot be read ({', '.join(skipped[:3])}); mend them, or "
+            "remove them from both folders."
+        )
+    options = {"mirror": config.mirror, "cache": config.cache, "device": device}
+    return data_room.stream_of(images, config.batch_size, config.seed, **options)
+
+
+def _workers(config: TrainConfig) -> int | None:
+    return None if config.workers == "auto" else config.workers
+
+
 def networks(
-    config: TrainConfig, generator: nn.Module | None, discriminator: nn.Module | None
+    config: TrainConfig, task: Task, generator: nn.Module | None, discriminator: nn.Module | None
 ) -> tuple[nn.Module, nn.Module]:
-    """The given ones, the missing ones built as the configuration says."""
+    """The given ones, the missing ones built as the configuration and the task say."""
     if generator is None or discriminator is None:
-        names = ("image_size", "channels", "latent_dim", "width", "spectral_norm")
-        options = {name: getattr(config, name) for name in names}
+        names = ("image_size", "channels", "latent_dim", "width", "spectral_norm", "head", "pooling", "skips")
+        options = {name: value for name in names if (value := getattr(config, name)) is not None} | task.options
         built = models.build(config.model, **options)
         generator, discriminator = generator or built[0], discriminator or built[1]
     return generator, discriminator

@@ -17,10 +17,12 @@ from fastgan.errors import UserError
 from fastgan.losses import CROSS_ENTROPIES, LOSSES
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
+from fastgan.training.task import TASKS
 
 __all__ = ["TrainConfig", "layered", "read_settings"]
 
 FORMAT = 1  # of a written configuration
+L1_WEIGHT = 100.0  # pix2pix's
 ON_NAN = ("stop", "rollback")
 
 
@@ -41,6 +43,13 @@ class TrainConfig:
     """The run's folder; None: the next free ``runs/00000-<data>-<model>-<size>``."""
     model: str = "dcgan"
     """The family of networks, as :func:`fastgan.models.build` knows it."""
+    conditional: bool = False
+    """Give the networks the class of each image: for data with labels."""
+    task: str | None = None
+    """With model "encoder_decoder", what its images are made of: the real ones, spoilt for "denoise", "colourise" or
+    "inpaint", or for "pairs" those of ``source``."""
+    source: str | None = None
+    """With task "pairs": the folder of the images that those of ``data`` are to be made of, by the same file names."""
     image_size: int | tuple[int, int] | None = None
     """Pixels, one number for a square or (height, width)."""
     resize: str = "crop"
@@ -67,6 +76,12 @@ class TrainConfig:
     """Length of the generator's latent vectors."""
     width: int | None = None
     """Feature maps of the layer next to the image."""
+    head: str | None = None
+    """How dcgan's discriminator judges: by a last "conv"olution, or a "linear" layer; None: the model's own."""
+    pooling: str | None = None
+    """lenet's: "max" or "average"; None: the model's own."""
+    skips: bool | None = None
+    """Whether encoder_decoder's decoder sees what the encoder found; None: the model's own."""
     loss: str = "non_saturating"
     """The objective: "non_saturating", "minimax", "hinge", "least_squares" or "wgan_gp"."""
     label_smoothing: float | None = None
@@ -77,6 +92,9 @@ class TrainConfig:
     """Micro-batches that each batch is cut into, to save memory."""
     penalty_weight: float = 10.0
     """Of the gradient penalty of "wgan_gp"."""
+    l1_weight: float | None = None
+    """Of the mean absolute difference between generated and real images in the generator's loss; None: 100 with a task,
+    otherwise 0."""
     r1_gamma: float = 0.0
     """Gamma of the R1 penalty; 0: none."""
     r1_every: int = 16
@@ -137,6 +155,8 @@ class TrainConfig:
             values["image_size"] = size
         if self.loss not in CROSS_ENTROPIES and self.label_smoothing is None:
             values["label_smoothing"] = 0.0  # there are no labels
+        if self.l1_weight is None:
+            values["l1_weight"] = 0.0 if self.task is None else L1_WEIGHT
         if "lr" in values:
             values = {"lr_g": values["lr"], "lr_d": values["lr"], **values}
         return TrainConfig(**values)
@@ -282,6 +302,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data": _TEXT,
     "out": _TEXT,
     "model": _TEXT,
+    "conditional": _FLAG,
+    "task": _one_of(*TASKS),
+    "source": _TEXT,
     "image_size": (_size, "a number of pixels, or two as height and width"),
     "resize": _one_of(*RESIZE_MODES),
     "channels": _one_of("auto", 1, 3, 4),
@@ -295,11 +318,15 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (lambda value: _number(value) and 0 <= value < 1, "at least 0 and below 1"),
     "latent_dim": _COUNT,
     "width": _COUNT,
+    "head": _TEXT,
+    "pooling": _TEXT,
+    "skips": _FLAG,
     "loss": _one_of(*LOSSES),
     "label_smoothing": (lambda value: _number(value) and 0 <= value < 0.5, "at least 0 and below 0.5"),
     "d_steps": _COUNT,
     "accumulate": _COUNT,
     "penalty_weight": _WEIGHT,
+    "l1_weight": _WEIGHT,
     "r1_gamma": _WEIGHT,
     "r1_every": _COUNT,
     "spectral_norm": _FLAG,

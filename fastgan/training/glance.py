@@ -22,12 +22,17 @@ class Glance:
 
     Args:
         generator: in training mode.
-        latents: [N, ...], of which the first 24 are used.
+        latents: [N, ...], of which 24 are used, evenly from the first to the last.
+        labels: int64 [N], of a generator that takes such.
     """
 
-    def __init__(self, generator: nn.Module, latents: Tensor) -> None:
+    def __init__(self, generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> None:
         weight = first_weight(generator)
-        self._generator, self._latents = generator, latents[:SAMPLES].to(weight.device, weight.dtype)
+        chosen = torch.linspace(0, len(latents) - 1, min(SAMPLES, len(latents))).long()  # of all classes
+        self._generator, self._count = generator, len(chosen)
+        self._inputs = [latents[chosen].to(weight.device, weight.dtype)]
+        if labels is not None:
+            self._inputs.append(labels[chosen].to(weight.device))
         self._has_statistics = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) for module in generator.modules()
         )
@@ -37,11 +42,11 @@ class Glance:
     @torch.no_grad()
     def collect(self, real: Tensor) -> None:
         """Takes images [N, C, H, W] of the data, until there are as many as are compared."""
-        missing = len(self._latents) - len(self._real)
+        missing = self._count - len(self._real)
         if missing > 0:
             part = _small(real[:missing])
             self._real = torch.cat([self._real, part]) if len(self._real) else part
-            if len(self._real) == len(self._latents):
+            if len(self._real) == self._count:
                 self._distinct = bool((_distances(self._real) > 0).all())
 
     @torch.no_grad()
@@ -56,12 +61,12 @@ class Glance:
         Distances are Euclidean, of images of at most 32x32 pixels.
         """
         with _restored(self._generator):
-            samples = _small(self._generator(self._latents))
+            samples = _small(self._generator(*self._inputs))
             self._generator.eval()
-            evaluated = _small(self._generator(self._latents)) if self._has_statistics else samples
+            evaluated = _small(self._generator(*self._inputs)) if self._has_statistics else samples
         nothing = samples.new_tensor(torch.nan)
         measures = dict.fromkeys(("diversity", "gap", "spread"), nothing)
-        if len(self._real) == len(self._latents):
+        if len(self._real) == self._count:
             measures["diversity"] = self._diversity(samples) / self._diversity(self._real)
             measures["spread"] = _distances(self._real).mean()
             measures["gap"] = (samples - evaluated).norm(dim=1).mean() / measures["spread"]

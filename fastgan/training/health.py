@@ -33,6 +33,7 @@ class Monitor:
         path: the file; rows are appended.
         generator: in training mode.
         latents: [N, ...], at least 2.
+        labels: int64 [N], of a generator that takes such.
         perfect: D(x) - D(G(z)) of a perfect discriminator, 1 minus the label smoothing; None where D(x) is no
             probability, and is not judged then.
         tell: called with an alarm when it is raised and when it is over, after ``standing`` has changed.
@@ -45,12 +46,13 @@ class Monitor:
         path: Path,
         generator: nn.Module,
         latents: Tensor,
+        labels: Tensor | None = None,
         *,
         perfect: float | None = 1.0,
         tell: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
         self._file = path.open("a", encoding="utf-8")
-        self._glance = Glance(generator, latents)
+        self._glance = Glance(generator, latents, labels)
         self._perfect, self._tell = perfect, tell
         self._watches = {fault: _Watch(fault) for fault in faults.FAULTS}
         self._recent: deque[float] = deque(maxlen=faults.RECENT)

@@ -15,6 +15,7 @@ from fastgan.training.metrics_log import MetricsLog
 from fastgan.training.progress import Progress
 from fastgan.training.run_folder import RunFolder
 from fastgan.training.run_picture import EQUILIBRIUM, draw_run
+from fastgan.training.task import Samples
 from fastgan.training.tensorboard_log import TensorBoardLog, wants_tensorboard
 
 __all__ = ["RunLog"]
@@ -26,7 +27,7 @@ class RunLog:
     Args:
         folder, config: of the run.
         generator: in training mode.
-        latents: [N, ...], of the samples.
+        samples: what the pictures are made of.
         progress: what the terminal shows; it is closed with the log.
         start: steps done before.
 
@@ -38,14 +39,14 @@ class RunLog:
         folder: RunFolder,
         config: TrainConfig,
         generator: nn.Module,
-        latents: Tensor,
+        samples: Samples,
         progress: Progress,
         start: int = 0,
     ) -> None:
         self._folder, self._progress = folder, progress
         self._board = TensorBoardLog(folder.tensorboard, start) if wants_tensorboard(config.tensorboard) else None
         perfect = 1 - config.label_smoothing if config.loss in EQUILIBRIUM else None
-        self._monitor = Monitor(folder.health, generator, latents, perfect=perfect, tell=self._tell)
+        self._monitor = Monitor(folder.health, generator, *samples, perfect=perfect, tell=self._tell)
         self._metrics = MetricsLog(folder.metrics, read=self._read)
         self.restart_clock = self._metrics.restart_clock
 

@@ -27,15 +27,17 @@ from fastgan.training.interrupt import Interrupt
 from fastgan.training.progress import progress_on
 from fastgan.training.run_folder import RUNS, RunFolder, check_free, newest_run, next_name
 from fastgan.training.run_log import RunLog
-from fastgan.training.samples import draw_latents, generate
+from fastgan.training.samples import generate
 from fastgan.training.step import AdversarialStep
 from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
 
-SAMPLES = 64  # images of a grid
+SAMPLES = 64  # real images of a grid
 # What the configuration and the step call by one name.
-STEP_OPTIONS = ("loss", "label_smoothing", "d_steps", "accumulate", "penalty_weight", "r1_gamma", "r1_every")
+STEP_OPTIONS = (
+    *("loss", "label_smoothing", "d_steps", "accumulate", "penalty_weight", "r1_gamma", "r1_every", "l1_weight"),
+)
 WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for; beyond: the training after a rollback
 ROLLBACKS = 3
 
@@ -100,18 +102,22 @@ class Trainer:
             check_free(Path(config.out))
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
+            _setup.check_model(config)
         self.stream = _setup.open_data(config, data, self.device)
         if data is not None:
             _setup.check_fits(given, self.stream)
         self.config = _setup.fitted(config, self.stream, own_data=data is not None)
         self.total_steps = _setup.total_steps(self.config, self.stream)
+        self.task = _setup.task_of(self.config, self.stream, self.device)
         self._latent, self._resuming = latent, False
         seed_everything(self.config.seed, WEIGHTS)
         with _setup.memory_named(self.config, self.device):
-            self.state = self._make_state(*_setup.networks(self.config, generator, discriminator))
+            self.state = self._make_state(*_setup.networks(self.config, self.task, generator, discriminator))
         self.step = self._make_step()
-        self.latent_shape = tuple(self.step.draw_latents(1).shape[1:])
-        self._noise = draw_latents(SAMPLES, self.latent_shape, self.config.seed)
+        of_images = self.config.task is not None
+        self.latent_shape = None if of_images else tuple(self.step.draw_latents(1).shape[1:])
+        """Of one latent; None where images are made of images."""
+        self._samples = self.task.samples(self.latent_shape)
         self._check_image()
 
     @classmethod
@@ -172,7 +178,7 @@ class Trainer:
             with folder.writing():
                 folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
                 progress = progress_on(self.total_steps, self.state.step)
-                log = RunLog(folder, self.config, self.state.generator, self._noise, progress, self.state.step)
+                log = RunLog(folder, self.config, self.state.generator, self._samples, progress, self.state.step)
             return self._run(folder, log)
 
     def _run(self, folder: RunFolder, log: RunLog) -> TrainResult:
@@ -219,11 +225,13 @@ class Trainer:
         state, last = self.state, folder.last_row()
         done = state.step >= self.total_steps
         while not done:
-            real = self._real_images(state.step)
+            turns = range(state.step * self.config.d_steps, (state.step + 1) * self.config.d_steps)
+            batch = self.task.batch(turns)  # one for each update of the discriminator
+            real = batch.real
             if state.step == 0:
                 self._save_first_pictures(folder, log, real)
                 log.restart_clock()
-            metrics = self.step(real)
+            metrics = self.step(*batch)
             state.ema.update(state.generator)
             state.step += 1
             state.images += len(real)
@@ -248,11 +256,6 @@ class Trainer:
                         self._save_checkpoint(folder)
                 log.restart_clock()
         return last
-
-    def _real_images(self, step: int) -> Tensor:
-        """A batch for each update of the discriminator."""
-        turns = range(step * self.config.d_steps, (step + 1) * self.config.d_steps)
-        return torch.cat([self.stream.batch(turn, device=self.device, dtype=torch.float32) for turn in turns])
 
     def _restore(self, folder: RunFolder) -> Path | None:
         """Loads the newest checkpoint that is whole, and returns its path; None where there is none."""
@@ -343,7 +346,8 @@ class Trainer:
             self._save_samples(log)
 
     def _save_samples(self, log: RunLog) -> None:
-        log.sample(self.state.step, image_grid(generate(self.state.ema.module, self._noise)))
+        images = generate(self.state.ema.module, self._samples.latents, labels=self._samples.labels)
+        log.sample(self.state.step, self.task.picture(images))
 
     def _save_checkpoint(self, folder: RunFolder) -> None:
         """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""
@@ -384,7 +388,8 @@ class Trainer:
         return getattr(generator, "family", type(generator).__name__)
 
     def _check_image(self) -> None:
-        made = tuple(generate(self.state.ema.module, self._noise[:1]).shape[1:])
+        first = [None if part is None else part[:1] for part in self._samples]
+        made = tuple(generate(self.state.ema.module, first[0], labels=first[1]).shape[1:])
         wanted = (self.stream.channels, *self.stream.image_size)
         if made != wanted:
             raise UserError(

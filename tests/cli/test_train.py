@@ -64,7 +64,7 @@ def test_not_finite_exits_with_3(run, monkeypatch):
     from fastgan.training import AdversarialStep
 
     step = AdversarialStep.__call__
-    monkeypatch.setattr(AdversarialStep, "__call__", lambda self, real: step(self, real * float("nan")))
+    monkeypatch.setattr(AdversarialStep, "__call__", lambda self, real, *given: step(self, real * float("nan")))
     code, _, err = run("train", *TINY, "--out", "run")
     assert code == 3 and len(err.splitlines()) == 1 and "there was no checkpoint yet" in err
     assert "fastgan resume run" in err and not list(Path("run/checkpoints").iterdir())

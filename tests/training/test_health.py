@@ -209,8 +209,8 @@ def test_an_injected_nan_is_named(trainer):
     ordinary, nan = run.step, float("nan")
 
     class Step:
-        def __call__(self, real):
-            metrics = ordinary(real)
+        def __call__(self, real, *given):
+            metrics = ordinary(real, *given)
             if run.state.step == 4:
                 metrics = metrics | {"loss_d": torch.tensor(nan)}
             return metrics

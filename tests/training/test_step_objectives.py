@@ -279,7 +279,7 @@ def test_the_trainer_passes_the_options_on(trainer, options):
 def test_each_discriminator_update_gets_a_batch_of_its_own(trainer):
     run = trainer(d_steps=3)
     batches = [run.stream.batch(i, device=run.device, dtype=torch.float32) for i in range(6)]
-    torch.testing.assert_close(run._real_images(1), torch.cat(batches[3:]), rtol=0, atol=0)
+    torch.testing.assert_close(run.task.batch(range(3, 6)).real, torch.cat(batches[3:]), rtol=0, atol=0)
 
 
 def test_epochs_count_the_images_of_every_update(trainer):

@@ -86,7 +86,7 @@ def test_an_epoch_of_the_digits_visits_each_once(tmp_path, monkeypatch):
     indices = run.stream.stream.indices
     monkeypatch.setattr(run, "_save_first_pictures", lambda *_: None)
     monkeypatch.setattr(run.stream.stream, "indices", lambda step: taken.append(indices(step)) or taken[-1])
-    run.step = lambda real: dict.fromkeys(METRICS, real.new_zeros(()))  # the data is what is looked at
+    run.step = lambda real, *given: dict.fromkeys(METRICS, real.new_zeros(()))  # the data is what is looked at
     run.step.from_logits = True
     run.train()
     assert len(taken) == 100
