@@ -43,6 +43,13 @@ def generate(
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to make images of, for a run of encoder_decoder: what `fastgan train --data` takes.",
+            metavar="PATH",
+        ),
+    ] = None,
     out: Annotated[
         str,
         typer.Option(
@@ -58,11 +65,14 @@ def generate(
     from fastgan.training.run_folder import newest_run
 
     gan = fastgan.load(run or newest_run(), device="auto")
-    labels, columns = _rows_by_label(gan, count, label)
-    images = gan.generate(count, seed, label=labels, truncation=truncation)
+    if source is None and gan.source_channels is None:
+        labels, columns = _rows_by_label(gan, count, label)
+        images, of = gan.generate(count, seed, label=labels, truncation=truncation), f"seed {seed}"
+    else:
+        images, of, columns = _translated(gan, source, count), f"of {source}", None
     with writing(out):
         _WRITERS[kind](images, out, columns)
-    print(f"{out}: {count} images by {gan.path} (step {gan.step}), seed {seed}")
+    print(f"{out}: {len(images)} images by {gan.path} (step {gan.step}), {of}")
 
 
 def _kind_of(out: str) -> str:
@@ -78,6 +88,18 @@ def _kind_of(out: str) -> str:
         )
     check_parent(path)
     return "array" if not is_picture(path) else "files" if "{}" in path.name else "picture"
+
+
+def _translated(gan: TrainedGAN, source: str | None, count: int) -> Tensor:
+    """What the generator makes of the first images of ``source``."""
+    from fastgan.data import load
+
+    if gan.source_channels is None:
+        raise UserError(f"source is {source}, but {gan.path} makes its images of latents; leave it out.")
+    if source is None:
+        raise UserError(f"{gan.path} makes images of images; give it some by --source.")
+    sources = load(source, image_size=gan.image_size, channels=gan.source_channels)
+    return gan.translate(sources.images[:count])
 
 
 def _rows_by_label(gan: TrainedGAN, count: int, label: int | None) -> tuple[int | list[int] | None, int | None]:

@@ -90,7 +90,7 @@ def test_each_row_is_of_one_class(run, runs):
         ("mlp", "--out missing/faces/", "there is no folder missing"),
         ("mlp", "--out missing/faces.npy", "there is no folder missing"),
         ("mlp_conditional", "--out rgba.jpg", "cannot be written (cannot write mode RGBA as JPEG)"),
-        ("encoder_decoder", "", "maps images to images"),
+        ("encoder_decoder", "", "makes images of images; give it some by --source"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, runs, tmp_path, kind, arguments, words):
@@ -109,3 +109,17 @@ def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
     ):
         code, _, err = run(path)
         assert code == 2 and words in err and len(err.splitlines()) == 1
+
+
+def test_images_are_made_of_images(run, runs, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        Image.new("L", (40, 40), 80 * index).save(tmp_path / "photos" / f"{index}.png")
+    code, out, err = run(runs["encoder_decoder"], "--source", "photos", "--count", 2, "--out", "made.npy")
+    assert (code, err) == (0, "") and "made.npy: 2 images by" in out and "of photos" in out
+    assert np.load("made.npy").shape == (2, 3, 28, 36)
+
+
+def test_latents_take_no_source(run, runs):
+    code, _, err = run(runs["mlp"], "--source", "photos")
+    assert code == 2 and "makes its images of latents; leave it out" in err and err.count("\n") == 1
