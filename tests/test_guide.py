@@ -1,4 +1,4 @@
-"""docs/guide.md does what it says: its Python runs from top to bottom, and its commands have the flags they are given."""
+"""docs/guide.md does what it says: its Python runs from top to bottom, and the pages' commands know their flags."""
 
 import re
 import shlex
