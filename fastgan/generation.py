@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from fastgan.data import ImageSet, to_float
 from fastgan.data import load as load_data
 from fastgan.errors import UserError
 from fastgan.latents import truncate
+from fastgan.losses import CROSS_ENTROPIES
 from fastgan.neighbours import Nearest, find_nearest
 from fastgan.training._device import choose_device
 from fastgan.training._latent import first_weight
 from fastgan.training.checkpoint import load_weights, read_tensors, sub_state
-from fastgan.training.run_folder import RunFolder
+from fastgan.training.run_folder import RunFolder, newest_run
 from fastgan.training.samples import draw_latents, generate
 
-__all__ = ["RunNotFound", "TrainedGAN", "load"]
+__all__ = ["SHIPPED", "RunNotFound", "TrainedGAN", "load"]
+
+DIGITS = "digits"  # what load() calls the generator that comes with fastgan
+SHIPPED = Path(__file__).parent / "assets" / DIGITS / "generator.safetensors"
 
 
 class RunNotFound(UserError, FileNotFoundError):
@@ -34,7 +39,7 @@ class TrainedGAN:
 
     Attributes:
         path: where it was loaded from.
-        generator, discriminator: the networks; ``discriminator`` is None for a generator's file.
+        generator: the network.
         image_size: (height, width) in pixels; with ``channels`` the shape of the images.
         latent_shape: of one latent.
         num_classes: that images are made by; 0 where it was trained without.
@@ -45,20 +50,34 @@ class TrainedGAN:
     """
 
     def __init__(
-        self, path: Path, generator: nn.Module, discriminator: nn.Module | None, described: dict[str, Any]
+        self,
+        path: Path,
+        generator: nn.Module,
+        read_discriminator: Callable[[], nn.Module] | None,
+        described: dict[str, Any],
     ) -> None:
-        self.path, self.generator, self.discriminator = path, generator, discriminator
+        self.path, self.generator, self._read_discriminator = path, generator, read_discriminator
         self.image_size, self.channels = tuple(described["image_size"]), described["channels"]
         self.latent_shape = tuple(described["latent_shape"] or ())
         self.step, self.data = described["step"], described["data"]
         self.num_classes = getattr(generator, "num_classes", 0)
         self.source_channels = getattr(generator, "in_channels", None)
-        self._from_logits = described["from_logits"]
+        loss = described.get("loss", "non_saturating")  # the first files do not say
+        self._gives_logits = described["from_logits"] and loss in CROSS_ENTROPIES
         self.described = described
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_size))
         return f"TrainedGAN({str(self.path)!r}, {self.data}, {size}, channels={self.channels}, step={self.step})"
+
+    @cached_property
+    def discriminator(self) -> nn.Module | None:
+        """The discriminator of the same step, read when it is first asked for; None for a generator's file.
+
+        Raises:
+            UserError: where its file is damaged, or has been removed since the generator was loaded.
+        """
+        return None if self._read_discriminator is None else self._read_discriminator()
 
     def latents(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
         """What :meth:`generate` makes images of: float32 [n, *latent_shape] from N(0, 1).
@@ -166,9 +185,11 @@ class TrainedGAN:
     def score(
         self, images: Tensor, *, label: int | Sequence[int] | Tensor | None = None, batch_size: int = 64
     ) -> Tensor:
-        """D(x), the discriminator's probability that each image is real: float32 [N] on the CPU.
+        """What the discriminator says of each image: float32 [N] on the CPU.
 
-        The discriminator runs in eval mode, so that an image's score does not depend on the others.
+        That is D(x), the probability that the image is real, and after training with a loss of scores (hinge,
+        least_squares, wgan_gp) the score itself, any number: higher is more real. The discriminator runs in eval mode,
+        so that what it says of an image does not depend on the others.
 
         Args:
             images: [N, C, H, W], of the run's size and channels: floats in [-1, 1], or uint8.
@@ -189,7 +210,7 @@ class TrainedGAN:
         labels = self._labels(label, len(images))
         weight = first_weight(self.discriminator)
         output = generate(self.discriminator, images.to(weight.dtype), batch_size, labels)
-        scores = output.sigmoid() if self._from_logits else output
+        scores = output.sigmoid() if self._gives_logits else output
         return scores.flatten(1).mean(1) if scores.dim() > 1 else scores
 
     def _applied(self) -> nn.Module:
@@ -216,7 +237,7 @@ class TrainedGAN:
 
 
 def load(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None = None,
     *,
     generator: nn.Module | None = None,
     discriminator: nn.Module | None = None,
@@ -225,7 +246,8 @@ def load(
     """What a run has trained: its averaged generator, and the discriminator of the same step.
 
     Args:
-        run: a run's folder, or a ``generator.safetensors`` alone.
+        run: a run's folder, a ``generator.safetensors`` alone, or "digits", the generator that comes with fastgan. By
+            default the newest run under ``runs/``, and the digits where there is none.
         generator, discriminator: networks that take the weights, for a run that trained networks of your own.
         device: where they are to compute.
 
@@ -233,7 +255,7 @@ def load(
         RunNotFound: (a UserError and a FileNotFoundError) there is nothing of a run at that path.
         UserError: (a ValueError) where a file is damaged, or the networks are your own and not given, or others.
     """
-    path, device = Path(run), choose_device(str(device))
+    path, device = _path_of(run), choose_device(str(device))
     file = RunFolder(path).generator if path.is_dir() else path
     if not file.is_file():
         raise RunNotFound(
@@ -243,8 +265,6 @@ def load(
     weights, described = read_tensors(file, "generator")
     if generator is None and described["generator"] is not None:
         generator = models.build(**described["generator"])[0]
-    if discriminator is None and described["discriminator"] is not None:
-        discriminator = models.build(**described["discriminator"])[1]
     if generator is None:
         raise UserError(
             f"{path} trained a network of your own, {described['class']}; give such a one as generator, and the "
@@ -255,14 +275,42 @@ def load(
     load_weights(generator, weights, file)
     # A run may have ended between writing its newest checkpoint and the generator of that step.
     checkpoint = RunFolder(path).checkpoint(described["step"])
-    scores = discriminator is not None and checkpoint.is_file()
-    if scores:
-        tensors, _ = read_tensors(checkpoint, "checkpoint")
-        load_weights(discriminator, sub_state(tensors, "discriminator"), checkpoint)
-    for network in (generator, discriminator):
-        if network is not None:
-            network.to(device, memory_format=torch.channels_last).eval()
-    return TrainedGAN(path, generator, discriminator if scores else None, described)
+    scores = checkpoint.is_file() and (discriminator is not None or described["discriminator"] is not None)
+
+    def read_discriminator() -> nn.Module:
+        network = discriminator or models.build(**described["discriminator"])[1]
+        return _ready(_with_weights_of(checkpoint, network), device)
+
+    gan = TrainedGAN(path, _ready(generator, device), read_discriminator if scores else None, described)
+    if discriminator is not None:
+        _ = gan.discriminator  # the caller's own has its weights from here on
+    return gan
+
+
+def _path_of(run: str | os.PathLike[str] | None) -> Path:
+    if run == DIGITS:
+        return SHIPPED
+    if run is not None:
+        return Path(run)
+    try:
+        return newest_run()
+    except FileNotFoundError:
+        return SHIPPED
+
+
+def _with_weights_of(checkpoint: Path, discriminator: nn.Module) -> nn.Module:
+    if not checkpoint.is_file():
+        raise RunNotFound(
+            f"{checkpoint} is gone, since its run was trained on or removed after this generator was loaded; load the "
+            "run again to score images."
+        )
+    tensors, _ = read_tensors(checkpoint, "checkpoint")
+    load_weights(discriminator, sub_state(tensors, "discriminator"), checkpoint)
+    return discriminator
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device, memory_format=torch.channels_last).eval()
 
 
 def _check_count(name: str, value: int, least: int) -> None:

@@ -1,13 +1,18 @@
+import shutil
+
 import pytest
 import torch
 from runs import CLASSES, KINDS, arguments_for, build, write_run
 
 import fastgan
-from fastgan.data import ImageSet, to_uint8
+from fastgan.data import ImageSet, to_float, to_uint8
 from fastgan.data import load as load_data
 from fastgan.errors import UserError
 from fastgan.generation import TrainedGAN
+from fastgan.losses import LOSSES
 from fastgan.training import TrainConfig, Trainer
+from fastgan.training.checkpoint import read_tensors, write_tensors
+from fastgan.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +63,57 @@ def test_scores_are_probabilities_of_each_image_alone(run):
     torch.testing.assert_close(gan.score(to_uint8(images)), scores, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_scores_are_probabilities_only_where_the_loss_takes_them_for_such(tmp_path, loss):
+    images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
+    options = {"loss": loss, "label_smoothing": 0, "steps": 2, "batch_size": 4, "latent_dim": 5, "width": 2}
+    result = Trainer(TrainConfig(out=str(tmp_path / "run"), device="cpu", **options), data=images).train()
+    gan = fastgan.load(result.folder)
+    with torch.no_grad():
+        gan.discriminator.main[-1].weight.mul_(1e5)  # far beyond probabilities
+        output = gan.discriminator(to_float(images))
+    assert output.abs().max() > 1
+    expected = output.sigmoid() if loss in ("non_saturating", "minimax") else output
+    torch.testing.assert_close(gan.score(images), expected)
+
+
+def test_a_file_that_does_not_say_its_loss_gives_probabilities(tmp_path):
+    generator, discriminator = build("dcgan")
+    described = {"image_size": (28, 28), "channels": 1, "latent_shape": (6,), "step": 1, "data": "x"}
+    gan = TrainedGAN(tmp_path, generator, lambda: discriminator, {**described, "from_logits": True})
+    images = gan.generate(3)
+    torch.testing.assert_close(gan.score(images), discriminator(images).sigmoid().detach())
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The run, to be changed, and its checkpoint."""
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy", RunFolder(tmp_path / "copy").checkpoint(3)
+
+
+def test_a_generator_needs_no_discriminator(copy):
+    folder, checkpoint = copy
+    checkpoint.write_bytes(b"nonsense")
+    gan = fastgan.load(folder)
+    images = gan.generate(2)
+    with pytest.raises(UserError, match=r"step-000003.safetensors is damaged or no safetensors file"):
+        gan.score(images)
+
+
+def test_a_checkpoint_that_goes_while_the_generator_is_in_use(copy):
+    folder, checkpoint = copy
+    gan = fastgan.load(folder)
+    checkpoint.unlink()
+    with pytest.raises(FileNotFoundError, match=r"is gone, since its run was trained on or removed after .*; load the"):
+        gan.score(gan.generate(2))
+    assert fastgan.load(folder).discriminator is None
+
+
 def test_scores_of_images_by_their_class(tmp_path):
     generator, discriminator = build("dcgan_conditional")
     described = {"image_size": (48, 64), "channels": 3, "latent_shape": (6,), "step": 1, "data": "x"}
-    gan = TrainedGAN(tmp_path, generator, discriminator, {**described, "from_logits": True})
+    gan = TrainedGAN(tmp_path, generator, lambda: discriminator, {**described, "from_logits": True})
     images = gan.generate(3)
     scores = gan.score(images, label=[0, 1, 2])
     expected = discriminator(images, torch.tensor([0, 1, 2])).sigmoid().detach()
@@ -75,9 +127,9 @@ def test_scores_of_images_by_their_class(tmp_path):
 
 
 def test_a_discriminator_of_pairs_gives_no_scores(tmp_path):
-    networks = build("encoder_decoder")
+    generator, discriminator = build("encoder_decoder")
     described = {"image_size": (28, 36), "channels": 3, "latent_shape": None, "step": 1, "data": "x"}
-    gan = TrainedGAN(tmp_path, *networks, {**described, "from_logits": True})
+    gan = TrainedGAN(tmp_path, generator, lambda: discriminator, {**described, "from_logits": True})
     with pytest.raises(UserError, match="judges pairs of images"):
         gan.score(torch.zeros(2, 3, 28, 36))
 
@@ -228,6 +280,14 @@ def test_argument_errors(run, call, words):
 def test_a_label_out_of_range_is_said(runs, label):
     with pytest.raises(UserError, match=r"^label must be a class from 0 to 2, or 3 of them, but it is "):
         fastgan.load(runs["mlp_conditional"]).generate(3, label=label)
+
+
+def test_a_file_of_another_family_than_it_says(runs, tmp_path):
+    weights, _ = read_tensors(runs["mlp"] / "generator.safetensors", "generator")
+    _, described = read_tensors(runs["dcgan"] / "generator.safetensors", "generator")
+    write_tensors(tmp_path / "generator.safetensors", weights, described)
+    with pytest.raises(UserError, match=r"generator.safetensors does not fit the network DCGANGenerator"):
+        fastgan.load(tmp_path)
 
 
 def test_weights_of_another_family(runs):

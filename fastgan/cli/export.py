@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.generate import Run
+from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, writing
 from fastgan.errors import UserError
 
@@ -23,17 +23,15 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained generator for other programs, checked against this one."""
-    import fastgan
     from fastgan.export import SUFFIXES, check_format
     from fastgan.export import export as write
-    from fastgan.training.run_folder import newest_run
 
     check_format(format)
     out = out or Path(f"generator{SUFFIXES[format]}")
     check_parent(out)
     if out.is_dir():
         raise UserError(f"out is {out}, which is a folder; give the name of a file.")
-    gan = fastgan.load(run or newest_run())
+    gan = load_gan(run, "cpu")
     with writing(out):
         difference = write(gan, out, format, half=half)
     size = out.stat().st_size / 2**20

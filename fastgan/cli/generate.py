@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, is_picture, writing
 from fastgan.cli.values import number, whole
 from fastgan.errors import UserError
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-Run = Annotated[
-    Path | None,
-    typer.Argument(help="A run's folder or its generator.safetensors; by default the newest under runs/."),
-]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")]
 Label = Annotated[
     int | None,
@@ -61,10 +58,7 @@ def generate(
 ) -> None:
     """Write new images by a trained generator."""
     kind = _kind_of(out)
-    import fastgan
-    from fastgan.training.run_folder import newest_run
-
-    gan = fastgan.load(run or newest_run(), device="auto")
+    gan = load_gan(run)
     if source is None and gan.source_channels is None:
         labels, columns = _rows_by_label(gan, count, label)
         images, of = gan.generate(count, seed, label=labels, truncation=truncation), f"seed {seed}"

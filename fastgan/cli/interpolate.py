@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.generate import Label, Run, Seed, Truncation
+from fastgan.cli.generate import Label, Seed, Truncation
+from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, writing
 from fastgan.cli.values import whole
 from fastgan.errors import UserError
@@ -33,16 +34,15 @@ def interpolate(
 ) -> None:
     """Write a film of images that turn into each other."""
     _check(out, points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
-    import torch
-
-    import fastgan
     from fastgan.films import check_film, write_film
-    from fastgan.images import image_grid
-    from fastgan.latents import path
-    from fastgan.training.run_folder import newest_run
 
     check_film(out)
-    gan = fastgan.load(run or newest_run(), device="auto")
+    gan = load_gan(run)
+    import torch
+
+    from fastgan.images import image_grid
+    from fastgan.latents import path
+
     drawn = gan.latents(points * tiles, seed, truncation=truncation).unflatten(0, (points, tiles))
     walks = torch.stack([path(drawn[:, tile], steps, loop=loop) for tile in range(tiles)], 1)
     # A walk keeps its class: there is nothing between two of them.

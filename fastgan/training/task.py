@@ -135,7 +135,7 @@ class Sources(Latents):
     def picture(self, images: Tensor) -> Image.Image:
         """Threes: the source, what is made of it, and the real image."""
         threes = [_with_channels(part, images.shape[1]) for part in (self._shown, images, self._real)]
-        return image_grid(torch.stack(threes, 1).flatten(0, 1), 6)
+        return image_grid(torch.stack(threes, 1).flatten(0, 1), 12)
 
     def _turn(self, turn: int) -> Batch:
         real = super()._turn(turn).real

@@ -376,6 +376,7 @@ class Trainer:
             "discriminator": models.arguments_of(self.state.discriminator),
             "class": type(self.state.generator).__name__,
             "from_logits": self.step.from_logits,
+            "loss": self.config.loss,
             "latent_shape": self.latent_shape,
             "image_size": self.stream.image_size,
             "channels": self.stream.channels,

@@ -78,7 +78,6 @@ def test_flags_of_the_objective_reach_the_configuration(run):
         ("train --out /proc/run", "cannot be written"),
         ("train --out full/file", "is a file"),
         ("nonsense", "nonsense"),
-        ("generate", "there is no trained run"),
         ("generate missing", "there is no run missing"),
         ("generate empty", "no generator.safetensors in empty"),
         ("generate --out missing/grid.png", "there is no folder missing"),

@@ -41,6 +41,12 @@ def test_every_format(run, trained, tmp_path, format, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_the_digits_that_come_with_fastgan(run):
+    assert run("--format", "safetensors")[1].startswith("this is the generator of digits that comes with fastgan; `")
+    found, known = fastgan.load("generator.safetensors").generate(4), fastgan.load("digits").generate(4)
+    torch.testing.assert_close(found, known, rtol=0, atol=1e-4)
+
+
 def test_half(run, trained):
     assert run(trained, "--format", "safetensors", "--half", "--out", "small.safetensors")[0] == 0
     found, whole = fastgan.load("small.safetensors").generate(4), fastgan.load(trained).generate(4)

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -6,6 +11,7 @@ from runs import write_run
 import fastgan
 from fastgan import cli
 from fastgan.data import to_uint8
+from fastgan.training.checkpoint import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +105,45 @@ def test_mistakes_exit_with_2_and_one_sentence(run, runs, tmp_path, kind, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_the_digits_that_come_with_fastgan(run):
+    code, out, err = run("--count", 4)
+    assert (code, err) == (0, "") and Image.open("grid.png").size == (2 * (32 * 2 + 2) - 2,) * 2
+    first, second = out.splitlines()
+    assert first.startswith("this is the generator of digits that comes with fastgan; `")
+    assert first.endswith(" train` makes your own") and second.startswith("grid.png: 4 images by ")
+
+
+def test_a_run_goes_before_the_digits_that_come_with_fastgan(run, tmp_path):
+    write_run(tmp_path / "runs" / "00000-noise-mlp-28x28", "mlp")
+    code, out, _ = run()
+    assert code == 0 and out.startswith("grid.png: 64 images by runs/00000-noise-mlp-28x28 (step 7)")
+    assert run("digits")[1].startswith("this is the generator of digits that comes with fastgan")
+
+
+def test_a_cold_start_imports_without_looking_for_garbage(tmp_path):
+    code = (
+        "import gc, sys; from fastgan.cli import main\n"
+        "try: main(['generate', 'digits', '--count', '2'])\n"
+        "finally: print(gc.isenabled(), gc.get_freeze_count() > 50_000)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastgan.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert ended.stdout.splitlines()[-1] == "True True", ended.stderr
+
+
 def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.safetensors").write_text("nonsense")
+    weights, described = read_tensors(runs["mlp"] / "generator.safetensors", "generator")
+    write_tensors(tmp_path / "other.safetensors", weights, {**described, "kind": "checkpoint"})
+    dcgan = {"family": "dcgan", "image_size": 28, "channels": 1}
+    write_tensors(tmp_path / "mixed.safetensors", weights, {**described, "generator": dcgan})
     for path, words in (
         ("empty", "no generator.safetensors in empty"),
         ("missing", "there is no run missing"),
         ("file.safetensors", "damaged or no safetensors file"),
+        ("other.safetensors", "is not a generator of fastgan"),
+        ("mixed.safetensors", "does not fit the network DCGANGenerator"),
     ):
         code, _, err = run(path)
         assert code == 2 and words in err and len(err.splitlines()) == 1

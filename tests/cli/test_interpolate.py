@@ -74,6 +74,12 @@ def test_a_gif_of_the_walk(run, runs, flags, pictures):
         assert np.abs(found - np.asarray(image_grid(image[None]))).max() <= 2
 
 
+def test_the_digits_that_come_with_fastgan(run):
+    code, out, err = run("--points", 2, "--steps", 2, "--tiles", 1)
+    assert (code, err) == (0, "") and out.startswith("this is the generator of digits that comes with fastgan; `")
+    assert Image.open("interpolation.gif").n_frames == 4
+
+
 def test_walks_side_by_side_keep_their_classes(run, runs):
     assert run(runs["mlp_conditional"], "--points", 2, "--steps", 2, "--tiles", 4, "--no-loop")[0] == 0
     film = Image.open("interpolation.gif")
