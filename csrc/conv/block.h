@@ -197,6 +197,9 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
                           const Tensor& weight, const Convolution& conv, const std::array<bool, 3>& wanted) {
   check(op, input.input, weight, std::nullopt, conv);
   check_same(op, "grad_output", grad_output, output);
+  FASTGAN_CHECK(op, sizes_of(output) == output_sizes(input.input, weight, conv), "argument 'output' has shape ",
+                shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),
+                " do not make such a one; give what the forward returned.");
   Tensor grad, grad_bn_weight, grad_bn_bias;
   if (mean) {
     FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
