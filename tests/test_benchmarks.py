@@ -76,7 +76,8 @@ def test_parts_add_up_to_a_step(record):
     assert len(record["parts"]) == 6
     for row in record["parts"]:
         assert tuple(row["ms"]) == parts.PARTS
-        assert all(row["ms"][part] > 0 for part in parts.PARTS), row
+        # What is left of eager's whole step may be nothing: its parts are timed in another step.
+        assert all(row["ms"][part] > 0 or part == "other" for part in parts.PARTS), row
 
 
 def test_parts_are_of_what_they_say():

@@ -172,5 +172,8 @@ def report(trainer: Trainer, result: TrainResult) -> None:
     for alarm in result.alarms:
         print(f"alarm   {alarm}")
     print("next:")
+    if trainer.config.task is not None:
+        print(f"  {command('generate', folder.path, '--source', 'PHOTOS', '--out', 'grid.png')}")
+        return
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')
