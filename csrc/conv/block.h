@@ -136,7 +136,8 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   check(op, input.input, weight, bias, conv);
   batch_norm_act::activation_of(op, activation);
   const Tensor from = input.materialise();
-  const Engine engine = engine_for(Pass::forward, from, weight, conv);
+  Engine engine = engine_for(Pass::forward, from, weight, conv);
+  if (engine == Engine::matmul && bias) engine = Engine::aten;
   Tensor output;
   {
     const Counted counted(op, engine_name("forward", engine, from));
@@ -153,7 +154,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
     return {output, mean, invstd};
   }
   const auto dtype = accumulate_type(output.scalar_type());
-  if (engine == Engine::aten) batch_norm_act::activate_(output, activation, negative_slope);
+  if (engine == Engine::aten || engine == Engine::matmul) batch_norm_act::activate_(output, activation, negative_slope);
   return {output, nothing(output, dtype), nothing(output, dtype)};
 }
 

@@ -5,6 +5,7 @@
 #include "common/checks.h"
 #include "common/dispatch.h"
 #include "conv/exports.h"
+#include "conv/matmul.h"
 #include "conv/pack.h"
 #include "conv/scatter.h"
 #include "conv/tile.h"
@@ -49,6 +50,7 @@ bool aten_is_fast(ScalarType dtype) {
 
 // The rule for a dtype: whether shapes that suit Winograd's filtering go to it, those that suit scatter to that, and all others
 // to our direct kernels. From docs/performance.md's measurements on a CPU with AVX512-BF16 and, capped, with AVX2:
+//   torch's matrix product takes a quarter of its convolution's time where the one is the other;
 //   scatter takes 0.4 to 0.7 of aten's time in every dtype;
 //   Winograd's takes 0.4 to 0.75 of aten's time in float32, and aten is no faster in a bfloat16 that the CPU does not multiply;
 //   what aten has no kernels for it runs 3 to 100 times as long as ours;
@@ -56,6 +58,7 @@ bool aten_is_fast(ScalarType dtype) {
 //   but for bfloat16 gradients of large weights, which Winograd's computes in 0.6 of aten's time, in float32.
 struct Rule {
   bool winograd, scatter, direct;
+  bool matmul;          // torch's
   bool winograd_wgrad;  // for weights from kLargeWeight elements on
 };
 constexpr int64_t kLargeWeight = 1 << 21;  // of 256 by 512 channels
@@ -66,7 +69,7 @@ Rule rule_for(ScalarType dtype) {
   const bool is_bfloat16 = dtype == ScalarType::BFloat16, has_own_tile = is_bfloat16 && tiles().bfloat16.gemm;
   const bool as_float32 = dtype == ScalarType::Float || (is_bfloat16 && !cpu_features().avx512_bf16);
   return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), has_vectors, direct,
-          is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
+          !is_forced() && aten_is_fast(dtype), is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
 }
 
 }  // namespace
@@ -76,14 +79,15 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   const Rule rule = rule_for(input.scalar_type());
   const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
   if ((rule.winograd || large_gradient) && winograd_suits(input, weight, conv)) return Engine::winograd;
+  if (rule.matmul && matmul_suits(input, weight, conv)) return Engine::matmul;
   if (rule.scatter && pass != Pass::wgrad && scatter_suits(weight, conv, pass == Pass::dgrad)) return Engine::scatter;
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
-  static constexpr const char* kNames[] = {"_aten", "_", "_winograd_", "_scatter_"};  // in the order of Engine
+  static constexpr const char* kNames[] = {"_aten", "_", "_winograd_", "_scatter_", "_aten_matmul"};  // in the order of Engine
   const std::string name = pass + std::string(kNames[static_cast<int>(engine)]);
-  if (engine == Engine::aten) return name;
+  if (engine == Engine::aten || engine == Engine::matmul) return name;
   const auto dtype = input.scalar_type();
   const bool is_amx = uses_amx(dtype) && engine != Engine::winograd;
   return name + dtype_name(dtype) + "_" + (is_amx ? isa_name(Isa::amx) : kernel_isa_name());
@@ -108,7 +112,10 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
     if (rule.scatter) {
       visit(context, ("fastgan's scatter, " + isa).c_str(), (name + ": to larger images of up to 4 channels").c_str());
     }
-    const bool is_part = rule.winograd || rule.winograd_wgrad || rule.scatter;
+    if (rule.matmul) {
+      visit(context, "torch's matrix product", (name + ": between one pixel and as many as the kernel has").c_str());
+    }
+    const bool is_part = rule.winograd || rule.winograd_wgrad || rule.scatter || rule.matmul;
     const std::string others = name + (is_part ? ": all others" : ": all") +
                                (conv::is_forced() ? " without groups, because FASTGAN_ENGINE=native" : "");
     visit(context, rule.direct ? ("fastgan's direct, " + isa).c_str() : "torch's", others.c_str());

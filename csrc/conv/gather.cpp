@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "conv/engine.h"
+#include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/plan.h"
 #include "conv/scatter.h"
@@ -155,6 +156,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output) {
   if (engine == Engine::winograd) return winograd_gather(input, weight, conv, backward, epilogue, output);
+  if (engine == Engine::matmul) return matmul_gather(input, weight, conv, backward, output);
   if (engine == Engine::scatter) return scatter(input, weight, conv, epilogue, output);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "conv/engine.h"
+#include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/winograd.h"
 
@@ -135,6 +136,7 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
 
 void wgrad(Engine engine, const Tensor& input, const Tensor& grad_output, const Convolution& conv,
            const Tensor& grad_weight) {
+  if (engine == Engine::matmul) return matmul_wgrad(input, grad_output, conv, grad_weight);
   if (engine == Engine::winograd) return winograd_wgrad(input, grad_output, conv, grad_weight);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);

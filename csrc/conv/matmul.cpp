@@ -1,0 +1,50 @@
+#include "conv/matmul.h"
+
+namespace fastgan::conv {
+
+bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  for (int dim = 0; dim < 2; ++dim) {
+    const int64_t size = input.size(2 + dim), wanted = conv.transposed ? 1 : weight.size(2 + dim);
+    const bool is_plain = conv.padding[dim] == 0 && conv.dilation[dim] == 1 && (!conv.transposed || conv.output_padding[dim] == 0);
+    if (size != wanted || !is_plain) return false;
+  }
+  return conv.groups == 1;
+}
+
+namespace {
+
+// [N, ...] as [N, all the rest], in the order of memory that `format` means; a view where the tensor has that order.
+Tensor rows_of(const Tensor& tensor, MemoryFormat format) {
+  using torch::stable::transpose;
+  const bool last = format == MemoryFormat::ChannelsLast;
+  const Tensor ordered = last ? transpose(transpose(tensor, 1, 2), 2, 3) : tensor;
+  return torch::stable::reshape(ordered, {tensor.size(0), tensor.numel() / tensor.size(0)});
+}
+
+MemoryFormat format_of(const Tensor& tensor) {
+  return is_channels_last(tensor) && !tensor.is_contiguous() ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // to be owned
+}
+
+}  // namespace
+
+void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Tensor& output) {
+  const bool to_large = conv.transposed != backward;
+  const auto format = format_of(to_large ? output : input);
+  const Tensor taps = rows_of(weight, format);
+  multiply(rows_of(input, format), to_large ? taps : torch::stable::transpose(taps, 0, 1), rows_of(output, format));
+}
+
+void matmul_wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {
+  const Tensor &small = conv.transposed ? input : grad_output, &large = conv.transposed ? grad_output : input;
+  const auto format = format_of(grad_weight);
+  multiply(torch::stable::transpose(rows_of(small, format), 0, 1), rows_of(large, format), rows_of(grad_weight, format));
+}
+
+}  // namespace fastgan::conv
