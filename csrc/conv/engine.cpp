@@ -51,7 +51,7 @@ bool aten_is_fast(ScalarType dtype) {
 // The rule for a dtype: whether shapes that suit Winograd's filtering go to it, those that suit scatter to that, and all others
 // to our direct kernels. From docs/performance.md's measurements on a CPU with AVX512-BF16 and, capped, with AVX2:
 //   torch's matrix product takes a quarter of its convolution's time where the one is the other;
-//   scatter takes 0.4 to 0.7 of aten's time in every dtype;
+//   scatter takes 0.4 to 0.7 of aten's time in every dtype to images of few channels, and 0.3 to 0.9 of it from few pixels;
 //   Winograd's takes 0.4 to 0.75 of aten's time in float32, and aten is no faster in a bfloat16 that the CPU does not multiply;
 //   what aten has no kernels for it runs 3 to 100 times as long as ours;
 //   all else is aten's, which takes 0.9 of the time of our direct kernels.
@@ -80,7 +80,7 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
   if ((rule.winograd || large_gradient) && winograd_suits(input, weight, conv)) return Engine::winograd;
   if (rule.matmul && matmul_suits(input, weight, conv)) return Engine::matmul;
-  if (rule.scatter && pass != Pass::wgrad && scatter_suits(weight, conv, pass == Pass::dgrad)) return Engine::scatter;
+  if (rule.scatter && pass != Pass::wgrad && scatter_suits(input, weight, conv, pass == Pass::dgrad)) return Engine::scatter;
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
@@ -104,13 +104,13 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
     const std::string name = dtype_name(dtype);
     if (rule.winograd) {
       visit(context, ("fastgan's winograd, " + isa).c_str(),
-            (name + ": kernels of twice the stride, from 32 channels and 32 pixels a batch on").c_str());
+            (name + ": kernels of twice the stride, from 32 channels and 16 pixels a batch on").c_str());
     }
     if (rule.winograd_wgrad && !rule.winograd) {
       visit(context, ("fastgan's winograd, " + isa).c_str(), (name + ": weight gradients from 256 by 512 channels on").c_str());
     }
     if (rule.scatter) {
-      visit(context, ("fastgan's scatter, " + isa).c_str(), (name + ": to larger images of up to 4 channels").c_str());
+      visit(context, ("fastgan's scatter, " + isa).c_str(), (name + ": to larger images of up to 4 channels, or from few pixels").c_str());
     }
     if (rule.matmul) {
       visit(context, "torch's matrix product", (name + ": between one pixel and as many as the kernel has").c_str());

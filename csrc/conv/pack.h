@@ -25,6 +25,17 @@ struct Window {
   int64_t top, left, first, height, width;
 };
 
+// Columns of right operands that are neighbours in memory too: where they lie, and where their first step goes.
+struct Run {
+  int64_t from, to, length;
+};
+
+// A row of a scatter's products, [pixels][taps][channels] with `line` elements from pixel to pixel, and where they fall.
+struct ScatteredRow {
+  int64_t pixels, taps, channels, line;
+  int64_t stride, padding, width;  // width: of the larger image
+};
+
 template <class T, class S>
 struct Packing {
   using A = Compute<S>;
@@ -40,6 +51,14 @@ struct Packing {
   // padded with zeros to `extent` and to `columns` columns.
   void (*columns)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
                   int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out);
+
+  // The same for runs of columns: out[run.to + (k / step * columns + i) * step + k % step] from in[k * k_stride + run.from + i],
+  // padded with zeros to `extent`; other columns are left as they are.
+  void (*runs)(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
+               int64_t columns, int step, S* out);
+
+  // sums[x * stride + tap - padding][channel] += products[x][tap][channel], where that is in [0, width).
+  void (*add_row)(const ScatteredRow&, const A* products, A* sums);
 
   // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias. Of at most kMaxStoredRows
   // rows.

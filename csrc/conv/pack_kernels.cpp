@@ -159,6 +159,78 @@ void columns(const T* in, const int64_t* segments, int64_t segment_count, int64_
   pack(in, segments, segment_count, k_count, k_stride, column_count, column_stride, extent, columns, out);
 }
 
+// What is asked for ahead of its use, in rows of k: such rows may lie pages apart, where the hardware does not look ahead.
+constexpr int64_t kRowsAhead = 8;
+
+template <class T, class S, int step>
+void runs_of(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
+             int64_t columns, S* out) {
+#if defined(__AVX512BW__)
+  using Line = VecN<uint16_t, 32>;
+  Line low, high;
+  for (int lane = 0; lane < 32; ++lane) {
+    low[lane] = lane / 2 + lane % 2 * 32;
+    high[lane] = low[lane] + 16;
+  }
+#endif
+  for (int64_t k = 0; k < extent; k += step, in += step * k_stride, out += columns * step) {
+    const int64_t rows = std::clamp<int64_t>(k_count - k, 0, step);
+    for (const Run* run = runs; run < runs + run_count; ++run) {
+      const T* const from = in + run->from;
+      S* const to = out + run->to;
+      if (rows == 0) {
+        std::fill_n(to, run->length * step, S{});
+        continue;
+      }
+      int64_t i = 0;
+      if constexpr (std::is_same_v<T, Compute<S>> && step == 1) {
+        for (; i + kLanes<S> <= run->length; i += kLanes<S>) {
+          __builtin_prefetch(from + kRowsAhead * k_stride + i);
+          store(to + i, load(from + i));
+        }
+      }
+#if defined(__AVX512BW__)
+      if constexpr (step == 2) {
+        for (; i + 32 <= run->length; i += 32) {  // pairs of rows, side by side
+          const T *const odd_at = from + k_stride + i, *const ahead = from + kRowsAhead * k_stride + i;
+          __builtin_prefetch(ahead);
+          __builtin_prefetch(ahead + k_stride);
+          const auto even = load_raw<Line>(from + i), odd = rows == step ? load_raw<Line>(odd_at) : Line{};
+          const Line first = __builtin_shuffle(even, odd, low), second = __builtin_shuffle(even, odd, high);
+          std::memcpy(to + i * step, &first, sizeof(first));
+          std::memcpy(to + i * step + 32, &second, sizeof(second));
+        }
+      }
+#endif
+      for (; i < run->length; ++i) {
+        for (int64_t row = 0; row < step; ++row) to[i * step + row] = row < rows ? convert<S>(from[row * k_stride + i]) : S{};
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void runs(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
+          int64_t columns, int step, S* out) {
+  (step == 2 ? runs_of<T, S, 2> : runs_of<T, S, 1>)(in, k_count, k_stride, runs, run_count, extent, columns, out);
+}
+
+template <class A>
+void add_row(const ScatteredRow& row, const A* products, A* sums) {
+  // In groups of as many taps as the stride, so that successive pixels write side by side.
+  for (int64_t first = 0; first < row.taps; first += row.stride) {
+    const int64_t group = std::min(row.stride, row.taps - first);
+    for (int64_t x = 0; x < row.pixels; ++x) {
+      const int64_t left = x * row.stride + first - row.padding;
+      const int64_t begin = std::max<int64_t>(0, -left) * row.channels;
+      const int64_t end = std::min(group, row.width - left) * row.channels;
+      const A* __restrict const from = products + x * row.line + first * row.channels;
+      A* __restrict const to = sums + left * row.channels;
+      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+    }
+  }
+}
+
 template <class T, class A>
 inline void narrow(const A* from, int64_t n, T* to) {
 #if defined(__AVX512BF16__)
@@ -210,6 +282,8 @@ constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           planes<T, S>,
           columns<T, S>,
+          runs<T, S>,
+          add_row<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
            store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,
            store_tile<T, S, Activation::sigmoid>}};

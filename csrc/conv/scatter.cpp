@@ -3,136 +3,227 @@
 #include <algorithm>
 
 #include "conv/packed.h"
-#include "conv/plan.h"
 
 namespace fastgan::conv {
 
-bool scatter_suits(const Tensor& weight, const Convolution& conv, bool backward) {
-  constexpr int64_t kMostChannels = 4;  // an image's
+constexpr int64_t kFewChannels = 4;  // an image's
+
+bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward) {
   const bool to_large = conv.transposed != backward;
-  return to_large && weight.size(1) <= kMostChannels && conv.dilation[0] == 1 && conv.dilation[1] == 1;
+  if (!to_large || conv.dilation[0] != 1 || conv.dilation[1] != 1) return false;
+  if (weight.size(1) <= kFewChannels) return true;
+  // With few pixels the time is the weight's. aten first brings it into an order of its own, and for that turns a contiguous one
+  // (measured at 1 to 8 images of 4x4 to 16x16).
+  constexpr int64_t kFewPixels = 32, kFewWhereTurned = 256;
+  const bool is_turned = input.scalar_type() == ScalarType::BFloat16 && weight.is_contiguous();
+  return smaller_pixels(input, weight, conv) <= (is_turned ? kFewWhereTurned : kFewPixels);
 }
 
 namespace {
 
-// The weight, [input's channels, output's channels, kH, kW] both ways, as [depth][kernel_y][kernel_x][channels], its last three as columns in whole panels.
-template <class S>
+// How the weight, [input's channels, output's channels, kH, kW] both ways, is cut into right operands: a block of output
+// channels at a time, all their taps side by side.
 struct Taps {
-  int64_t height, width, channels;
-  int64_t panels, depth;  // depth: padded to whole steps
-  const S* data;
+  int64_t height, width, channels;  // of the weight
+  int64_t slots;                    // channels of a block
+  int64_t blocks, panels;           // panels: of a block
+  int64_t depth;                    // the input's channels in whole steps
+  bool channels_first;              // whether a block's columns are [channel][tap], as they lie in memory, or [tap][channel]
 
-  int64_t count() const { return height * width * channels; }
-  const S* panel(int64_t panel) const { return data + panel * depth * tile_of<S>().columns; }
+  int64_t count() const { return height * width; }
+  int64_t in_block(int64_t block) const { return std::min(slots, channels - block * slots); }
 };
 
 template <class T, class S>
-Taps<S> pack_weight(const Tensor& weight) {
+Taps taps_of(const Tensor& weight) {
   const auto& tile = tile_of<S>();
-  Taps<S> taps{weight.size(2), weight.size(3), weight.size(1), 0, round_up(weight.size(0), tile.step), nullptr};
-  taps.panels = divide_up(taps.count(), tile.columns);
-  const int64_t size = taps.panels * taps.depth * tile.columns, depth = weight.size(0);
-  S* const to = scratch<S, 0>(size);
-  std::fill_n(to, size, S{});
-  const T* const from = data<T>(weight);
-  for (int64_t column = 0; column < taps.count(); ++column) {
-    const int64_t tap = column / taps.channels, channel = column % taps.channels;
-    const T* const at = from + channel * weight.stride(1) + tap / taps.width * weight.stride(2) + tap % taps.width * weight.stride(3);
-    S* const panel = to + column / tile.columns * taps.depth * tile.columns + column % tile.columns * tile.step;
-    for (int64_t k = 0; k < depth; ++k) {
-      S& value = panel[k / tile.step * tile.columns * tile.step + k % tile.step];
-      if constexpr (std::is_same_v<T, S>) {
-        value = at[k * weight.stride(0)];
-      } else {
-        value = to_compute(at[k * weight.stride(0)]);
-      }
-    }
-  }
-  taps.data = to;
+  constexpr int64_t kLine = 64 / sizeof(T);
+  Taps taps{weight.size(2), weight.size(3), weight.size(1), 0, 0, 0, round_up(weight.size(0), tile.step), false};
+  taps.slots = taps.channels <= kFewChannels ? taps.channels : kLine;
+  taps.blocks = divide_up(taps.channels, taps.slots);
+  taps.panels = divide_up(taps.count() * taps.slots, tile.columns);
+  taps.channels_first = taps.channels > kFewChannels && weight.stride(3) == 1 && weight.stride(2) == taps.width &&
+                        weight.stride(1) == taps.count();
   return taps;
 }
 
+// One block: [panels][depth / step][columns][step].
+template <class T, class S>
+void pack_block(const Taps& taps, const Tensor& weight, int64_t block, S* out) {
+  const auto& tile = tile_of<S>();
+  const int64_t channels = taps.in_block(block), panel = taps.depth * tile.columns;
+  std::vector<Run> runs;
+  const auto add = [&](int64_t tap, int64_t channel) {
+    const int64_t column = taps.channels_first ? channel * taps.count() + tap : tap * taps.slots + channel;
+    const int64_t from = channel * weight.stride(1) + tap / taps.width * weight.stride(2) + tap % taps.width * weight.stride(3);
+    const int64_t to = column / tile.columns * panel + column % tile.columns * tile.step;
+    const bool joins = !runs.empty() && from == runs.back().from + runs.back().length &&
+                       to == runs.back().to + runs.back().length * tile.step;
+    if (joins) {
+      ++runs.back().length;
+    } else {
+      runs.push_back({from, to, 1});
+    }
+  };
+  for (int64_t i = 0; i < taps.count() * channels; ++i) {
+    taps.channels_first ? add(i % taps.count(), i / taps.count()) : add(i / channels, i % channels);
+  }
+  if (taps.count() * channels < taps.panels * tile.columns) std::fill_n(out, taps.panels * panel, S{});
+  packing<T, S>().runs(data<T>(weight) + block * taps.slots * weight.stride(1), weight.size(0), weight.stride(0), runs.data(),
+                       static_cast<int64_t>(runs.size()), taps.depth, tile.columns, tile.step, out);
+}
+
+// What is computed at a time of a block: some whole images, or, where they are large, a band of output rows of one.
 struct Plan {
-  int64_t stride_y, stride_x, padding_y, padding_x;
-  int64_t rows, bands;  // of the output: of one item, and of an image
+  int64_t stride[2], padding[2];
+  int64_t images, rows;
+  int64_t bands, count;  // of an image; of the batch
+
+  // Input pixels that add to these rows of the output lie in rows [first, first + count).
+  struct Rows {
+    int64_t first, count;
+  };
+  Rows reaching(int64_t first, int64_t last, int64_t taps, int64_t height) const {
+    const int64_t top = std::clamp<int64_t>(divide_up(first + padding[0] - taps + 1, stride[0]), 0, height);
+    return {top, std::clamp<int64_t>((last - 1 + padding[0]) / stride[0] + 1, top, height) - top};
+  }
 };
 
-// sums[x * stride_x + kernel_x - padding][channel] += products[x][kernel_x][channel], for one row of the smaller image.
-template <class S, class A>
-void add_row(const Plan& plan, const Taps<S>& taps, const A* products, int64_t line, int64_t width, int64_t out_width, A* sums) {
-  // In groups of as many taps as the stride, so that successive pixels write side by side.
-  for (int64_t first = 0; first < taps.width; first += plan.stride_x) {
-    const int64_t group = std::min(plan.stride_x, taps.width - first);
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t left = x * plan.stride_x + first - plan.padding_x;
-      const int64_t begin = std::max<int64_t>(0, -left), end = std::min(group, out_width - left);
-      const A* const from = products + x * line + first * taps.channels;
-      A* const to = sums + left * taps.channels;
-      for (int64_t i = begin * taps.channels; i < end * taps.channels; ++i) to[i] += from[i];
+template <class S>
+Plan plan_of(const Convolution& conv, const Taps& taps, const Tensor& input, const Tensor& output) {
+  constexpr int64_t kLeastItems = 16;
+  Plan plan{{conv.stride[0], conv.stride[1]}, {conv.padding[0], conv.padding[1]}, 1, output.size(2), 1, 0};
+  const int64_t line = taps.panels * tile_of<S>().columns, batch = input.size(0);
+  const int64_t row_bytes = input.size(3) * static_cast<int64_t>(taps.depth * sizeof(S) + line * sizeof(Compute<S>));
+  const int64_t weight_bytes = taps.depth * line * static_cast<int64_t>(sizeof(S));
+  const int64_t rows = std::max<int64_t>(1, (2 * kPackedBytes - std::min(weight_bytes, kPackedBytes)) / row_bytes);
+  if (rows < input.size(2)) {
+    plan.rows = std::min(plan.rows, rows * plan.stride[0]);
+    plan.bands = divide_up(output.size(2), plan.rows);
+  } else {
+    plan.images = std::clamp<int64_t>(batch * taps.blocks / kLeastItems, 1, std::min(batch, rows / input.size(2)));
+  }
+  plan.count = divide_up(batch, plan.images) * plan.bands;
+  return plan;
+}
+
+// out[pixel][column] for the columns of a block.
+template <class S>
+void multiply(const Taps& taps, const S* left, int64_t pixels, const S* right, Compute<S>* out) {
+  const auto& tile = tile_of<S>();
+  const int64_t line = taps.panels * tile.columns, segment = 0;
+  alignas(64) Compute<S> result[kMaxTileRows * kMaxTileColumns];
+  int64_t reads[kMaxTileRows];
+  for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * taps.depth;
+  for (int64_t panel = 0; panel < taps.panels; ++panel) {
+    for (int64_t at = 0; at < pixels;) {
+      const auto& some = tile.next(pixels - at);
+      some.gemm(left + at * taps.depth, reads, &segment, 1, taps.depth, right + panel * taps.depth * tile.columns, false, result);
+      for (int64_t m = 0; m < std::min<int64_t>(some.rows, pixels - at); ++m) {
+        std::copy_n(result + m * tile.columns, tile.columns, out + (at + m) * line + panel * tile.columns);
+      }
+      at += some.rows;
     }
   }
 }
 
+// Where a block's sums go, a row of the output at a time.
 template <class T, class S>
-void scatter_item(const Plan& plan, const Taps<S>& taps, int64_t image, int64_t band, const Tensor& input,
-                  const std::vector<Compute<S>>& bias, const Epilogue& epilogue, const Tensor& output) {
+struct Rows {
   using A = Compute<S>;
-  const auto& tile = tile_of<S>();
-  const Image shape = image_of(input);
-  const int64_t out_width = output.size(3), channels = taps.channels;
-  const int64_t first = band * plan.rows, last = std::min(output.size(2), first + plan.rows);
-  // The smaller image's rows that reach these.
-  const int64_t top = std::clamp<int64_t>(divide_up(first + plan.padding_y - taps.height + 1, plan.stride_y), 0, shape.height);
-  const int64_t bottom = std::clamp<int64_t>((last - 1 + plan.padding_y) / plan.stride_y + 1, top, shape.height);
+  const Taps& taps;
+  const Epilogue& epilogue;
+  const Tensor& output;
+  std::vector<A> bias;  // in whole blocks
 
-  const int64_t pixels = (bottom - top) * shape.width, line = taps.panels * tile.columns;
-  S* const left = scratch<S, 1>((pixels + tile.rows) * taps.depth);
-  packing<T, S>().pixels(data<T>(input) + image * input.stride(0), shape, {0, 0, top, bottom - top, shape.width}, taps.depth, left);
-  A* const products = scratch<A, 8>(pixels * line);
-  alignas(64) A result[kMaxTileRows * kMaxTileColumns];
-  int64_t reads[kMaxTileRows];
-  for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * taps.depth;
-  const int64_t segment = 0;
-  for (int64_t panel = 0; panel < taps.panels; ++panel) {
-    for (int64_t p = 0; p < pixels; p += tile.rows) {
-      tile.gemm(left + p * taps.depth, reads, &segment, 1, taps.depth, taps.panel(panel), false, result);
-      for (int64_t m = 0; m < std::min<int64_t>(tile.rows, pixels - p); ++m) {
-        std::copy_n(result + m * tile.columns, tile.columns, products + (p + m) * line + panel * tile.columns);
+  Rows(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to) {
+    bias.resize(taps.blocks * taps.slots);
+    if (epilogue.bias) {
+      const auto given = values<A>(epilogue.bias, taps.channels, A(0));
+      std::copy(given.begin(), given.end(), bias.begin());
+    }
+  }
+
+  void begin(int64_t block, A* sums) const {
+    const A* const from = bias.data() + block * taps.slots;
+    for (int64_t x = 0; x < output.size(3); ++x) std::copy_n(from, taps.slots, sums + x * taps.slots);
+  }
+
+  // sums: [pixels][slots].
+  void store(int64_t block, int64_t image, int64_t y, const A* sums) const {
+    const int64_t width = output.size(3), pixel = output.stride(3), channel = output.stride(1);
+    T* const to = mutable_data<T>(output) + image * output.stride(0) + y * output.stride(2) + block * taps.slots * channel;
+    if (taps.channels > kFewChannels) {
+      int64_t offsets[kMaxStoredRows];
+      for (int64_t first = 0; first < width; first += kMaxStoredRows) {
+        const int64_t pixels = std::min<int64_t>(kMaxStoredRows, width - first);
+        for (int64_t x = 0; x < pixels; ++x) offsets[x] = (first + x) * pixel;
+        store_lines(sums + first * taps.slots, taps.slots, pixels, taps.in_block(block), offsets, channel, to);
+      }
+    } else if (channel == 1 && pixel == taps.slots) {  // one run of numbers
+      store_run(sums, width * taps.slots, 1, to);
+    } else {
+      A* const plane = scratch<A, 10>(round_up(width, kMaxTileColumns));
+      for (int64_t c = 0; c < taps.slots; ++c) {
+        for (int64_t x = 0; x < width; ++x) plane[x] = sums[x * taps.slots + c];
+        store_run(plane, width, pixel, to + c * channel);
       }
     }
   }
 
-  // A row of output as its channels lie in memory: one run of numbers where they are innermost, otherwise one for each.
-  const int64_t count = out_width * channels;
-  const bool innermost = output.stride(1) == 1 && output.stride(3) == channels;
-  A* const sums = scratch<A, 9>(2 * round_up(count, kMaxTileColumns));
-  A* const planes = sums + round_up(count, kMaxTileColumns);
-  const auto store = packing<T, S>().store[epilogue.activation];
-  const auto slope = static_cast<A>(epilogue.negative_slope);
-  for (int64_t y = first; y < last; ++y) {
-    for (int64_t x = 0; x < out_width; ++x) {
-      for (int64_t c = 0; c < channels; ++c) sums[x * channels + c] = bias.empty() ? A(0) : bias[c];
+ private:
+  void store_lines(const A* lines, int64_t columns, int64_t count, int64_t length, const int64_t* offsets, int64_t stride,
+                   T* out) const {
+    packing<T, S>().store[epilogue.activation](lines, columns, count, length, nullptr, static_cast<A>(epilogue.negative_slope),
+                                               offsets, stride, out);
+  }
+  void store_run(const A* run, int64_t length, int64_t stride, T* out) const {
+    for (int64_t at = 0; at < length; at += kMaxTileColumns) {
+      const int64_t offset = at * stride;
+      store_lines(run + at, kMaxTileColumns, 1, std::min<int64_t>(kMaxTileColumns, length - at), &offset, stride, out);
     }
-    for (int64_t tap = (y + plan.padding_y) % plan.stride_y; tap < taps.height; tap += plan.stride_y) {
-      const int64_t from = (y + plan.padding_y - tap) / plan.stride_y;
-      if (y + plan.padding_y < tap || from >= shape.height) continue;
-      add_row(plan, taps, products + (from - top) * shape.width * line + tap * taps.width * channels, line, shape.width, out_width,
-              sums);
+  }
+};
+
+template <class T, class S>
+void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t item, const Tensor& input, const S* right,
+                  const Rows<T, S>& rows) {
+  using A = Compute<S>;
+  const auto& tile = tile_of<S>();
+  const Image shape = image_of(input);
+  const int64_t first_image = item / plan.bands * plan.images, images = std::min(plan.images, input.size(0) - first_image);
+  const int64_t first = item % plan.bands * plan.rows, last = std::min(rows.output.size(2), first + plan.rows);
+  const auto read = plan.reaching(first, last, taps.height, shape.height);
+  const int64_t in_image = read.count * shape.width, pixels = images * in_image, line = taps.panels * tile.columns;
+
+  S* const left = scratch<S, 1>((pixels + tile.rows) * taps.depth);
+  for (int64_t i = 0; i < images; ++i) {
+    packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), shape,
+                           {0, 0, read.first, read.count, shape.width}, taps.depth, left + i * in_image * taps.depth);
+  }
+  A* const products = scratch<A, 8>(pixels * line);
+  multiply(taps, left, pixels, right, products);
+  if (taps.channels_first) {
+    A* const turned = scratch<A, 11>(line);
+    const Image columns{taps.in_block(block), 1, taps.count(), taps.count(), 0, 1};
+    for (int64_t p = 0; p < pixels; ++p) {
+      packing<A, A>().pixels(products + p * line, columns, {0, 0, 0, 1, taps.count()}, taps.slots, turned);
+      std::copy_n(turned, taps.count() * taps.slots, products + p * line);
     }
-    T* const to = mutable_data<T>(output) + image * output.stride(0) + y * output.stride(2);
-    const auto store_run = [&](const A* run, int64_t length, int64_t stride, T* out) {
-      for (int64_t at = 0; at < length; at += kMaxTileColumns) {
-        const int64_t offset = at * stride;
-        store(run + at, kMaxTileColumns, 1, std::min<int64_t>(kMaxTileColumns, length - at), nullptr, slope, &offset, stride, out);
+  }
+
+  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], rows.output.size(3)};
+  A* const sums = scratch<A, 9>(round_up(row.width * taps.slots, kMaxTileColumns));
+  for (int64_t i = 0; i < images; ++i) {
+    for (int64_t y = first; y < last; ++y) {
+      rows.begin(block, sums);
+      for (int64_t tap = (y + plan.padding[0]) % plan.stride[0]; tap < taps.height; tap += plan.stride[0]) {
+        const int64_t from = (y + plan.padding[0] - tap) / plan.stride[0];
+        if (y + plan.padding[0] < tap || from >= shape.height) continue;
+        packing<T, S>().add_row(
+            row, products + (i * in_image + (from - read.first) * shape.width) * line + tap * taps.width * taps.slots, sums);
       }
-    };
-    if (innermost) {
-      store_run(sums, count, 1, to);
-      continue;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t x = 0; x < out_width; ++x) planes[x] = sums[x * channels + c];
-      store_run(planes, out_width, output.stride(3), to + c * output.stride(1));
+      rows.store(block, first_image + i, y, sums);
     }
   }
 }
@@ -144,18 +235,16 @@ void scatter(const Tensor& input, const Tensor& weight, const Convolution& conv,
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
-    using A = Compute<S>;
-    const Taps<S> taps = pack_weight<T, S>(weight);
-    std::vector<A> bias;
-    if (epilogue.bias) bias = values<A>(epilogue.bias, output.size(1), A(0));
-    Plan plan{conv.stride[0], conv.stride[1], conv.padding[0], conv.padding[1], output.size(2), 1};
-    const int64_t row_bytes = input.size(3) * static_cast<int64_t>(taps.depth * sizeof(S) + taps.panels * tile_of<S>().columns * sizeof(A));
-    plan.rows = std::clamp<int64_t>(2 * kPackedBytes / row_bytes * plan.stride_y, plan.stride_y, output.size(2));
-    plan.bands = divide_up(output.size(2), plan.rows);
-    torch::stable::parallel_for(0, input.size(0) * plan.bands, 1, [&](int64_t begin, int64_t end) {
+    const Taps taps = taps_of<T, S>(weight);
+    const Plan plan = plan_of<S>(conv, taps, input, output);
+    const Rows<T, S> rows(taps, epilogue, output);
+    torch::stable::parallel_for(0, taps.blocks * plan.count, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
+      S* const right = scratch<S, 0>(taps.panels * taps.depth * tile_of<S>().columns);
       for (int64_t item = begin; item < end; ++item) {
-        scatter_item<T, S>(plan, taps, item / plan.bands, item % plan.bands, input, bias, epilogue, output);
+        const int64_t block = item / plan.count;
+        if (item == begin || item % plan.count == 0) pack_block<T, S>(taps, weight, block, right);
+        scatter_item<T, S>(plan, taps, block, item % plan.count, input, right, rows);
       }
     });
   });

@@ -1,16 +1,17 @@
-// Towards a larger image of few channels: products first, and then their sums.
+// Towards a larger image: products first, and then their sums.
 //
-// The direct way pads the output's channels to a panel: of 3 channels, nine tenths of it would be padding. Here all taps of all
-// channels lie side by side in panels, 48 columns for 4x4 taps of 3 channels, and each pixel of the smaller image is multiplied
-// once; what it adds to the pixels of the larger image is summed afterwards.
+// All taps of a block of channels lie side by side in panels, each pixel of the smaller image is multiplied once, and what it adds
+// to the pixels of the larger image is summed afterwards. It suits
+// - images of few channels, which the direct way would pad to a panel: of 3 channels nine tenths of it would be padding;
+// - few pixels, for which the time is the weight's: here it is read once, in the order that it lies in.
 #pragma once
 
 #include "conv/engine.h"
 
 namespace fastgan::conv {
 
-// Whether this is such a gather (see engine.h, as for what follows).
-bool scatter_suits(const Tensor& weight, const Convolution& conv, bool backward);
+// Whether this is such a gather, and here in less time (see engine.h, as for what follows).
+bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward);
 
 void scatter(const Tensor& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
              const Tensor& output);

@@ -20,24 +20,37 @@ inline constexpr int kMaxTileRows = 32;
 inline constexpr int kMaxTileColumns = 32;
 
 template <class S>
-struct Tile {
+struct TileRows {
   using A = Compute<S>;
-  int rows = 0, columns = 0;  // of a tile; 0 where the instruction set has none
-  int step = 1;               // what `extent` is a multiple of
+  int rows = 0;  // 0 where the instruction set has none
   // b: [segment_count][extent / step][columns][step]. out: [rows][columns], added to where `add`, otherwise overwritten.
   void (*gemm)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
                const S* b, bool add, A* out) = nullptr;
   // The same for matrices, for steps of 1 only. With left rows `distance` apart, the next tile's are fetched into cache:
   //   out[m][n] = sum over k < extent of  a[m * distance + k] * b[k][n]
   void (*gemm_rows)(const S* a, int64_t distance, int64_t extent, const S* b, bool add, A* out) = nullptr;
+};
+
+template <class S>
+struct Tile : TileRows<S> {
+  using A = Compute<S>;
+  int columns = 0;
+  int step = 1;  // what `extent` is a multiple of
+  TileRows<S> smaller[2];  // with fewer rows, for what is left at the end
   // With a left operand that is packed as the right one is, [k][columns]:  a[rows[m] + k * columns] * b[k][n]
   void (*gemm_columns)(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, A* out) = nullptr;
   // Where they are there, a thread calls gemm between the two: InUse (packed.h).
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
-  // gemm_rows with a smaller tile, for what is left at the end.
-  int few_rows = 0;
-  void (*gemm_few_rows)(const S* a, int64_t distance, int64_t extent, const S* b, bool add, A* out) = nullptr;
+
+  // What the next of `left` rows go to, so that few spare ones are computed.
+  const TileRows<S>& next(int64_t left) const {
+    const TileRows<S>* best = this;
+    for (const auto& some : smaller) {
+      if (left <= some.rows || (left > this->rows && left <= 2 * some.rows)) best = &some;
+    }
+    return *best;
+  }
 };
 
 struct Tiles {

@@ -9,9 +9,9 @@ namespace {
 
 // Accumulators, the columns' vectors and one broadcast value fill the registers.
 #if defined(__AVX512F__)
-constexpr int kRows = 14, kFewRows = 8, kVectors = 2;
+constexpr int kRows = 14, kSmaller[] = {8, 4}, kVectors = 2;
 #else
-constexpr int kRows = 6, kFewRows = 4, kVectors = 2;
+constexpr int kRows = 6, kSmaller[] = {4, 2}, kVectors = 2;
 #endif
 
 template <class S>
@@ -74,11 +74,11 @@ struct Sums {
   }
 };
 
-template <class S>
+template <class S, int count>
 void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
           bool add, Compute<S>* out) {
   constexpr int kStep = Multiply<S>::kStep;
-  Sums<S> sums(add, out);
+  Sums<S, count> sums(add, out);
   for (int64_t s = 0; s < segment_count; ++s) {
     const S* at = a + segments[s];
     for (int64_t k = 0; k < extent; k += kStep, at += kStep, b += kStep * Sums<S>::kColumns) sums.step(at, rows, b);
@@ -115,16 +115,17 @@ void gemm_columns(const S* a, const int64_t* rows, int64_t extent, const S* b, b
   sums.store_to(out);
 }
 
+template <class S, int count>
+constexpr TileRows<S> rows() {
+  if constexpr (Multiply<S>::kStep == 1) return {count, gemm<S, count>, gemm_rows<S, count>};
+  return {count, gemm<S, count>};
+}
+
 template <class S>
 constexpr Tile<S> tile() {
-  constexpr bool is_single = Multiply<S>::kStep == 1;
-  Tile<S> tile{kRows, kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, gemm<S>};
-  if constexpr (is_single) {
-    tile.few_rows = kFewRows;
-    tile.gemm_rows = gemm_rows<S, kRows>;
-    tile.gemm_few_rows = gemm_rows<S, kFewRows>;
-    tile.gemm_columns = gemm_columns<S>;
-  }
+  Tile<S> tile{rows<S, kRows>(), kLanes<Compute<S>> * kVectors, Multiply<S>::kStep,
+               {rows<S, kSmaller[0]>(), rows<S, kSmaller[1]>()}};
+  if constexpr (Multiply<S>::kStep == 1) tile.gemm_columns = gemm_columns<S>;
   return tile;
 }
 

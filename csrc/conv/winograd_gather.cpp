@@ -6,17 +6,15 @@ FASTGAN_DECLARE_KERNELS(Winograds, winograds)
 const Winograds& winograds() { return FASTGAN_KERNELS_IN_USE(winograds); }
 
 bool winograd_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  // Fewer channels do not fill a panel; fewer pixels of the smaller image do not pay for the weight's transformation, whose
-  // result is 9 / 4 to 25 / 4 times as large as the weight (measured at 1 to 64 images of 4x4 to 16x16).
-  constexpr int64_t kLeastChannels = 32, kLeastPixels = 32;
-  int64_t pixels = input.size(0);
+  // Fewer channels do not fill a panel; fewer pixels do not pay for the weight's transformation, whose result is 9 / 4 to 25 / 4
+  // times as large as the weight (measured at 1 to 64 images of 4x4 to 16x16).
+  constexpr int64_t kLeastChannels = 32, kLeastPixels = 16;
   for (int dim = 0; dim < 2; ++dim) {
-    const int64_t kernel = weight.size(2 + dim), stride = conv.stride[dim], size = input.size(2 + dim);
-    if (conv.dilation[dim] != 1 || kernel != 2 * stride || stride > kMostStride) return false;
-    pixels *= conv.transposed ? size : (size + 2 * conv.padding[dim] - kernel) / stride + 1;
+    const int64_t stride = conv.stride[dim];
+    if (conv.dilation[dim] != 1 || weight.size(2 + dim) != 2 * stride || stride > kMostStride) return false;
   }
-  return conv.groups == 1 && input.scalar_type() != ScalarType::Double && pixels >= kLeastPixels &&
-         std::min(weight.size(0), weight.size(1)) >= kLeastChannels;
+  return conv.groups == 1 && input.scalar_type() != ScalarType::Double &&
+         std::min(weight.size(0), weight.size(1)) >= kLeastChannels && smaller_pixels(input, weight, conv) >= kLeastPixels;
 }
 
 namespace {
@@ -91,95 +89,111 @@ void transform_inputs(const Products& p, const Tensor& input, int64_t first_imag
 
 // The weight as the products read it, dimension by dimension.
 struct Taps {
-  int64_t channels, outputs;                               // of the weight
-  int64_t channel, output, y, x;                           // strides
-  int64_t stride_y, stride_x;                              // of the convolution
+  int64_t channels, outputs;           // of the weight
+  int64_t channel, output, y, x;       // strides
+  int64_t stride_y, stride_x;          // of the convolution
+  bool reversed;                       // whether a phase's second tap meets the earlier input: towards the larger image
+  int64_t phases() const { return stride_y * stride_x; }
 };
 
 Taps taps_of(const Products& p, const Tensor& weight) {
   const int out = p.to_large ? 1 : 0, in = 1 - out;
   return {weight.size(in), weight.size(out), weight.stride(in), weight.stride(out), weight.stride(2), weight.stride(3),
-          static_cast<int64_t>(p.y.phases.size()), static_cast<int64_t>(p.x.phases.size())};
+          static_cast<int64_t>(p.y.phases.size()), static_cast<int64_t>(p.x.phases.size()), p.to_large};
 }
 
-// The taps of a weight lie a page apart and more, where the hardware does not look ahead; so each is asked for in time, and
-// only a few at once.
-constexpr int64_t kChannels = 16;  // whose taps are in a first-level cache at a time
-constexpr int64_t kAhead = 8, kLinesAhead = 2;  // channels; the second where all taps of an output lie in one line
-
-// Four taps of some channels, each a line of outputs: where they lie, and how far apart.
-struct TapLines {
-  const float* at;
-  int64_t channel, row, tap;
+// Which of the phases are transformed at a time.
+struct Phases {
+  int64_t first, count;
 };
 
-// Those of `channels` channels from `from` on, with zeros to `padded`; copied to `block`, [4][padded][columns], unless they can
-// be read as they lie.
+// The taps of some channels by a panel of outputs, each a line of `columns` outputs, and the distances of such lines.
+struct TapLines {
+  const float* at;
+  int64_t channel, y, x;
+};
+
+constexpr int64_t kChannels = 16;  // whose taps are brought into lines at a time: then they are in a first-level cache
+constexpr int64_t kMostTaps = 4 * kMostPhases;
+
+// The taps of a weight lie a page apart and more, where the hardware does not look ahead. So each is asked for this many channels
+// before its use, into the second-level cache: page by page they fall into the same few places of the first. Inlined by force,
+// because to gcc a function that does nothing else has no effect, and is not called.
+constexpr int64_t kAhead = 16;
 template <class T>
-TapLines tap_lines(const Taps& taps, const T* from, const int64_t* steps, int64_t channels, int64_t padded, int64_t outputs,
+[[gnu::always_inline]] inline void prefetch_line(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + i, 0, 2);
+}
+
+// Lines for `channels` channels from `from` on, with zeros to `padded`: in `block`, unless they can be read as they lie.
+template <class T>
+TapLines tap_lines(const Taps& taps, Phases phases, const T* from, int64_t channels, int64_t padded, int64_t outputs,
                    int64_t columns, float* block) {
   if constexpr (std::is_same_v<T, float>) {
-    if (taps.output == 1 && outputs == columns && channels == padded) {
-      return {from + steps[0], taps.channel, steps[2] - steps[0], steps[1] - steps[0]};
-    }
+    if (taps.output == 1 && outputs == columns && channels == padded) return {from, taps.channel, taps.y, taps.x};
   }
-  const int64_t tap_size = padded * columns;
-  if (taps.x == 1) {  // neighbours in a line
-    std::fill_n(block, 4 * tap_size, 0.f);
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t n = 0; n < outputs; ++n) {
-        const T* const at = from + c * taps.channel + n * taps.output;
-        __builtin_prefetch(at + kLinesAhead * taps.channel);
-        for (int64_t tap = 0; tap < 4; ++tap) block[tap * tap_size + c * columns + n] = to_compute(at[steps[tap]]);
-      }
-    }
-  } else {
-    const Image lines{outputs, 1, channels, taps.output, 0, taps.channel};
-    for (int64_t tap = 0; tap < 4; ++tap) {
-      packing<T, float>().pixels(from + steps[tap], lines, {0, 0, 0, 1, padded}, columns, block + tap * tap_size);
-    }
-  }
-  return {block, columns, 2 * tap_size, tap_size};
-}
-
-// Asks for a part of the taps that follow, while channel `c` is transformed.
-template <class T>
-void prefetch_taps(const Taps& taps, const T* from, const int64_t* steps, int64_t c, int64_t outputs) {
-  constexpr int64_t kLine = 64 / sizeof(T), kOutputs = kMaxTileColumns / kChannels;
-  if (taps.output == 1) {
-    const T* const next = from + (c + kAhead) * taps.channel;
-    for (int64_t tap = 0; tap < 4; ++tap) {
-      for (int64_t n = 0; n < outputs; n += kLine) __builtin_prefetch(next + steps[tap] + n);
-    }
-  } else if (taps.channel == 1) {  // a line holds kChannels of them
-    const T* const next = from + kChannels + c * kOutputs * taps.output;
-    for (int64_t tap = 0; tap < 4; ++tap) {
-      for (int64_t n = 0; n < kOutputs; ++n) __builtin_prefetch(next + steps[tap] + n * taps.output);
-    }
-  }
-}
-
-// Rows [first, first + rows) of the depth of one group, and one panel of outputs: [(m + 1)^2][rows][columns], successive ones
-// of the first `plane` apart.
-template <class T>
-void transform_weight(const Products& p, const Taps& taps, const T* weight, int64_t group, int64_t first_output,
-                      int64_t first, int64_t rows, int64_t plane, float* out) {
-  const int64_t columns = tile_of<float>().columns, outputs = std::min(columns, taps.outputs - first_output);
-  const int64_t padded = std::min(kChannels, columns);  // never across a phase: its channels are in whole panels
-  // Towards the larger image a phase's second tap meets the earlier input.
-  const int64_t y = taps.stride_y * taps.y, x = taps.stride_x * taps.x, near = p.to_large ? y + x : 0;
-  const int64_t steps[4] = {near, p.to_large ? y : x, p.to_large ? x : y, y + x - near};
-  float block[4 * kChannels * kMaxTileColumns];
-  for (int64_t begin = 0; begin < rows; begin += padded) {
-    const int64_t phase = p.to_large ? group : (first + begin) / p.channels, channel = (first + begin) % p.channels;
-    const int64_t channels = std::clamp<int64_t>(taps.channels - channel, 0, padded);
-    const T* const from = weight + phase / taps.stride_x * taps.y + phase % taps.stride_x * taps.x +
-                          channel * taps.channel + first_output * taps.output;
-    const TapLines lines = tap_lines(taps, from, steps, channels, padded, outputs, columns, block);
+  const int64_t height = 2 * taps.stride_y, width = 2 * taps.stride_x;
+  if (taps.x == 1 && taps.y == width) {  // all taps of an output lie side by side
+    const Image lines{outputs, 1, height * width, taps.output, 0, 1};
     for (int64_t c = 0; c < padded; ++c) {
-      prefetch_taps(taps, from, steps, c, outputs);
-      p.winograd.taps(lines.at + c * lines.channel, lines.row, lines.tap, 0, 1, columns, out + (begin + c) * columns,
-                      (p.m() + 1) * plane, plane, 0);
+      float* const to = block + c * height * width * columns;
+      if (c >= channels) {
+        std::fill_n(to, height * width * columns, 0.f);
+        continue;
+      }
+      const T* const at = from + c * taps.channel;
+      for (int64_t n = 0; n < outputs; ++n) prefetch_line(at + kAhead * taps.channel + n * taps.output, 1);
+      packing<T, float>().pixels(at, lines, {0, 0, 0, 1, height * width}, columns, to);
+    }
+    return {block, height * width * columns, width * columns, columns};
+  }
+  const int64_t line = padded * columns;
+  const Image lines{outputs, 1, channels, taps.output, 0, taps.channel};
+  for (int64_t phase = phases.first; phase < phases.first + phases.count; ++phase) {
+    for (int64_t tap = 0; tap < 4; ++tap) {
+      const int64_t y = phase / taps.stride_x + tap / 2 * taps.stride_y, x = phase % taps.stride_x + tap % 2 * taps.stride_x;
+      const T* const at = from + y * taps.y + x * taps.x;
+      if (taps.channel == 1) {  // a line of the cache holds kChannels of them
+        for (int64_t n = 0; n < outputs; ++n) prefetch_line(at + kAhead + n * taps.output, 1);
+      }
+      packing<T, float>().pixels(at, lines, {0, 0, 0, 1, padded}, columns, block + (y * width + x) * line);
+    }
+  }
+  return {block, columns, width * line, line};
+}
+
+// Where transformed taps go: [phases][(m + 1)^2][channels][columns], and the distances of the first two. (Towards the smaller
+// image phases add up: there the channels of one follow those of another.)
+struct TransformedTaps {
+  float* at;
+  int64_t phase, plane;
+};
+
+// `count` channels from `first` on, by one panel of outputs.
+template <class T>
+void transform_weight(const Products& p, const Taps& taps, const T* weight, Phases phases, int64_t first_output, int64_t first,
+                      int64_t count, const TransformedTaps& out) {
+  const int64_t columns = tile_of<float>().columns, outputs = std::min(columns, taps.outputs - first_output);
+  const int64_t padded = std::min(kChannels, columns);  // whole panels are multiples of it
+  float block[kMostTaps * kChannels * kMaxTileColumns];
+  for (int64_t begin = 0; begin < count; begin += padded) {
+    const int64_t channels = std::clamp<int64_t>(taps.channels - first - begin, 0, padded);
+    const T* const from = weight + (first + begin) * taps.channel + first_output * taps.output;
+    const TapLines lines = tap_lines(taps, phases, from, channels, padded, outputs, columns, block);
+    const int64_t y = taps.stride_y * lines.y, x = taps.stride_x * lines.x;
+    for (int64_t i = 0; i < phases.count; ++i) {
+      const int64_t phase = phases.first + i;
+      const int64_t at = phase / taps.stride_x * lines.y + phase % taps.stride_x * lines.x + (taps.reversed ? y + x : 0);
+      float* const to = out.at + i * out.phase + begin * columns;
+      for (int64_t c = 0; c < padded; ++c) {
+        const float* const nearest = lines.at + c * lines.channel + at;
+        if (lines.at != block) {
+          const float* const ahead = nearest + kAhead * lines.channel;
+          for (const int64_t step : {int64_t(0), x, y, y + x}) prefetch_line(ahead + (taps.reversed ? -step : step), columns);
+        }
+        p.winograd.taps(nearest, taps.reversed ? -y : y, taps.reversed ? -x : x, 0, 1, columns, to + c * columns,
+                        (p.m() + 1) * out.plane, out.plane, 0);
+      }
     }
   }
 }
@@ -236,9 +250,26 @@ struct Outputs {
 };
 static_assert(Outputs<float>::kTiles * kMostOutputs * kMostOutputs <= kMaxStoredRows);
 
-// Whether fewer spare rows are computed where the next of so many rows go to a small tile.
-bool takes_few(const Tile<float>& tile, int64_t rows) {
-  return rows <= tile.few_rows || (rows > tile.rows && rows <= 2 * tile.few_rows);
+// The order of the work: a part of the rows, by a panel of outputs, for some of the groups. For few rows most of the time goes
+// to the weight, whose taps then are fetched once for all groups.
+struct Order {
+  int64_t groups;         // at a time
+  int64_t channels;       // of the weight, at a time
+  int64_t part, share;    // rows: of products in cache at a time, and that one unit of work computes
+};
+
+Order order_of(const Products& p, const Taps& taps, int64_t rows, int64_t panels) {
+  const auto& tile = tile_of<float>();
+  const int64_t threads = torch::stable::get_num_threads();  // no sum depends on how the parts are shared out
+  const int64_t weights = p.count() * kDepthAtATime * tile.columns * static_cast<int64_t>(sizeof(float));
+  const bool few = weights <= kPackedBytes && rows <= kTilesAtATime && panels >= threads;
+  Order order{few ? p.groups : 1, 0, 0, 0};
+  const int64_t phases = p.to_large ? order.groups : taps.phases();
+  order.channels = std::min(p.channels, round_up(kDepthAtATime / phases, kChannels));
+  const int64_t parts = divide_up(rows, kTilesAtATime), wanted = divide_up(2 * threads, p.groups / order.groups * panels);
+  order.part = round_up(divide_up(rows, parts), tile.rows);
+  order.share = divide_up(parts, std::min(parts, wanted)) * order.part;
+  return order;
 }
 
 template <class T>
@@ -249,44 +280,56 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
   const int64_t image_bytes = p.groups * p.count() * p.tiles() * p.row * static_cast<int64_t>(sizeof(float));
   const int64_t chunk = std::clamp<int64_t>(kChunkBytes / image_bytes, 1, batch);
   const int64_t plane = odd_lines(chunk * p.tiles() * p.row);
-  const int64_t depth = std::min(p.depth, kDepthAtATime), weight_plane = odd_lines(depth * tile.columns);
   float* const inputs = scratch<float, 5>(p.groups * p.count() * plane + tile.rows * p.row);  // the last tile may be ragged
   for (int64_t first = 0; first < batch; first += chunk) {
     const int64_t rows = std::min(chunk, batch - first) * p.tiles();
     transform_inputs<T>(p, input, first, std::min(chunk, batch - first), plane, inputs);
 
-    const int64_t parts = divide_up(rows, kTilesAtATime), part = round_up(divide_up(rows, parts), tile.rows);
-    const int64_t product_plane = odd_lines(part * tile.columns);
-    // No sum depends on how the parts are shared out, so the number of threads may decide it.
-    const int64_t threads = torch::stable::get_num_threads(), wanted = divide_up(2 * threads, p.groups * panels);
-    const int64_t share = divide_up(parts, std::min(parts, wanted)) * part, shares = divide_up(rows, share);
-    const bool in_one = depth == p.depth;  // then a part's products are done with before the next part's
-    torch::stable::parallel_for(0, p.groups * panels * shares, 1, [&](int64_t begin, int64_t end) {
-      float* const weights = scratch<float, 6>(p.count() * weight_plane);
-      float* const products = scratch<float, 7>((in_one ? 1 : share / part) * p.count() * product_plane);
+    const Order order = order_of(p, taps, rows, panels);
+    const int64_t shares = divide_up(rows, order.share), sets = p.groups / order.groups;
+    const int64_t product_plane = odd_lines(order.part * tile.columns), products_size = p.count() * product_plane;
+    const bool in_one = order.channels == p.channels;  // then a part's products are done with before the next part's
+    const int64_t segments = p.to_large ? 1 : taps.phases();  // of a row's depth
+    const int64_t weight_plane = odd_lines(segments * order.channels * tile.columns);
+    torch::stable::parallel_for(0, sets * panels * shares, 1, [&](int64_t begin, int64_t end) {
+      float* const weights = scratch<float, 6>(order.groups * p.count() * weight_plane);
+      float* const products = scratch<float, 7>((in_one ? 1 : order.share / order.part) * order.groups * products_size);
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t group = unit / shares / panels, channel = unit / shares % panels * tile.columns;
-        const int64_t first_row = unit % shares * share, last_row = std::min(rows, first_row + share);
-        for (int64_t from = 0; from < p.depth; from += depth) {
-          const int64_t extent = std::min(depth, p.depth - from);
-          transform_weight<T>(p, taps, data<T>(weight), group, channel, from, extent, weight_plane, weights);
-          for (int64_t at = first_row; at < last_row; at += part) {
-            const int64_t until = std::min(last_row, at + part);
-            float* const sums = products + (in_one ? 0 : (at - first_row) / part * p.count() * product_plane);
-            for (int64_t i = 0; i < p.count(); ++i) {
+        const int64_t first_group = unit / shares / panels * order.groups, channel = unit / shares % panels * tile.columns;
+        const int64_t first_row = unit % shares * order.share, last_row = std::min(rows, first_row + order.share);
+        for (int64_t from = 0; from < p.channels; from += order.channels) {
+          const int64_t extent = std::min(order.channels, p.channels - from);
+          const bool last = from + extent == p.channels;
+          const Phases phases = p.to_large ? Phases{first_group, order.groups} : Phases{0, taps.phases()};
+          transform_weight<T>(p, taps, data<T>(weight), phases, channel, from, extent,
+                              {weights, p.to_large ? p.count() * weight_plane : extent * tile.columns, weight_plane});
+          for (int64_t at = first_row; at < last_row; at += order.part) {
+            const int64_t until = std::min(last_row, at + order.part);
+            float* const sums = products + (in_one ? 0 : (at - first_row) / order.part) * order.groups * products_size;
+            for (int64_t i = 0; i < order.groups * p.count(); ++i) {
+              const float* const left = inputs + (first_group * p.count() + i) * plane + from;
+              const float* const right = weights + i * weight_plane;
               for (int64_t row = at; row < until;) {
-                const bool few = takes_few(tile, until - row);
-                (few ? tile.gemm_few_rows : tile.gemm_rows)(
-                    inputs + (group * p.count() + i) * plane + row * p.row + from, p.row, extent,
-                    weights + i * weight_plane, from > 0, sums + i * product_plane + (row - at) * tile.columns);
-                row += few ? tile.few_rows : tile.rows;
+                const auto& some = tile.next(until - row);
+                float* const to = sums + i * product_plane + (row - at) * tile.columns;
+                if (in_one) {
+                  some.gemm_rows(left + row * p.row, p.row, segments * extent, right, false, to);
+                } else {
+                  for (int64_t s = 0; s < segments; ++s) {
+                    some.gemm_rows(left + row * p.row + s * p.channels, p.row, extent, right + s * extent * tile.columns,
+                                   from > 0 || s > 0, to);
+                  }
+                }
+                row += some.rows;
               }
             }
-            if (from + extent < p.depth) continue;
-            for (int64_t row = at, tiles; row < until; row += tiles) {
-              tiles = std::min({Outputs<T>::kTiles, until - row, p.tiles_x - row % p.tiles_x});
-              outputs.store(p.to_large ? group : 0, first + row / p.tiles(), row % p.tiles(), tiles,
-                            sums + (row - at) * tile.columns, product_plane, channel);
+            if (!last) continue;
+            for (int64_t g = 0; g < order.groups; ++g) {
+              for (int64_t row = at, tiles; row < until; row += tiles) {
+                tiles = std::min({Outputs<T>::kTiles, until - row, p.tiles_x - row % p.tiles_x});
+                outputs.store(p.to_large ? first_group + g : 0, first + row / p.tiles(), row % p.tiles(), tiles,
+                              sums + g * products_size + (row - at) * tile.columns, product_plane, channel);
+              }
             }
           }
         }

@@ -185,7 +185,7 @@ def test_before_a_run_it_says_what_is_to_be_expected():
 
 def test_after_a_step_a_convolution_names_the_kernels_of_every_pass():
     model = discriminator(fastgan.layers)
-    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    model(torch.randn(4, 3, 16, 16)).sum().backward()
     engines = {row.layer: row.engine for row in fastgan.explain(model) if row.type == "Conv2d"}
     assert engines == {
         "0": "conv_bn_act/forward_aten, backward_wgrad_aten",

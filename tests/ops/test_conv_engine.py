@@ -23,6 +23,7 @@ LAYERS = {
     "64to3": (64, 3, (8, 8), 4, 2, 1, 1, 0, True),
     "winograd": (33, 40, (35, 26), 4, 2, 1, 1, 0, False),
     "winograd_transposed": (40, 33, (13, 9), 4, 2, 1, 1, 1, True),
+    "winograd_deep": (130, 70, (9, 8), 4, 2, 1, 1, 0, False),
     "winograd_far_padding": (32, 64, (16, 18), 4, 2, 3, 1, 0, False),
     "winograd_stride_1": (32, 32, (12, 11), 2, 1, 0, 1, 0, False),
     "winograd_stride_3": (32, 34, (40, 31), 6, 3, 2, 1, 1, True),
@@ -31,6 +32,8 @@ LAYERS = {
     "dilation": (6, 9, (12, 10), 3, 2, 2, 2, 0, False),
     "one_by_one": (31, 15, (5, 3), 1, 1, 0, 1, 0, False),
     "stride_beyond_kernel": (4, 6, (3, 5), 2, 3, 0, 1, 1, True),
+    "few_pixels": (40, 70, (2, 3), 5, 2, 2, 1, 1, True),
+    "few_pixels_overlapping": (9, 18, (3, 2), 3, 1, 1, 1, 0, True),
     "dilated_transposed": (3, 5, (4, 4), 3, 2, 1, 2, 1, True),
     "large_image": (8, 8, (150, 90), 3, 1, 1, 1, 0, False),
 }
