@@ -216,6 +216,23 @@ void runs(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64
 }
 
 template <class A>
+inline void add(const A* __restrict from, int64_t count, A* __restrict to) {
+  int64_t i = 0;
+  const auto some = [&](auto lanes) {
+    using V = VecN<A, decltype(lanes)::value>;
+    const V sum = load_raw<V>(to + i) + load_raw<V>(from + i);
+    std::memcpy(to + i, &sum, sizeof(sum));
+    i += lanes;
+  };
+  while (i + kLanes<A> <= count) some(std::integral_constant<int, kLanes<A>>{});
+  if constexpr (kLanes<A> > 4) {  // two taps of an image's channels are six numbers
+    while (i + 4 <= count) some(std::integral_constant<int, 4>{});
+  }
+  if (i + 2 <= count) some(std::integral_constant<int, 2>{});
+  if (i < count) to[i] += from[i];
+}
+
+template <class A>
 void add_row(const ScatteredRow& row, const A* products, A* sums) {
   // In groups of as many taps as the stride, so that successive pixels write side by side.
   for (int64_t first = 0; first < row.taps; first += row.stride) {
@@ -224,9 +241,7 @@ void add_row(const ScatteredRow& row, const A* products, A* sums) {
       const int64_t left = x * row.stride + first - row.padding;
       const int64_t begin = std::max<int64_t>(0, -left) * row.channels;
       const int64_t end = std::min(group, row.width - left) * row.channels;
-      const A* __restrict const from = products + x * row.line + first * row.channels;
-      A* __restrict const to = sums + left * row.channels;
-      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+      add(products + x * row.line + first * row.channels + begin, end - begin, sums + left * row.channels + begin);
     }
   }
 }

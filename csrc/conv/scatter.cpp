@@ -134,9 +134,10 @@ struct Rows {
   const Taps& taps;
   const Epilogue& epilogue;
   const Tensor& output;
+  int64_t width;
   std::vector<A> bias;  // in whole blocks
 
-  Rows(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to) {
+  Rows(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to), width(to.size(3)) {
     bias.resize(taps.blocks * taps.slots);
     if (epilogue.bias) {
       const auto given = values<A>(epilogue.bias, taps.channels, A(0));
@@ -146,12 +147,12 @@ struct Rows {
 
   void begin(int64_t block, A* sums) const {
     const A* const from = bias.data() + block * taps.slots;
-    for (int64_t x = 0; x < output.size(3); ++x) std::copy_n(from, taps.slots, sums + x * taps.slots);
+    for (int64_t x = 0; x < width; ++x) std::copy_n(from, taps.slots, sums + x * taps.slots);
   }
 
   // sums: [pixels][slots].
   void store(int64_t block, int64_t image, int64_t y, const A* sums) const {
-    const int64_t width = output.size(3), pixel = output.stride(3), channel = output.stride(1);
+    const int64_t pixel = output.stride(3), channel = output.stride(1);
     T* const to = mutable_data<T>(output) + image * output.stride(0) + y * output.stride(2) + block * taps.slots * channel;
     if (taps.channels > kFewChannels) {
       int64_t offsets[kMaxStoredRows];
@@ -212,7 +213,7 @@ void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t ite
     }
   }
 
-  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], rows.output.size(3)};
+  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], rows.width};
   A* const sums = scratch<A, 9>(round_up(row.width * taps.slots, kMaxTileColumns));
   for (int64_t i = 0; i < images; ++i) {
     for (int64_t y = first; y < last; ++y) {

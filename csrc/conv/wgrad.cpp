@@ -115,17 +115,25 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
   for (int64_t first = 0; first < batch; first += chunk) {
     correlate<T, S>(c, small, large, conv.stride[0], conv.stride[1], first, std::min(chunk, batch - first), sums);
   }
-  const int64_t taps = static_cast<int64_t>(c.taps.size()), width = grad_weight.size(3);
+  // Where a row of sums goes: rows are channels times taps.
+  const int64_t taps = static_cast<int64_t>(c.taps.size()), width = grad_weight.size(3), outer = grad_weight.stride(0);
+  std::vector<int64_t> places(c.rows);
+  for (int64_t row = 0; row < c.rows; ++row) {
+    const int64_t tap = row % taps;
+    places[row] = row / taps * grad_weight.stride(1) + tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3);
+  }
   dispatch_dtype("conv", grad_weight.scalar_type(), [&](auto tag) {
     using G = decltype(tag);
     G* const to = mutable_data<G>(grad_weight);
-    torch::stable::parallel_for(0, c.small.channels, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        const A* const from = sums + n / tile.columns * tiles * tile.rows * tile.columns + n % tile.columns;
-        for (int64_t row = 0; row < c.rows; ++row) {
-          const int64_t tap = row % taps;
-          to[n * grad_weight.stride(0) + row / taps * grad_weight.stride(1) + tap / width * grad_weight.stride(2) +
-             tap % width * grad_weight.stride(3)] = from_compute<G>(static_cast<Compute<G>>(from[row * tile.columns]));
+    torch::stable::parallel_for(0, c.blocks * tiles, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {  // a tile of sums after the other, as they lie
+        const int64_t channel = part / tiles * tile.columns, first = part % tiles * tile.rows;
+        const A* const from = sums + part * tile.rows * tile.columns;
+        for (int64_t n = 0; n < std::min<int64_t>(tile.columns, c.small.channels - channel); ++n) {
+          for (int64_t row = 0; row < std::min<int64_t>(tile.rows, c.rows - first); ++row) {
+            to[(channel + n) * outer + places[first + row]] =
+                from_compute<G>(static_cast<Compute<G>>(from[row * tile.columns + n]));
+          }
         }
       }
     });
