@@ -85,9 +85,7 @@ def wide(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if "per_sample" not in case.name], ids=lambda case: f"{case.op}-{case.name}"
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.name}")
 def test_equals_truth(case, dtype, memory_format):
     errors, eager_errors = [], []
     for seed in range(1 if dtype in TOLERANCE else 5):
