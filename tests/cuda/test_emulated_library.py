@@ -80,7 +80,13 @@ def test_runs_of_blocks_equal_torch(library):
     run_tests(library, "layers/test_sequential training/test_step_split", selection)
 
 
+def test_what_runs_on_a_gpu_first_has_run_here(library):
+    run_tests(library, "cuda/test_device", "(fused and float32 and not 1) or (awkward and bfloat16)")
+
+
 @pytest.mark.long
 def test_every_test_of_the_operators(library):
     run_tests(library, "ops/test_exactness ops/test_gradients ops/test_bce ops/test_properties", f"not ({CPU_ONLY})")
     run_tests(library, "layers/test_sequential training/test_step_split", "equals_torch or derivatives or two_launches")
+    # No graphs and streams, nor what takes a GPU's time or memory.
+    run_tests(library, "cuda/test_device", "not (capture or streams or beyond or no_bit or to512 or 512to)")
