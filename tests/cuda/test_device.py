@@ -144,7 +144,7 @@ def two_blocks(nn, transposed: bool):
 @pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
-    """Statistics out of the epilogue, of batches that are far from 0, and the activation on load, in parts of a batch."""
+    """Statistics out of the epilogue, of images far from 0, and the activation on load, for parts of a batch too."""
     torch.manual_seed(0)
     theirs = two_blocks(torch.nn, transposed).to(DEVICE).double().to(memory_format=torch.channels_last)
     ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)
@@ -162,7 +162,8 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
     expected = torch.cat([theirs(part.double()) for part in x.chunk(groups)])
     expected.backward(grad)
     # Of bfloat16, the errors of six layers' rounding; the convolutions' and batch-norms' own are tested above.
-    output_limit, limit = {torch.float64: (1e-10, 1e-9), torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.3)}[dtype]
+    limits = {torch.float64: (1e-10, 1e-9), torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.3)}
+    output_limit, limit = limits[dtype]
     assert relative_error(found, expected) <= output_limit
     for value, truth in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert relative_error(value.grad, truth.grad) <= limit
