@@ -121,8 +121,11 @@ struct Gradients {
   Tensor input, weight, bias;  // weight, bias: [channels] or [samples, channels], the statistics' dtype
 };
 
+// moments: of the input, where what made it took them: [groups, chunks, channels, 3], count, mean and squared deviations. Only on
+// a GPU does anything take them.
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups);
+                      bool training, double momentum, double eps, int64_t batch_groups,
+                      const OptionalTensor& moments = std::nullopt);
 
 Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
                const OptionalTensor& bias, int64_t activation, double negative_slope);

@@ -158,7 +158,7 @@ Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
 }  // namespace
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups) {
+                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor&) {
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);

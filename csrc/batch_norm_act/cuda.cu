@@ -37,21 +37,37 @@ void dispatch_width(const Layout& at, std::initializer_list<const void*> pointer
 struct Prepared {
   Tensor mean, invstd;
   OptionalTensor weight, bias;
+  bool per_sample;
 
-  Prepared(const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight, const OptionalTensor& bias,
-           ScalarType dtype)
-      : mean(torch::stable::contiguous(mean)),
-        invstd(torch::stable::contiguous(invstd)),
+  // g: the parameters' geometry.
+  Prepared(const Geometry& g, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
+           const OptionalTensor& bias, ScalarType dtype)
+      : mean(of_groups(g, mean)),
+        invstd(of_groups(g, invstd)),
         weight(converted(weight, dtype)),
-        bias(converted(bias, dtype)) {}
+        bias(converted(bias, dtype)),
+        per_sample(is_per_sample(weight, bias)) {}
 
   static OptionalTensor converted(const OptionalTensor& tensor, ScalarType dtype) {
     return tensor ? OptionalTensor(torch::stable::contiguous(to_dtype(*tensor, dtype))) : std::nullopt;
   }
+  // Statistics [batch_groups, C] for each of the geometry's groups.
+  static Tensor of_groups(const Geometry& g, const Tensor& statistics) {
+    const int64_t groups = statistics.size(0);
+    if (groups == g.groups) return torch::stable::contiguous(statistics);
+    const Tensor repeated = empty({groups, g.groups / groups, g.channels}, statistics.scalar_type(), statistics);
+    Tensor to = repeated;
+    torch::stable::copy_(to, torch::stable::unsqueeze(statistics, 1));
+    return repeated;
+  }
 
   template <class A>
   Parameters<A> parameters(double negative_slope) const {
-    return {data<A>(mean), data<A>(invstd), weight ? data<A>(*weight) : nullptr, bias ? data<A>(*bias) : nullptr,
+    return {data<A>(mean),
+            data<A>(invstd),
+            weight ? data<A>(*weight) : nullptr,
+            bias ? data<A>(*bias) : nullptr,
+            per_sample,
             static_cast<A>(negative_slope)};
   }
 };
@@ -61,12 +77,35 @@ Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
           std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_cuda"};
 }
 
+// [groups, chunks, channels] of the term's moments, chunk by chunk.
+template <class Term>
+Tensor moments_of(const Launch& launch, const Tensor& on, const Term& term) {
+  using State = typename Term::State;
+  using A = decltype(State::mean);
+  const Layout& at = term.at;
+  const int64_t chunks = chunks_for(at);
+  const Tensor partial =
+      empty({at.groups, chunks, at.channels, sizeof(State) / sizeof(A)}, accumulate_type(on.scalar_type()), on);
+  partial_sums(launch, term, chunks, reinterpret_cast<State*>(mutable_data<A>(partial)));
+  return partial;
+}
+
+// The same moments in fewer chunks, where finish_statistics would be long at them.
+template <class A>
+Tensor merged(const Launch& launch, const Tensor& moments) {
+  constexpr int64_t kFew = 64;
+  const int64_t chunks = moments.size(1);
+  if (chunks <= kFew) return moments;
+  const Layout at{moments.size(0), chunks, moments.size(2), 1, true};
+  return moments_of(launch, moments, MergeTerm<A>{reinterpret_cast<const Moments<A>*>(data<A>(moments)), at});
+}
+
 unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channels + kThreads - 1) / kThreads); }
 
 }  // namespace
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups) {
+                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& moments) {
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
@@ -91,14 +130,12 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       launch(given_statistics<A>, channel_blocks(g.groups * g.channels), kThreads, g.groups, g.channels, running[0],
              running[1], eps, to_mean, to_invstd);
     } else {
-      const Counted counted = counted_kernel("statistics", g, input.scalar_type());
+      const Counted counted = counted_kernel(moments ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       const Layout at = layout_of(g);
-      const int64_t chunks = chunks_for(at);
-      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Moments<A>) / sizeof(A)}, dtype, x);
-      auto* const moments = reinterpret_cast<Moments<A>*>(mutable_data<A>(partial));
-      partial_sums(launch, MomentsTerm<T>{data<T>(x), at}, chunks, moments);
-      launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, data<T>(x), at, moments, chunks, momentum, eps,
-             to_mean, to_invstd, running[0], running[1]);
+      const Tensor partial = moments ? merged<A>(launch, *moments) : moments_of(launch, x, MomentsTerm<T>{data<T>(x), at});
+      launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, moments ? nullptr : data<T>(x), at,
+             reinterpret_cast<const Moments<A>*>(data<A>(partial)), partial.size(1), momentum, eps, to_mean, to_invstd,
+             running[0], running[1]);
     }
   });
   for (const auto& [updated, original] : {std::pair{mean, running_mean}, std::pair{variance, running_var}}) {
@@ -115,14 +152,14 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   constexpr const char* op = "batch_norm_act";
   check_statistics(op, input, mean, invstd);
   const auto [x, format] = dense(input);
-  const Geometry g = geometry_of(op, x, format, mean.size(0));
-  check_channels(op, "weight", weight, g.channels, input);
-  check_channels(op, "bias", bias, g.channels, input);
+  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
+  check_affine(op, weight, bias, of_statistics, input);
+  const Geometry g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
   const auto chosen = activation_of(op, activation);
   const Tensor output = empty(sizes_of(x), x.scalar_type(), x, format);
   if (g.numel() == 0) return output;
   const Launch launch(input);
-  const Prepared prepared(mean, invstd, weight, bias, accumulate_type(x.scalar_type()));
+  const Prepared prepared(g, mean, invstd, weight, bias, accumulate_type(x.scalar_type()));
   const Counted counted = counted_kernel("forward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
@@ -146,16 +183,20 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
   check_same(op, "grad_output", grad_output, input);
   const auto [x, format] = dense(input);
   const Tensor dy = as_format(grad_output, format);
-  const Geometry g = geometry_of(op, x, format, mean.size(0));
-  check_channels(op, "weight", weight, g.channels, input);
-  check_channels(op, "bias", bias, g.channels, input);
+  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
+  check_affine(op, weight, bias, of_statistics, input);
+  const bool per_sample = is_per_sample(weight, bias);
+  const Geometry g = parameter_geometry(of_statistics, per_sample);
+  FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
+                " can be told apart on a GPU.");
   const auto chosen = activation_of(op, activation);
   const auto dtype = accumulate_type(input.scalar_type());
-  const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), zeros({g.channels}, dtype, input),
-                         zeros({g.channels}, dtype, input)};
+  const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
+  const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), zeros(sizes, dtype, input),
+                         zeros(sizes, dtype, input)};
   if (g.numel() == 0) return result;
   const Launch launch(input);
-  const Prepared prepared(mean, invstd, weight, bias, dtype);
+  const Prepared prepared(g, mean, invstd, weight, bias, dtype);
   const Tensor coefficients = empty({2, g.groups, g.channels}, dtype, input);
   const Counted counted = counted_kernel("backward", g, x.scalar_type());
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
@@ -171,8 +212,8 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
       const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, x);
       auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
       partial_sums(launch, term, chunks, sums);
-      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, sums, chunks, p, training, offsets, slopes,
-             mutable_data<A>(result.weight), mutable_data<A>(result.bias));
+      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of_statistics.groups, sums, chunks, p,
+             training, offsets, slopes, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
       dispatch_width<T>(at, {x.data_ptr(), dy.data_ptr(), result.input.data_ptr()}, [&](auto width) {
         launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads,
                data<T>(dy), data<T>(x), mutable_data<T>(result.input), at, p, offsets, slopes);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/device.cuh"
+#include "common/moments.cuh"
 
 namespace fastgan::batch_norm_act {
 namespace {
@@ -30,14 +31,15 @@ template <class A>
 struct Parameters {
   const A* mean;    // [groups, channels]
   const A* invstd;  // [groups, channels]
-  const A* weight;  // [channels] or null
-  const A* bias;    // [channels] or null
+  const A* weight;  // [channels], or, where each group has its own, [groups, channels]; or null
+  const A* bias;    // the same
+  bool of_groups;
   A negative_slope;
 
   __device__ A scale(int64_t index, int64_t channel) const {
-    return weight ? weight[channel] * invstd[index] : invstd[index];
+    return weight ? weight[of_groups ? index : channel] * invstd[index] : invstd[index];
   }
-  __device__ A shift(int64_t channel) const { return bias ? bias[channel] : A(0); }
+  __device__ A shift(int64_t index, int64_t channel) const { return bias ? bias[of_groups ? index : channel] : A(0); }
 };
 
 // ---- sums: a partial one of each (group, chunk, channel), then one thread a channel merges the chunks in order ------------
@@ -50,27 +52,6 @@ struct Sums {
   __device__ void merge(const Sums& other) {
     first += other.first;
     second += other.second;
-  }
-};
-
-// Mean and sum of squared deviations, by Welford, "Note on a method for calculating corrected sums of squares", 1962, and
-// merged by Chan, Golub and LeVeque, 1979: nothing cancels, wherever the values lie.
-template <class A>
-struct Moments {
-  A count, mean, squares;
-
-  __device__ void add(A value) {
-    count += 1;
-    const A before = value - mean;
-    mean += before / count;
-    squares += before * (value - mean);
-  }
-  __device__ void merge(const Moments& other) {
-    if (other.count == 0) return;
-    const A distance = other.mean - mean, share = other.count / (count + other.count);
-    mean += distance * share;
-    squares += other.squares + distance * distance * count * share;
-    count += other.count;
   }
 };
 
@@ -89,6 +70,18 @@ struct MomentsTerm {
   __device__ A operator()(const Channel& of, int64_t i) const { return to_compute(x[i]) - of.pivot; }
 };
 
+// Of moments that another kernel took, [groups, count, channels] of them.
+template <class A>
+struct MergeTerm {
+  using State = Moments<A>;
+  const Moments<A>* taken;
+  Layout at;  // channels-last
+
+  struct Channel {};
+  __device__ Channel channel(int64_t, int64_t) const { return {}; }
+  __device__ Moments<A> operator()(const Channel&, int64_t i) const { return taken[i]; }
+};
+
 // Sum of g and of g (x - mean), with g the gradient before the activation.
 template <class T, Activation kind>
 struct BackwardTerm {
@@ -104,7 +97,7 @@ struct BackwardTerm {
   };
   __device__ Channel channel(int64_t group, int64_t c) const {
     const int64_t index = group * at.channels + c;
-    return {p.mean[index], p.scale(index, c), p.shift(c)};
+    return {p.mean[index], p.scale(index, c), p.shift(index, c)};
   }
   __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
     const A d = to_compute(x[i]) - of.mean;
@@ -159,6 +152,8 @@ __global__ void __launch_bounds__(kThreads) partial_sums_planes(Term term, State
   if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = state;
 }
 
+constexpr int64_t kMostGroups = 65535;  // a grid's z
+
 // How many chunks a channel's elements are cut into: by shape alone, so that sums are always formed in one order.
 inline int64_t chunks_for(const Layout& at) {
   constexpr int64_t kElementsPerThread = 16, kBlocksWanted = 1024;
@@ -192,6 +187,7 @@ __device__ inline Sums<double> sum_of_chunks(const Sums<A>* partial, int64_t gro
 }
 
 // One thread a channel: statistics of every group, and running statistics as the groups one after another leave them.
+// The moments are of x - pivot, or, where x is null, of x itself.
 template <class T, class A = Compute<T>>
 __global__ void finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks, double momentum,
                                   double eps, A* mean, A* invstd, A* running_mean, A* running_var) {
@@ -204,7 +200,7 @@ __global__ void finish_statistics(const T* x, Layout at, const Moments<A>* parti
       const auto m = partial[(group * chunks + chunk) * at.channels + channel];
       moments.merge({m.count, m.mean, m.squares});
     }
-    const double batch_mean = to_compute(x[at.offset(group, channel, 0)]) + moments.mean;
+    const double batch_mean = (x ? to_compute(x[at.offset(group, channel, 0)]) : 0) + moments.mean;
     const double variance = moments.squares / n;
     mean[group * at.channels + channel] = static_cast<A>(batch_mean);
     invstd[group * at.channels + channel] = static_cast<A>(1.0 / sqrt(variance + eps));
@@ -225,23 +221,36 @@ __global__ void given_statistics(int64_t groups, int64_t channels, const A* runn
   invstd[i] = static_cast<A>(1.0 / sqrt(static_cast<double>(running_var[i % channels]) + eps));
 }
 
-// One thread a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward).
+// One thread a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward), the same
+// for all of `sets` successive groups that share statistics.
 template <class A>
-__global__ void finish_backward(Layout at, const Sums<A>* partial, int64_t chunks, Parameters<A> p, bool training,
+__global__ void finish_backward(Layout at, int64_t sets, const Sums<A>* partial, int64_t chunks, Parameters<A> p, bool training,
                                 A* offsets, A* slopes, A* grad_weight, A* grad_bias) {
   const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (channel >= at.channels) return;
   double weight_sum = 0, bias_sum = 0;
-  for (int64_t group = 0; group < at.groups; ++group) {
-    const int64_t index = group * at.channels + channel;
-    const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
-    const double invstd = p.invstd[index];
-    const double share = training ? p.scale(index, channel) / static_cast<double>(at.count()) : 0.0;
-    offsets[index] = static_cast<A>(share * sums.first);
-    slopes[index] = static_cast<A>(share * sums.second * invstd * invstd);
-    weight_sum += sums.second * invstd;
-    bias_sum += sums.first;
+  for (int64_t first = 0; first < at.groups; first += sets) {
+    double offset = 0, slope = 0;
+    for (int64_t group = first; group < first + sets; ++group) {
+      const int64_t index = group * at.channels + channel;
+      const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
+      const double invstd = p.invstd[index];
+      const double share = training ? p.scale(index, channel) / static_cast<double>(at.count() * sets) : 0.0;
+      offset += share * sums.first;
+      slope += share * sums.second * invstd * invstd;
+      weight_sum += sums.second * invstd;
+      bias_sum += sums.first;
+      if (!p.of_groups) continue;
+      grad_weight[index] = static_cast<A>(weight_sum);
+      grad_bias[index] = static_cast<A>(bias_sum);
+      weight_sum = bias_sum = 0;
+    }
+    for (int64_t group = first; group < first + sets; ++group) {
+      offsets[group * at.channels + channel] = static_cast<A>(offset);
+      slopes[group * at.channels + channel] = static_cast<A>(slope);
+    }
   }
+  if (p.of_groups) return;
   grad_weight[channel] = static_cast<A>(weight_sum);
   grad_bias[channel] = static_cast<A>(bias_sum);
 }
@@ -259,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, 4) normalise(const T* x, T* y, Layou
 #pragma unroll
     for (int lane = 0; lane < width; ++lane) {
       const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
-      const A z = (to_compute(in.values[lane]) - p.mean[index]) * p.scale(index, c) + p.shift(c);
+      const A z = (to_compute(in.values[lane]) - p.mean[index]) * p.scale(index, c) + p.shift(index, c);
       out.values[lane] = from_compute<T>(activate<kind>(z, p.negative_slope));
     }
     reinterpret_cast<Pack<T, width>*>(y)[i] = out;
@@ -279,7 +288,7 @@ __global__ void __launch_bounds__(kThreads) normalise_backward(const T* grad, co
     for (int lane = 0; lane < width; ++lane) {
       const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
       const A d = to_compute(in.values[lane]) - p.mean[index], scale = p.scale(index, c);
-      const A g = activate_grad<kind>(to_compute(dy.values[lane]), d * scale + p.shift(c), p.negative_slope);
+      const A g = activate_grad<kind>(to_compute(dy.values[lane]), d * scale + p.shift(index, c), p.negative_slope);
       out.values[lane] = from_compute<T>(scale * g - offsets[index] - slopes[index] * d);
     }
     reinterpret_cast<Pack<T, width>*>(grad_x)[i] = out;

@@ -35,6 +35,18 @@ __device__ inline double sigmoid_of(double x) {
 
 namespace fastgan::cuda {
 
+// Where the activation is known only when the kernel runs.
+template <class A>
+__device__ inline A activate(Activation kind, A z, A slope) {
+  switch (kind) {
+    case Activation::relu: return fastgan::activate<Activation::relu>(z, slope);
+    case Activation::leaky_relu: return fastgan::activate<Activation::leaky_relu>(z, slope);
+    case Activation::tanh: return fastgan::activate<Activation::tanh>(z, slope);
+    case Activation::sigmoid: return fastgan::activate<Activation::sigmoid>(z, slope);
+    default: return z;
+  }
+}
+
 // ---- elements ---------------------------------------------------------------------------------------------------------
 
 #ifdef __CUDACC__

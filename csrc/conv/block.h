@@ -16,20 +16,6 @@
 
 namespace fastgan::conv {
 
-// A tensor with normalise + activate still to be applied where `mean` is there; otherwise as it is.
-struct Pending {
-  Tensor input;                                // [N, C, H, W]
-  OptionalTensor mean, invstd, weight, bias;   // [batch_groups, C] twice, [C] twice
-  int64_t activation;
-  double negative_slope;
-
-  Tensor materialise() const {
-    if (!mean) return input;
-    FASTGAN_CHECK("conv", invstd.has_value(), "a pending input has a mean but no invstd.");
-    return batch_norm_act::forward(input, *mean, *invstd, weight, bias, activation, negative_slope);
-  }
-};
-
 struct Gradients {
   Tensor input, weight, bias, bn_weight, bn_bias;
 };
@@ -135,22 +121,25 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
                       int64_t batch_groups, int64_t activation, double negative_slope) {
   check(op, input.input, weight, bias, conv);
   batch_norm_act::activation_of(op, activation);
-  const Tensor from = input.materialise();
-  Engine engine = engine_for(Pass::forward, from, weight, conv);
+  const Tensor like = input.like();
+  Engine engine = engine_for(Pass::forward, like, weight, conv);
   if (engine == Engine::matmul && bias) engine = Engine::aten;
+  const Pending taken = is_fused(engine) ? input : input.materialised();
   Tensor output;
+  OptionalTensor moments;
   {
-    const Counted counted(op, engine_name("forward", engine, from));
+    const Counted counted(op, engine_name("forward", engine, like));
     if (engine != Engine::aten) {
-      output = empty(output_sizes(from, weight, conv), from.scalar_type(), from, format_of(from, weight));
-      gather(engine, from, weight, conv, false, {bias, batch_norm ? 0 : activation, negative_slope}, output);
+      output = empty(output_sizes(like, weight, conv), like.scalar_type(), like, format_of(like, weight));
+      moments = gather(engine, taken, weight, conv, {bias, batch_norm ? 0 : activation, negative_slope},
+                       batch_norm && training ? batch_groups : 0, output);
     } else {
-      output = convolve(from, weight, bias, conv);
+      output = convolve(taken.input, weight, bias, conv);
     }
   }
   if (batch_norm) {
     auto [mean, invstd] =
-        batch_norm_act::statistics(output, running_mean, running_var, training, momentum, eps, batch_groups);
+        batch_norm_act::statistics(output, running_mean, running_var, training, momentum, eps, batch_groups, moments);
     return {output, mean, invstd};
   }
   const auto dtype = accumulate_type(output.scalar_type());
@@ -163,28 +152,31 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
 inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& grad, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
                                                   std::array<bool, 3> wanted) {
-  const Tensor from = wanted[1] ? input.materialise() : input.input;  // only the weight's gradient reads the activation
+  const Tensor like = input.like();
+  const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
+  // Only the weight's gradient reads the activation.
+  const Pending taken = wanted[1] && !is_fused(wgrad_engine) ? input.materialised() : input;
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
-    const Engine engine = engine_for(Pass::dgrad, from, weight, conv);
-    const Counted counted(op, engine_name("backward_dgrad", engine, from));
+    const Engine engine = engine_for(Pass::dgrad, like, weight, conv);
+    const Counted counted(op, engine_name("backward_dgrad", engine, like));
     if (engine != Engine::aten) {
-      gradients[0] = empty(sizes_of(from), from.scalar_type(), from, format_of(from, weight));
+      gradients[0] = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
       gather(engine, grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
     } else {
-      const auto found = convolve_backward(grad, from, weight, conv, {true, false, false});
-      gradients[0] = as_format(found[0], format_of(from, weight));
+      const auto found = convolve_backward(grad, like, weight, conv, {true, false, false});
+      gradients[0] = as_format(found[0], format_of(like, weight));
     }
   }
-  if (const auto engine = engine_for(Pass::wgrad, from, weight, conv); wanted[1] && engine != Engine::aten) {
-    const Counted counted(op, engine_name("backward_wgrad", engine, from));
+  if (wanted[1] && wgrad_engine != Engine::aten) {
+    const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like));
     gradients[1] = empty(sizes_of(weight), weight.scalar_type(), weight, format_of(weight, weight));
-    wgrad(engine, from, grad, conv, gradients[1]);
+    wgrad(wgrad_engine, taken, grad, conv, gradients[1]);
     wanted[1] = false;
   }
   if (wanted[1] || wanted[2]) {
     const Counted counted(op, wanted[1] ? "backward_wgrad_aten" : "backward_bias_aten");
-    const auto found = convolve_backward(grad, from, weight, conv, {false, wanted[1], wanted[2]});
+    const auto found = convolve_backward(grad, taken.input, weight, conv, {false, wanted[1], wanted[2]});
     if (wanted[1]) gradients[1] = as_format(found[1], format_of(weight, weight));
     if (wanted[2]) gradients[2] = found[2];
   }

@@ -22,20 +22,18 @@ __device__ inline void copy_16(void* shared, const void* global, bool zeros) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(zeros ? 0 : 16) : "memory");
 }
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// For all committed groups but the last `pending`.
-template <int pending>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
-}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+#elif defined(FASTGAN_EMULATED_DEVICE)
+
+using emulator::copy_16;
+using emulator::wait_for_copies;
 
 #else
 
 __device__ inline void copy_16(void* shared, const void* global, bool zeros) {
   *static_cast<uint4*>(shared) = zeros ? uint4{0, 0, 0, 0} : *static_cast<const uint4*>(global);
 }
-__device__ inline void commit_copies() {}
-template <int pending>
 __device__ inline void wait_for_copies() {}
 
 #endif

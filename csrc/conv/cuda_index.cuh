@@ -13,7 +13,7 @@
 
 namespace fastgan::conv {
 
-using cuda::kPackWidth;
+using namespace cuda;
 
 // One phase of one dimension (plan.h says what that is): tap j reads position `read * q + offset + j * offset_step` through
 // the kernel's position `kernel + j * kernel_step`.
@@ -67,6 +67,16 @@ FASTGAN_HOST_DEVICE inline Chunk<T> chunk_of(const T* base, int64_t offset, int 
   return {base + offset, left < kPackWidth<T> ? left : kPackWidth<T>};
 }
 
+// Normalise + activate, pending on an operand (cuda_prologue.cuh); where nothing is, `table` is null.
+template <class T>
+struct Prologue {
+  const Compute<T>* table;  // mean, scale and shift, each [groups, padded channels]
+  int64_t total;            // of each
+  int images;               // of a group
+  Activation activation;
+  Compute<T> negative_slope;
+};
+
 // ---- gather -----------------------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -78,15 +88,17 @@ struct Gather {
   GatherAxis y, x;
   bool aligned;                  // every chunk of the input lies whole on a multiple of 16 bytes
   int64_t strides[4];            // of the output's images, channels, rows and columns
+  Prologue<T> before;            // pending on the input
 
   struct Part {
     PhaseAxis y, x;
     int rows, columns, depth;  // m, n and k
+    int group;                 // of images, that the rows are of
   };
   FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
   FASTGAN_HOST_DEVICE Part part(int index) const {
     const PhaseAxis along_y = y.phase(index / x.phases()), along_x = x.phase(index % x.phases());
-    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * padded<T>(ins)};
+    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * padded<T>(ins), 0};
   }
 
   struct Tap {
@@ -120,6 +132,9 @@ struct Gather {
       return chunk_of(g.input, (p.image + int64_t{y} * g.x.input + x) * g.ins + tap.channel, g.ins - tap.channel);
     }
     FASTGAN_HOST_DEVICE bool aligned() const { return g.aligned; }
+    FASTGAN_HOST_DEVICE int prologue_index(const Position&, int k) const {
+      return part.group * padded<T>(g.ins) + k % padded<T>(g.ins);
+    }
   };
 
   struct Right {  // the packed weight
@@ -164,13 +179,16 @@ struct Wgrad {
   WgradAxis y, x;
   bool small_aligned, large_aligned;
   int64_t strides[4];  // of the gradient's small channels, large channels, rows and columns
+  Prologue<T> before;  // pending on the convolution's input, one of the maps
 
   struct Part {
     int rows, columns, depth;
+    int group;
   };
+  FASTGAN_HOST_DEVICE int group(int k) const { return k / (y.small * x.small) / before.images; }
   FASTGAN_HOST_DEVICE int parts() const { return 1; }
   FASTGAN_HOST_DEVICE Part part(int) const {
-    return {small_channels, y.kernel * x.kernel * padded<T>(large_channels), images * y.small * x.small};
+    return {small_channels, y.kernel * x.kernel * padded<T>(large_channels), images * y.small * x.small, 0};
   }
 
   struct Left {
@@ -185,6 +203,7 @@ struct Wgrad {
       return chunk_of(g.small, int64_t{k} * g.small_channels + m, g.small_channels - m);
     }
     FASTGAN_HOST_DEVICE bool aligned() const { return g.small_aligned; }
+    FASTGAN_HOST_DEVICE int prologue_index(Position m, int k) const { return g.group(k) * padded<T>(g.small_channels) + m; }
   };
 
   struct Right {
@@ -210,6 +229,9 @@ struct Wgrad {
       return chunk_of(g.large, pixel * g.large_channels + p.channel, g.large_channels - p.channel);
     }
     FASTGAN_HOST_DEVICE bool aligned() const { return g.large_aligned; }
+    FASTGAN_HOST_DEVICE int prologue_index(const Position& p, int k) const {
+      return g.group(k) * padded<T>(g.large_channels) + p.channel;
+    }
   };
 
   FASTGAN_HOST_DEVICE int64_t index(const Part& part, int m, int n) const {

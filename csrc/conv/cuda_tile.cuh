@@ -1,123 +1,68 @@
-// The tile kernel of every CUDA convolution: 64 x 64 of one of cuda_index.cuh's products by 128 threads, from panels in
+// The tile kernel of every CUDA convolution: a tile of one of cuda_index.cuh's products by 128 threads, from panels in
 // shared memory, of which one is filled while the other is multiplied.
 //
 // Where there are too few tiles to fill a GPU, k is split, each split writes its own partial sums, and a second kernel adds
 // them in order: no atomics, so results are reproducible. How often is a matter of the shape alone, never of the card.
 #pragma once
 
-#include "common/activation.h"
-#include "conv/cuda_device.cuh"
-#include "conv/cuda_index.cuh"
+#include "conv/cuda_epilogue.cuh"
+#include "conv/cuda_panel.cuh"
 
 namespace fastgan::conv {
 namespace {
 
-using namespace fastgan::cuda;
-
-constexpr int kTile = 64;  // rows and columns
-constexpr int kTileThreads = 128;
-constexpr int kSums = kTile * kTile / kTileThreads;  // of a thread: 8 x 4 of them
-static_assert(kSums == 32);
-template <class T>
-constexpr int kDepth = 64 / sizeof(T);  // of a panel
-
-// ---- panels -------------------------------------------------------------------------------------------------------------
-
-// [64][kDepth], or [kDepth][64] where an operand's neighbours in memory differ in m or n; rows of 16 bytes more, so that the
-// threads of a warp read from different banks.
-template <class T, bool k_major>
-struct alignas(16) Panel {
-  static constexpr int kLength = k_major ? kDepth<T> : kTile, kPitch = kLength + kPackWidth<T>;
-  T values[(k_major ? kTile : kDepth<T>) * kPitch];
-
-  __device__ const T& at(int mn, int k) const { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
-  __device__ T& at(int mn, int k) { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
-  // k and k + 1, for even k, as tensor cores take them.
-  __device__ uint32_t pair(int mn, int k) const {
-    static_assert(sizeof(T) == 2);
-    if constexpr (k_major) return *reinterpret_cast<const uint32_t*>(&at(mn, k));
-    const auto half = [&](int k) { return uint32_t{*reinterpret_cast<const uint16_t*>(&at(mn, k))}; };
-    return half(k) | half(k + 1) << 16;
-  }
+template <int rows, int columns>
+struct Shape {
+  static constexpr int kRows = rows, kColumns = columns, kNumel = rows * columns;
 };
-
-// One thread's share of filling a panel.
-template <class T, class Operand>
-class Loader {
- public:
-  __device__ Loader(const Operand& operand, int first) : operand_(operand) {
-    for (int i = 0; i < kChunks; ++i) positions_[i] = operand.position(first + mn(i));
-  }
-
-  __device__ void load(int first_k, Panel<T, Operand::k_major>& to) const {
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const auto chunk = operand_.at(positions_[i], first_k + k(i));
-      T* const slot = &to.at(mn(i), k(i));
-      if (operand_.aligned()) {
-        copy_16(slot, chunk.from, chunk.count == 0);
-        continue;
-      }
-      Pack<T, kPackWidth<T>> pack;
-      for (int lane = 0; lane < kPackWidth<T>; ++lane) {
-        pack.values[lane] = lane < chunk.count ? chunk.from[lane] : from_compute<T>(0);
-      }
-      *reinterpret_cast<Pack<T, kPackWidth<T>>*>(slot) = pack;
-    }
-  }
-
- private:
-  static constexpr int kAcross = Panel<T, Operand::k_major>::kLength / kPackWidth<T>;  // chunks of a panel's row
-  static constexpr int kChunks = kTile * kDepth<T> / kPackWidth<T> / kTileThreads;
-  static_assert(kTileThreads % kAcross == 0 && kChunks * kPackWidth<T> * kTileThreads == kTile * kDepth<T>);
-
-  __device__ static int row(int i) { return (threadIdx.x + i * kTileThreads) / kAcross; }
-  __device__ static int across() { return threadIdx.x % kAcross * kPackWidth<T>; }
-  __device__ static int mn(int i) { return Operand::k_major ? row(i) : across(); }
-  __device__ static int k(int i) { return Operand::k_major ? across() : row(i); }
-
-  const Operand& operand_;
-  typename Operand::Position positions_[kChunks];
-};
+using Square = Shape<64, 64>;
+using Thin = Shape<128, 8>;  // for outputs of few channels, of which a square one would be mostly padding
 
 // ---- multiplying two panels ---------------------------------------------------------------------------------------------
 
-// A thread's 8 x 4 neighbours. Sum i is out[row(thread, i)][column(thread, i)] of the tile.
-template <class T>
+// A thread's kDown x kAcross neighbours. Sum i is out[row(thread, i)][column(thread, i)] of the tile.
+template <class T, class Shape>
 struct Fma {
   using A = Compute<T>;
-  A sums[8][4] = {};
+  static constexpr int kSums = Shape::kNumel / kTileThreads, kAcross = Shape::kColumns < 64 ? 2 : 4, kDown = kSums / kAcross;
+  A sums[kSums / 4][4] = {};
 
-  FASTGAN_HOST_DEVICE static int row(int thread, int i) { return thread / 16 * 8 + i / 4; }
-  FASTGAN_HOST_DEVICE static int column(int thread, int i) { return thread % 16 * 4 + i % 4; }
+  FASTGAN_HOST_DEVICE static int row(int thread, int i) { return thread / (Shape::kColumns / kAcross) * kDown + i / kAcross; }
+  FASTGAN_HOST_DEVICE static int column(int thread, int i) {
+    return thread % (Shape::kColumns / kAcross) * kAcross + i % kAcross;
+  }
 
   template <class Left, class Right>
   __device__ void add(const Left& left, const Right& right) {
     const int thread = threadIdx.x;
 #pragma unroll 4
     for (int k = 0; k < kDepth<T>; ++k) {
-      A a[8], b[4];
+      A a[kDown], b[kAcross];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) a[i] = to_compute(left.at(row(thread, i * 4), k));
+      for (int i = 0; i < kDown; ++i) a[i] = to_compute(left.at(row(thread, i * kAcross), k));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) b[i] = to_compute(right.at(column(thread, i), k));
+      for (int i = 0; i < kAcross; ++i) b[i] = to_compute(right.at(column(thread, i), k));
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) sums[i / 4][i % 4] += a[i / 4] * b[i % 4];
+      for (int i = 0; i < kSums; ++i) sums[i / 4][i % 4] += a[i / kAcross] * b[i % kAcross];
     }
   }
 };
 
-// A warp's 32 x 32, as 2 x 4 products of tensor cores, of which a thread holds 4 sums each.
-template <class T>
+// A warp's 32 x 32 (or 8), as products of tensor cores, of which a thread holds 4 sums each.
+template <class T, class Shape>
 struct TensorCore {
   using A = float;
-  A sums[8][4] = {};
+  static constexpr int kColumns = Shape::kColumns < 32 ? Shape::kColumns : 32;  // of a warp
+  static constexpr int kWarps = Shape::kColumns / kColumns;                     // beside each other
+  static constexpr int kDown = 2, kAcross = kColumns / 8, kSums = kDown * kAcross * 4;
+  static_assert(kSums * kTileThreads == Shape::kNumel);
+  A sums[kSums / 4][4] = {};
 
   FASTGAN_HOST_DEVICE static int row(int thread, int i) {
-    return thread / 64 * 32 + i / 16 * 16 + thread % 32 / 4 + i % 4 / 2 * 8;
+    return thread / 32 / kWarps * 32 + i / 4 / kAcross * 16 + thread % 32 / 4 + i % 4 / 2 * 8;
   }
   FASTGAN_HOST_DEVICE static int column(int thread, int i) {
-    return thread / 32 % 2 * 32 + i / 4 % 4 * 8 + thread % 4 * 2 + i % 2;
+    return thread / 32 % kWarps * kColumns + i / 4 % kAcross * 8 + thread % 4 * 2 + i % 2;
   }
 
   template <class Left, class Right>
@@ -125,130 +70,132 @@ struct TensorCore {
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int k = 0; k < kDepth<T>; k += 16) {
-      uint32_t a[2][4], b[4][2];
+      uint32_t a[kDown][4], b[kAcross][2];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int m = warp / 2 * 32 + i / 4 * 16 + group + i % 2 * 8, n = warp % 2 * 32 + i / 2 * 8 + group;
+      for (int i = 0; i < kDown * 4; ++i) {
+        const int m = warp / kWarps * 32 + i / 4 * 16 + group + i % 2 * 8;
         a[i / 4][i % 4] = left.pair(m, k + pair + i % 4 / 2 * 8);
-        b[i / 2][i % 2] = right.pair(n, k + pair + i % 2 * 8);
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) multiply_add<T>(sums[i], a[i / 4], b[i % 4]);
+      for (int i = 0; i < kAcross * 2; ++i) {
+        b[i / 2][i % 2] = right.pair(warp % kWarps * kColumns + i / 2 * 8 + group, k + pair + i % 2 * 8);
+      }
+#pragma unroll
+      for (int i = 0; i < kDown * kAcross; ++i) multiply_add<T>(sums[i], a[i / kAcross], b[i % kAcross]);
     }
   }
 };
 
-// ---- what becomes of the sums -------------------------------------------------------------------------------------------
+// ---- tiles --------------------------------------------------------------------------------------------------------------
 
-template <class Out>
-struct Store {
-  using A = Compute<Out>;
-  Out* output;  // dense
-  int64_t total;
-  A* partial;           // [splits, total] where k is split, otherwise null
-  const Out* bias;      // [channels] or null
-  int64_t channels, channel_stride;
-  Activation activation;
-  A negative_slope;
+struct Plan {
+  int tiles_m, tiles_n, parts, groups, splits;  // tiles_m: of a group of images, so that none holds rows of two
+  FASTGAN_HOST_DEVICE int tiles() const { return tiles_m * tiles_n * parts * groups; }
+};
 
-  __device__ A activated(A z) const {
-    switch (activation) {
-      case Activation::relu: return activate<Activation::relu>(z, negative_slope);
-      case Activation::leaky_relu: return activate<Activation::leaky_relu>(z, negative_slope);
-      case Activation::tanh: return activate<Activation::tanh>(z, negative_slope);
-      case Activation::sigmoid: return activate<Activation::sigmoid>(z, negative_slope);
-      default: return z;
-    }
-  }
-  __device__ void finish(int64_t index, A sum) const {
-    if (bias) sum += to_compute(bias[index / channel_stride % channels]);
-    output[index] = from_compute<Out>(activated(sum));
+// Which tile a number means, and its part of the job, whose rows end with the group's.
+template <class Job, class Shape>
+struct Tile {
+  typename Job::Part part;
+  int first_m, first_n;
+  int64_t chunk;  // its number among the tiles of its columns, group by group
+
+  FASTGAN_HOST_DEVICE Tile(const Job& job, const Plan& plan, int number) {
+    first_n = number % plan.tiles_n * Shape::kColumns;
+    number /= plan.tiles_n;
+    const int tile = number % plan.tiles_m, index = number / plan.tiles_m % plan.parts;
+    part = job.part(index);
+    part.group = number / plan.tiles_m / plan.parts;
+    const int rows = part.rows / plan.groups;
+    first_m = rows * part.group + tile * Shape::kRows;
+    part.rows = rows * (part.group + 1);
+    chunk = number;
   }
 };
 
 // ---- kernels ------------------------------------------------------------------------------------------------------------
 
-struct Plan {
-  int tiles_m, tiles_n, parts, splits;
-  int64_t blocks() const { return int64_t{tiles_m} * tiles_n * parts * splits; }
-};
+enum class Side { none, left, right };  // which operand has normalise + activate pending
 
 // Shared memory holds two panels of each operand, and afterwards the tile of sums, which is written out row by row.
-template <class T, bool left_k_major, bool right_k_major>
+template <class Job, class Out, class Shape>
 union Shared {
+  using T = typename Job::Element;
   struct {
-    Panel<T, left_k_major> left[2];
-    Panel<T, right_k_major> right[2];
+    Panel<T, Job::Left::k_major, Shape::kRows> left[2];
+    Panel<T, Job::Right::k_major, Shape::kColumns> right[2];
   } panels;
-  Compute<T> sums[kTile][kTile + 1];
+  Rows<Out, Shape::kRows, Shape::kColumns> rows;
 };
 
-template <class Job, class Out, bool tensor_cores>
-__global__ void __launch_bounds__(kTileThreads) multiply(Job job, Plan plan, Store<Out> store) {
+// Blocks that a multiprocessor's registers are to be enough for. Left alone, ptxas aims higher and spills.
+template <class T>
+constexpr int kBlocks = sizeof(T) == 2 ? 4 : sizeof(T) == 4 ? 3 : 2;
+
+template <class Job, class Out, class Shape, Side pending, bool tensor_cores>
+__global__ void __launch_bounds__(kTileThreads, kBlocks<typename Job::Element>) multiply(Job job, Plan plan, Store<Out> store) {
   using T = typename Job::Element;
-  using Multiplier = std::conditional_t<tensor_cores && kHasTensorCores, TensorCore<T>, Fma<T>>;
+  using Multiplier = std::conditional_t<tensor_cores && kHasTensorCores, TensorCore<T, Shape>, Fma<T, Shape>>;
   using Left = typename Job::Left;
   using Right = typename Job::Right;
-  __shared__ Shared<T, Left::k_major, Right::k_major> shared;
+  __shared__ Shared<Job, Out, Shape> shared;
   auto& panels = shared.panels;
 
-  int block = blockIdx.x;
-  const int first_n = block % plan.tiles_n * kTile;
-  block /= plan.tiles_n;
-  const int first_m = block % plan.tiles_m * kTile;
-  block /= plan.tiles_m;
-  const int split = block % plan.splits;
-  const auto part = job.part(block / plan.splits);
-  if (first_m >= part.rows) return;  // a phase with fewer pixels than the largest
-
-  const Left left{job, part};
-  const Right right{job, part};
-  const Loader<T, Left> load_left(left, first_m);
-  const Loader<T, Right> load_right(right, first_n);
-  const int64_t steps = (int64_t{part.depth} + kDepth<T> - 1) / kDepth<T>;
+  const int tiles = plan.tiles(), number = blockIdx.x % tiles, split = blockIdx.x / tiles;
+  const Tile<Job, Shape> tile(job, plan, number);
+  const Left left{job, tile.part};
+  const Right right{job, tile.part};
+  Loader<T, Left, Shape::kRows, pending == Side::left> load_left(left, tile.first_m);
+  Loader<T, Right, Shape::kColumns, pending == Side::right> load_right(right, tile.first_n);
+  // None where a phase has fewer pixels than the largest.
+  const int64_t steps = tile.first_m < tile.part.rows ? (int64_t{tile.part.depth} + kDepth<T> - 1) / kDepth<T> : 0;
   const int begin = static_cast<int>(steps * split / plan.splits), end = static_cast<int>(steps * (split + 1) / plan.splits);
   Multiplier multiplier;
   for (int step = begin - 1; step < end; ++step) {  // one ahead: what is multiplied was asked for a step before
     const int next = step + 1;
+    if (step >= begin) {
+      wait_for_copies();
+      if constexpr (pending == Side::left) load_left.finish(job.before, step * kDepth<T>, panels.left[step & 1]);
+      if constexpr (pending == Side::right) load_right.finish(job.before, step * kDepth<T>, panels.right[step & 1]);
+    }
+    __syncthreads();  // one panel of each operand is complete, and nobody reads the other any more
     if (next < end) {
       load_left.load(next * kDepth<T>, panels.left[next & 1]);
       load_right.load(next * kDepth<T>, panels.right[next & 1]);
     }
-    commit_copies();
-    if (step < begin) continue;
-    wait_for_copies<1>();
-    __syncthreads();
-    multiplier.add(panels.left[step & 1], panels.right[step & 1]);
-    __syncthreads();
-  }
-
-  const int thread = threadIdx.x;
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) {
-    shared.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)] = multiplier.sums[i / 4][i % 4];
+    if (step >= begin) multiplier.add(panels.left[step & 1], panels.right[step & 1]);
   }
   __syncthreads();
-#pragma unroll 1
-  for (int i = thread; i < kTile * kTile; i += kTileThreads) {
-    const int64_t index = job.index(part, first_m + i / kTile, first_n + i % kTile);
-    if (index < 0) continue;
-    const auto sum = shared.sums[i / kTile][i % kTile];
-    if (store.partial) {
-      store.partial[split * store.total + index] = sum;
-    } else {
-      store.finish(index, sum);
-    }
+
+  const int thread = threadIdx.x;
+  auto& rows = shared.rows;
+#pragma unroll
+  for (int i = 0; i < Multiplier::kSums; ++i) {
+    rows.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)] = multiplier.sums[i / 4][i % 4];
   }
+  __syncthreads();
+  if (!store.partial) return rows.store(job, tile.part, tile.first_m, tile.first_n, tile.chunk, store);
+  auto* const to = store.partial + (int64_t{split} * tiles + number) * Shape::kNumel;
+  for (int i = thread; i < Shape::kNumel; i += kTileThreads) to[i] = rows.sums[i / Shape::kColumns][i % Shape::kColumns];
 }
 
-template <class Out>
-__global__ void __launch_bounds__(kThreads) add_splits(int splits, Store<Out> store) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < store.total; i += stride) {
-    Compute<Out> sum = store.partial[i];
-    for (int split = 1; split < splits; ++split) sum += store.partial[split * store.total + i];
-    store.finish(i, sum);
+constexpr int kSlab = 16;  // rows of a tile whose splits one block adds
+
+template <class Job, class Out, class Shape>
+__global__ void __launch_bounds__(kTileThreads, 8) add_splits(Job job, Plan plan, Store<Out> store) {
+  constexpr int kSlabs = Shape::kRows / kSlab;
+  __shared__ Rows<Out, kSlab, Shape::kColumns> rows;
+  const int number = blockIdx.x / kSlabs, slab = blockIdx.x % kSlabs;
+  const Tile<Job, Shape> tile(job, plan, number);
+  const auto* const from = store.partial + int64_t{number} * Shape::kNumel + slab * kSlab * Shape::kColumns;
+  const int64_t stride = int64_t{plan.tiles()} * Shape::kNumel;
+  for (int i = threadIdx.x; i < kSlab * Shape::kColumns; i += kTileThreads) {
+    Compute<Out> sum = from[i];
+    for (int split = 1; split < plan.splits; ++split) sum += from[split * stride + i];
+    rows.sums[i / Shape::kColumns][i % Shape::kColumns] = sum;
   }
+  __syncthreads();
+  rows.store(job, tile.part, tile.first_m + slab * kSlab, tile.first_n, tile.chunk * kSlabs + slab, store);
 }
 
 // A weight as Gather reads it: [outs][kernel y][kernel x][padded ins], from any strides.
@@ -276,24 +223,33 @@ inline int splits_for(int64_t tiles, int64_t steps) {
   return static_cast<int>(std::clamp<int64_t>(std::min(kBlocksWanted / tiles, steps / kLeastSteps), 1, kMostSplits));
 }
 
-template <class Job>
-Plan plan_of(const Job& job) {
+// groups: of images, whose rows no tile mixes.
+template <class Shape, class Job>
+Plan plan_of(const Job& job, int groups) {
   int rows = 0, columns = 0, depth = 0;
   for (int i = 0; i < job.parts(); ++i) {
     const auto part = job.part(i);
-    rows = std::max(rows, part.rows);
+    rows = std::max(rows, part.rows / groups);
     columns = std::max(columns, part.columns);
     depth = std::max(depth, part.depth);
   }
-  Plan plan{(rows + kTile - 1) / kTile, (columns + kTile - 1) / kTile, job.parts(), 1};
-  plan.splits = splits_for(plan.blocks(), depth / kDepth<typename Job::Element>);
+  const int tiles_m = (rows + Shape::kRows - 1) / Shape::kRows, tiles_n = (columns + Shape::kColumns - 1) / Shape::kColumns;
+  Plan plan{tiles_m, tiles_n, job.parts(), groups, 1};
+  plan.splits = splits_for(plan.tiles(), depth / kDepth<typename Job::Element>);
   return plan;
 }
 
-template <bool tensor_cores, class Launch, class Job, class Out>
+// Of rows in which moments are taken, a group's.
+template <class Shape>
+int64_t chunks_of(const Plan& plan) {
+  return int64_t{plan.parts} * plan.tiles_m * (plan.splits > 1 ? Shape::kRows / kSlab : 1);
+}
+
+template <class Shape, Side pending, bool tensor_cores, class Launch, class Job, class Out>
 void run(const Launch& launch, const Job& job, const Plan& plan, const Store<Out>& store) {
-  launch(multiply<Job, Out, tensor_cores>, static_cast<unsigned>(plan.blocks()), kTileThreads, job, plan, store);
-  if (store.partial) launch(add_splits<Out>, blocks_for(store.total, kThreads), kThreads, plan.splits, store);
+  const auto tiles = static_cast<unsigned>(plan.tiles());
+  launch(multiply<Job, Out, Shape, pending, tensor_cores>, tiles * plan.splits, kTileThreads, job, plan, store);
+  if (store.partial) launch(add_splits<Job, Out, Shape>, tiles * (Shape::kRows / kSlab), kTileThreads, job, plan, store);
 }
 
 }  // namespace

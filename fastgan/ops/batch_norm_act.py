@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastgan import _native
 from fastgan.errors import UserError
-from fastgan.ops import _engine
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
 from fastgan.ops.run import Block, Norm, Parameters, run, run_reference
@@ -35,7 +34,7 @@ def batch_norm_act(
         input: [N, C, ...], float32, float64, bfloat16 or float16, in either memory format.
         running_mean, running_var: [C], updated in place in training; None uses the batch's statistics always.
         weight, bias: [C], in the input's dtype or float32; or both [N, C], scale and shift of each sample, as a
-            conditional batch-norm has them. Those have native kernels on the CPU; elsewhere torch's own do the work.
+            conditional batch-norm has them.
         training: whether the batch's own statistics are used.
         momentum: the weight of the new statistics in the running ones.
         eps: added to the variance.
@@ -69,8 +68,6 @@ def batch_norm_act(
         negative_slope,
         batch_groups,
     )
-    if _is_per_sample(weight) and input.device.type != "cpu" and _engine.mode != "native":
-        return run_reference(input, [block], [parameters], batch_groups)
     if input.dim() == 5:  # a volume as a taller image, which keeps either memory format
         return run(input.flatten(2, 3), [block], [parameters], batch_groups).unflatten(2, input.shape[2:4])
     return run(input, [block], [parameters], batch_groups)

@@ -72,7 +72,21 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   check::close(name + ", running_mean", running_mean, truth.running_mean, mean_limit);
   check::close(name + ", running_var", running_var, truth.running_var, limit);
 
-  const Parameters<A> p{mean.data(), invstd.data(), weight.data(), bias.data(), A(kSlope)};
+  // The same of moments that are not of x - pivot, merged first.
+  std::vector<Moments<A>> taken(stats), merged(stats);
+  for (int64_t i = 0; i < stats; ++i) {
+    for (int64_t e = 0; e < at.count(); ++e) taken[i].add(to_compute(x[at.offset(i / at.channels, i % at.channels, e)]));
+  }
+  const Layout of_moments{at.groups, 1, at.channels, 1, true};
+  partial_sums(launch, MergeTerm<A>{taken.data(), of_moments}, 1, merged.data());
+  auto mean_again = check::unwritten<A>(stats), invstd_again = mean_again;
+  A* const none = nullptr;
+  launch(finish_statistics<T>, channel_blocks, kThreads, static_cast<const T*>(nullptr), at, merged.data(), int64_t{1},
+         kMomentum, kEps, mean_again.data(), invstd_again.data(), none, none);
+  check::close(name + ", mean of moments", mean_again, truth.mean, 10 * mean_limit);
+  check::close(name + ", invstd of moments", invstd_again, truth.invstd, 10 * limit);
+
+  const Parameters<A> p{mean.data(), invstd.data(), weight.data(), bias.data(), false, A(kSlope)};
   auto y = check::unwritten<T>(numel), grad_x = check::unwritten<T>(numel);
   const unsigned blocks = blocks_for(numel, kThreads * width);
   launch(normalise<T, Activation::leaky_relu, width>, blocks, kThreads, x.data(), y.data(), at, p);
@@ -82,8 +96,8 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   auto offsets = check::unwritten<A>(stats), slopes = check::unwritten<A>(stats);
   auto grad_weight = check::unwritten<A>(at.channels), grad_bias = check::unwritten<A>(at.channels);
   partial_sums(launch, BackwardTerm<T, Activation::leaky_relu>{grad.data(), x.data(), p, at}, chunks, partial.data());
-  launch(finish_backward<A>, channel_blocks, kThreads, at, partial.data(), chunks, p, true, offsets.data(), slopes.data(),
-         grad_weight.data(), grad_bias.data());
+  launch(finish_backward<A>, channel_blocks, kThreads, at, int64_t{1}, partial.data(), chunks, p, true, offsets.data(),
+         slopes.data(), grad_weight.data(), grad_bias.data());
   launch(normalise_backward<T, Activation::leaky_relu, width>, blocks, kThreads, grad.data(), x.data(), grad_x.data(), at, p,
          offsets.data(), slopes.data());
   check::close(name + ", grad_weight", grad_weight, truth.grad_weight, limit);

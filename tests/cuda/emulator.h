@@ -2,8 +2,8 @@
 //
 // Blocks, and the threads between two barriers, run in an order that the seed shuffles, so that a result which depends on
 // the order changes. Sanitizers see every access, those to shared memory too. A barrier that some threads of a block never
-// reach, or reach at another line, ends the program with a sentence. What this cannot show: the order in which a device
-// makes memory visible, asynchronous copies, and speed.
+// reach, or reach at another line, ends the program with a sentence. Asynchronous copies are made when they are waited for.
+// What this cannot show: the order in which a device makes memory visible, and speed.
 #pragma once
 
 #include <ucontext.h>
@@ -58,6 +58,11 @@ constexpr size_t kExchangedBytes = 64;  // a lane, at most
   std::exit(1);
 }
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+};
+
 struct Fiber {
   enum State { ready, at_barrier, at_collective, done };
   State state = ready;
@@ -66,6 +71,7 @@ struct Fiber {
   ucontext_t context;
   char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
+  std::vector<Copy> copies;    // not waited for yet
 };
 
 class Block {
@@ -91,6 +97,7 @@ class Block {
       makecontext(&fiber.context, &Block::enter, 0);
       fiber.state = Fiber::ready;
       fiber.exchanges = 0;
+      fiber.copies.clear();
     }
     do {
       std::shuffle(order_.begin(), order_.end(), random_);
@@ -123,6 +130,7 @@ class Block {
     return values;
   }
 
+  std::vector<Copy>& copies() { return fibers_[current_].copies; }
   unsigned lane() const { return current_ % kLanes; }
 
   static Block*& current_block() {
@@ -238,6 +246,19 @@ class Launch {
  private:
   mutable std::mt19937 random_;
 };
+
+// cp.async.cg and cp.async.wait_all: a copy is made as late as it may be, when its thread waits for it, so that whoever
+// reads the target before that reads what was there.
+inline void copy_16(void* shared, const void* global, bool zeros) {
+  Block::current_block()->copies().push_back({shared, zeros ? nullptr : global});
+}
+inline void wait_for_copies() {
+  auto& copies = Block::current_block()->copies();
+  for (const auto& copy : copies) {
+    *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
+  }
+  copies.clear();
+}
 
 // mma.sync.m16n8k16 with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded once.
 template <class T>

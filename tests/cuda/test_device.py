@@ -1,4 +1,7 @@
-"""The operators on a GPU, forced to our own kernels: `make gpu-check` runs these where there is one."""
+"""The operators on a GPU, forced to our own kernels: `make gpu-check` runs these where there is one.
+
+``test_emulated_library.py`` runs some of them on the emulator, so that what a first GPU meets has run before.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastgan import _native, ops
+from fastgan import _native, layers, ops
+from fastgan.layers._groups import batch_groups
 
+DEVICE = "cpu" if "FASTGAN_EMULATED_LIBRARY" in os.environ else "cuda"
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Layers of DCGAN and odd ones: images, in, out, size, kernel, stride, padding, dilation, output_padding, transposed
@@ -49,10 +54,13 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def forced():
-    """Both halves of the rule, Python's and the library's, read the variable."""
+def forced(monkeypatch):
+    """Both halves of the rule, Python's and the library's, read the variable. torch's own kernels, which second
+    derivatives and the bars come from, are to be exact and the same every time."""
     assert os.environ.get("FASTGAN_ENGINE") == "native", "set FASTGAN_ENGINE=native, or run `make gpu-check`"
-    assert _native.loaded("cuda"), _native.reason("cuda")
+    assert _native.loaded(DEVICE), _native.reason(DEVICE)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def on_device(
@@ -60,10 +68,10 @@ def on_device(
 ):
     """The case's leaves, differentiable, and its buffers."""
     input, tensors, buffers = case.sample(dtype, memory_format, seed)
-    leaves = {name: leaf.cuda().requires_grad_() for name, leaf in {"input": input, **tensors}.items()}
+    leaves = {name: leaf.to(DEVICE).requires_grad_() for name, leaf in {"input": input, **tensors}.items()}
     if case.op == "batch_norm_act" and not buffers:
         return leaves, {"running_mean": None, "running_var": None}
-    return leaves, {name: buffer.cuda() for name, buffer in buffers.items()}
+    return leaves, {name: buffer.to(DEVICE) for name, buffer in buffers.items()}
 
 
 def run(function, case: Case, leaves: dict[str, Tensor], buffers: dict[str, Tensor | None]) -> list[Tensor]:
@@ -76,6 +84,11 @@ def run(function, case: Case, leaves: dict[str, Tensor], buffers: dict[str, Tens
     return [output.detach(), *grads, *(buffer for buffer in buffers.values() if buffer is not None)]
 
 
+def typical(errors: list[float]) -> float:
+    """Without the worst: a single value that rounds across ReLU's kink changes a gradient by percents."""
+    return statistics.mean(sorted(errors)[: max(1, len(errors) - 1)])
+
+
 def wide(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: leaf if leaf is None else leaf.detach().double().requires_grad_(leaf.requires_grad)
@@ -85,9 +98,7 @@ def wide(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if "per_sample" not in case.name], ids=lambda case: f"{case.op}-{case.name}"
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.name}")
 def test_equals_truth(case, dtype, memory_format):
     errors, eager_errors = [], []
     for seed in range(1 if dtype in TOLERANCE else 5):
@@ -96,8 +107,8 @@ def test_equals_truth(case, dtype, memory_format):
         for function, to in ((case.function, errors), (case.reference, eager_errors)):
             to.append([relative_error(a, b) for a, b in zip(run(function, case, leaves, buffers), truth, strict=True)])
     for found, eager in zip(zip(*errors, strict=True), zip(*eager_errors, strict=True), strict=True):
-        bar = max(TOLERANCE.get(dtype, 0.0), EAGER_FACTOR[dtype] * statistics.median(eager))
-        assert statistics.median(found) <= bar
+        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * typical(eager))
+        assert typical(found) <= bar
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -122,6 +133,47 @@ def test_every_pass_of_a_convolution_is_ours_and_right(name, dtype):
         assert sum(kernel.endswith("_cuda") for kernel in counters) >= 3
 
 
+def two_blocks(nn, transposed: bool):
+    conv = nn.ConvTranspose2d if transposed else nn.Conv2d
+    first = conv(3, 72, 4, 2, 1, bias=False), nn.BatchNorm2d(72), nn.LeakyReLU(0.2)
+    second = conv(72, 24, 4, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU()
+    return nn.Sequential(*first, *second, conv(24, 3, 3, bias=False), nn.Tanh())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
+    """Statistics out of the epilogue, of images far from 0, and the activation on load, for parts of a batch too."""
+    torch.manual_seed(0)
+    theirs = two_blocks(torch.nn, transposed).to(DEVICE).double().to(memory_format=torch.channels_last)
+    ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)
+    ours.load_state_dict(theirs.state_dict())
+    ours.to(dtype if dtype == torch.float64 else torch.float32)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(6, 3, *((5, 7) if transposed else (30, 34)), device=DEVICE).add_(20)
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    _native.reset_counters()
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16), batch_groups(groups):
+        found = ours(x)
+    grad = torch.randn(found.shape, device=DEVICE, dtype=torch.float64)
+    found.backward(grad.to(found.dtype))
+    counters = _native.counters()
+    expected = torch.cat([theirs(part.double()) for part in x.chunk(groups)])
+    expected.backward(grad)
+    # Of bfloat16, the errors of six layers' rounding; the convolutions' and batch-norms' own are tested above.
+    limits = {torch.float64: (1e-10, 1e-9), torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.3)}
+    output_limit, limit = limits[dtype]
+    assert relative_error(found, expected) <= output_limit
+    for value, truth in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert relative_error(value.grad, truth.grad) <= limit
+    for value, truth in zip(ours.buffers(), theirs.buffers(), strict=True):
+        assert relative_error(value, truth) <= output_limit
+    if counters:
+        fused = sum(calls for name, calls in counters.items() if "statistics_of_moments" in name)
+        assert fused == 2 and not [name for name in counters if name.startswith("batch_norm_act/forward")]
+
+
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")
 def test_first_and_second_derivatives(case):
     leaves, buffers = on_device(case, torch.float64, seed=7)
@@ -130,20 +182,21 @@ def test_first_and_second_derivatives(case):
         return case.function(**dict(zip(leaves, values, strict=True)), **buffers, **case.options, activation="tanh")
 
     assert gradcheck(function, list(leaves.values()))
-    assert gradgradcheck(function, list(leaves.values()))
+    # Second derivatives are torch's own kernels', some of which add in an order of chance.
+    assert gradgradcheck(function, list(leaves.values()), nondet_tol=1e-9)
 
 
 def test_opcheck():
-    x = torch.randn(2, 3, 5, 5, device="cuda", dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 5, 5, device=DEVICE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     w, grad = x.new_empty(4, 3, 3, 3).normal_(), x.new_empty(2, 4, 2, 2).normal_()
     mean, invstd, p = x.new_zeros(1, 3), x.new_ones(1, 3), x.new_empty(6).uniform_()
-    source = (x, None, None, None, None, 0, 0.0)
+    source, pending = (x, None, None, None, None, 0, 0.0), (x, mean, invstd, None, None, 2, 0.2)
     middle = ([2, 2], [0, 0], [1, 1], 1)
     calls = {
         "_batch_norm_stats": (x, x.new_zeros(3), x.new_ones(3), True, 0.1, 1e-5, 2),
         "_batch_norm_act": (x, mean, invstd, None, None, 1, 0.0),
         "_batch_norm_act_backward": (x.cos(), x, mean, invstd, None, None, 2, 0.2, True),
-        "_conv_bn_act": (*source, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 3, 0.0),
+        "_conv_bn_act": (*pending, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 3, 0.0),
         "_conv_bn_act_backward": (grad, grad.sin(), *[None] * 4, False, 1, 0.0, *source, w, *middle, 3),
         "_bce": (p, p.flip(0), None, None, False, 1),
         "_adversarial_bce": (p, [1.0, 0.0], [1.0, 0.5], True),
@@ -169,7 +222,7 @@ def test_no_bit_differs_between_runs(dtype):
 def test_capture_in_a_graph():
     case = large_case()
     leaves, buffers = on_device(case, torch.bfloat16, torch.channels_last)
-    scores = torch.randn(32, device="cuda", requires_grad=True)
+    scores = torch.randn(32, device=DEVICE, requires_grad=True)
     grad = torch.randn_like(case.function(**leaves, **buffers, **case.options))
 
     def step() -> list[Tensor]:
@@ -219,17 +272,17 @@ def test_two_streams_at_once():
 @pytest.mark.parametrize("op", ["batch_norm_act", "conv_bn_act"])
 def test_awkward_memory(op, transform, dtype):
     x = {
-        "sliced": lambda: torch.randn(4, 24, 12, 9, device="cuda", dtype=dtype)[:, 3:19, ::2],
-        "permuted": lambda: torch.randn(9, 4, 16, 6, device="cuda", dtype=dtype).permute(1, 2, 3, 0),
+        "sliced": lambda: torch.randn(4, 24, 12, 9, device=DEVICE, dtype=dtype)[:, 3:19, ::2],
+        "permuted": lambda: torch.randn(9, 4, 16, 6, device=DEVICE, dtype=dtype).permute(1, 2, 3, 0),
         "misaligned": lambda: (
-            torch.randn(4 * 16 * 6 * 9 + 1, device="cuda", dtype=dtype)[1:].view(4, 6, 9, 16).permute(0, 3, 1, 2)
+            torch.randn(4 * 16 * 6 * 9 + 1, device=DEVICE, dtype=dtype)[1:].view(4, 6, 9, 16).permute(0, 3, 1, 2)
         ),
     }[transform]()
     options = {"training": True, "activation": "relu"}
     if op == "batch_norm_act":
         options |= {"running_mean": None, "running_var": None}
     else:
-        options |= {"weight": torch.randn(8, 16, 3, 3, device="cuda", dtype=dtype), "stride": 2}
+        options |= {"weight": torch.randn(8, 16, 3, 3, device=DEVICE, dtype=dtype), "stride": 2}
     found = getattr(ops, op)(x, **options)
     expected = getattr(ops, op)(x.clone(memory_format=torch.contiguous_format), **options)
     assert relative_error(found, expected) <= (1e-6 if dtype == torch.float32 else 4e-3)
@@ -239,12 +292,12 @@ def test_tensors_beyond_2_to_the_31_bytes():
     shape = (130, 64, 512, 512)  # 2.2e9 elements
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.fail("this device has too little free memory for tensors of 4.4 GB; take one of 40 GB or more")
-    x = torch.empty(shape, device="cuda", dtype=torch.bfloat16, memory_format=torch.channels_last).normal_()
+    x = torch.empty(shape, device=DEVICE, dtype=torch.bfloat16, memory_format=torch.channels_last).normal_()
     y = ops.batch_norm_act(x, None, None, training=True, activation="relu")
     for image in (0, shape[0] - 1):
         assert relative_error(y[image], x[image].float().relu()) <= 1e-2
     del y
-    w = torch.randn(1, 64, 4, 4, device="cuda", dtype=torch.bfloat16)
+    w = torch.randn(1, 64, 4, 4, device=DEVICE, dtype=torch.bfloat16)
     z = ops.conv_bn_act(x, w, stride=2, padding=1, batch_norm=False, activation="none")
     last = torch.nn.functional.conv2d(x[-1:].float(), w.float(), stride=2, padding=1)
     assert relative_error(z[-1:], last) <= 1e-2

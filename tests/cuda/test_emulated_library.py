@@ -12,18 +12,18 @@ from fastgan_build import find_torch, native, toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent.relative_to(ROOT)
-FLAGS = ["-O1", "-fno-strict-aliasing", "-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-unused-function"]
-# What is said of the CPU's kernels only: their sigmoid of -90 is 0 as torch's is, the mean of an infinity is one, they
-# can raise an error for what a tensor holds, and they take parameters of each sample.
+FLAGS = ["-O0", "-fno-strict-aliasing", "-Wno-sign-compare", "-Wno-unknown-pragmas", "-Wno-unused-function"]
+# What is said of the CPU's kernels only: their sigmoid of -90 is 0 as torch's is, the mean of an infinity is one, and
+# they can raise an error for what a tensor holds.
 CPU_ONLY = "special_values or infinity_and_nan or bad_input or wrong_arguments or thread_count"
-CPU_ONLY += " or per_sample or batch_norm_act-each"
+# Two blocks: the first one's normalise + activate belong into the second's kernels.
 SCRIPT = """
 import emulated_device, torch
-from fastgan import _native, ops
-x = torch.randn(2, 3, 8, 8, requires_grad=True)
-w = torch.randn(4, 3, 4, 4, requires_grad=True)
-ops.conv_bn_act(x, w, stride=2, padding=1).sum().backward()
-print(*_native.counters())
+from fastgan import _native, layers as nn
+first = nn.Conv2d(3, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+net = nn.Sequential(*first, nn.Conv2d(4, 9, 3, bias=False), nn.BatchNorm2d(9), nn.Tanh())
+net(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()
+print(*(f"{kernel}={calls}" for kernel, calls in _native.counters().items()))
 """
 
 
@@ -51,7 +51,7 @@ def run(library: Path, *arguments: str) -> str:
 
 
 def run_tests(library: Path, names: str, selection: str) -> None:
-    files = [f"tests/ops/test_{name}.py" for name in names.split()]
+    files = [f"tests/{name}.py" for name in names.split()]
     said = run(
         library, "-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider", *files, "-k", selection
     )
@@ -59,18 +59,34 @@ def run_tests(library: Path, names: str, selection: str) -> None:
 
 
 def test_the_kernels_that_run_are_those_of_cuda(library):
-    kernels = run(library, "-c", SCRIPT).split()
-    assert {f"conv_bn_act/{name}_float32_cuda" for name in ("forward", "backward_dgrad", "backward_wgrad")} <= {
-        *kernels
-    }
+    kernels = dict(kernel.split("=") for kernel in run(library, "-c", SCRIPT).split())
+    passes = ("forward", "backward_dgrad", "backward_wgrad")
+    assert {kernels[f"conv_bn_act/{name}_float32_cuda"] for name in passes} == {"2"}
     assert not [kernel for kernel in kernels if not kernel.endswith("_cuda")]
+    # Only the last activation is written, and no pass reads an output for its statistics.
+    assert kernels["batch_norm_act/forward_contiguous_float32_cuda"] == "1"
+    assert kernels["batch_norm_act/statistics_of_moments_contiguous_float32_cuda"] == "2"
+    assert not [kernel for kernel in kernels if kernel.startswith("batch_norm_act/statistics_contiguous")]
 
 
 def test_operators_equal_the_truth(library):
-    selection = "(equals_truth and float32 and not (wide or rows or none or relu or per_sample)) or opcheck"
-    run_tests(library, "exactness gradients", selection)
+    selection = "(equals_truth and float32 and not (wide or rows or none or relu)) or opcheck"
+    run_tests(library, "ops/test_exactness ops/test_gradients", selection)
+
+
+def test_runs_of_blocks_equal_torch(library):
+    selection = "(over_steps and nhwc and not generator) or (generator and autocast)"
+    selection += " or (two_launches and ours and native)"
+    run_tests(library, "layers/test_sequential training/test_step_split", selection)
+
+
+def test_what_runs_on_a_gpu_first_has_run_here(library):
+    run_tests(library, "cuda/test_device", "(fused and float32 and not 1) or (awkward and bfloat16)")
 
 
 @pytest.mark.long
 def test_every_test_of_the_operators(library):
-    run_tests(library, "exactness gradients bce properties", f"not ({CPU_ONLY})")
+    run_tests(library, "ops/test_exactness ops/test_gradients ops/test_bce ops/test_properties", f"not ({CPU_ONLY})")
+    run_tests(library, "layers/test_sequential training/test_step_split", "equals_torch or derivatives or two_launches")
+    # No graphs and streams, nor what takes a GPU's time or memory.
+    run_tests(library, "cuda/test_device", "not (capture or streams or beyond or no_bit or to512 or 512to)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,11 @@ import gpu_check
 import pytest
 import torch
 
-REPORT = '<testsuites><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10"></testsuite></testsuites>'
+REPORT = """\
+<testsuites><testsuite name="pytest" errors="1" failures="1" skipped="3" tests="10">
+<testcase name="test_a[float32]"><failure message="assert 2 &lt;= 1&#10; +  where">long</failure></testcase>
+<testcase name="test_b"><error message="failed on setup" /></testcase><testcase name="test_c" />
+</testsuite></testsuites>"""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -22,29 +27,50 @@ def test_without_a_gpu_it_says_so_in_one_sentence():
     )
 
 
-def test_a_library_built_beforehand_is_used_as_it_is(monkeypatch, tmp_path):
-    library = tmp_path / "_cuda.so"
-    library.write_bytes(b"as it is")
-    commands = []
+def test_libraries_built_beforehand_are_used_as_they_are(monkeypatch, tmp_path):
+    libraries = [tmp_path / "_cuda.so", tmp_path / "_cpu.so"]
+    for library in libraries:
+        library.write_bytes(b"as it is")
+    commands, builds = [], []
 
     def note(command, **options):
         commands.append(command)
-        return subprocess.CompletedProcess(command, 0, stdout="")
+        builds.extend([options["env"]] if "setup.py" in command else [])
+        return subprocess.CompletedProcess(command, 0, stdout="{}")
 
-    monkeypatch.setattr(gpu_check, "LIBRARY", library)
+    monkeypatch.setattr(gpu_check, "LIBRARIES", libraries)
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "missing", lambda: "")
     monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "NVIDIA H200"})
-    monkeypatch.setattr(gpu_check, "run_benchmarks", lambda engine: {"exit_code": 0, "seconds": 1.0})
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
     monkeypatch.setattr(gpu_check.subprocess, "run", note)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert gpu_check.main() == 0
-    assert not [command for command in commands if "setup.py" in command]
-    assert (tmp_path / "benchmarks" / "results" / "nvidia-h200.json").is_file()
-    library.unlink()
+    assert len(commands) == 6 and not builds  # four groups of tests, two benchmarks
+    record = json.loads((tmp_path / "benchmarks" / "results" / "nvidia-h200.json").read_text())
+    assert list(record) == ["machine", "tests", "benchmarks", "sanitizer"]
+    libraries[1].unlink()
     gpu_check.main()
-    assert [command for command in commands if "setup.py" in command]
+    (environment,) = builds
+    assert (environment["FASTGAN_CUDA"], environment["TORCH_CUDA_ARCH_LIST"]) == ("1", "9.0")
+
+
+def test_what_is_known_is_written_after_every_stage(monkeypatch, tmp_path):
+    def fail():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_check, "LIBRARIES", [])
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_check, "missing", lambda: "")
+    monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "NVIDIA H200"})
+    monkeypatch.setattr(gpu_check, "STAGES", {"tests": lambda: {"passed": 1}, "benchmarks": fail})
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.main()
+    record = json.loads((tmp_path / "benchmarks" / "results" / "nvidia-h200.json").read_text())
+    assert record["tests"] == {"passed": 1}
 
 
 def test_every_marked_file_is_collected():
@@ -52,7 +78,8 @@ def test_every_marked_file_is_collected():
 
 
 def test_counts_are_read_from_the_report():
-    assert gpu_check.read_counts(REPORT) == {"passed": 4, "failed": 3, "skipped": 3}
+    why = {"test_a[float32]": "assert 2 <= 1", "test_b": "failed on setup"}
+    assert gpu_check.read_counts(REPORT) == {"passed": 5, "failed": 2, "skipped": 3, "why": why}
 
 
 def test_what_failed_or_was_skipped_counts():

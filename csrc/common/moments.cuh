@@ -1,0 +1,30 @@
+// Mean and sum of squared deviations, of values or of other moments.
+#pragma once
+
+#include "common/device.cuh"
+
+namespace fastgan::cuda {
+
+// By Welford, "Note on a method for calculating corrected sums of squares", 1962, and merged by Chan, Golub and LeVeque, 1979:
+// nothing cancels, wherever the values lie.
+template <class A>
+struct Moments {
+  A count, mean, squares;
+
+  __device__ void add(A value) {
+    count += 1;
+    const A before = value - mean;
+    mean += before / count;
+    squares += before * (value - mean);
+  }
+  __device__ void add(const Moments& other) { merge(other); }
+  __device__ void merge(const Moments& other) {
+    if (other.count == 0) return;
+    const A distance = other.mean - mean, share = other.count / (count + other.count);
+    mean += distance * share;
+    squares += other.squares + distance * distance * count * share;
+    count += other.count;
+  }
+};
+
+}  // namespace fastgan::cuda
