@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,17 +95,6 @@ def test_a_run_goes_before_the_digits_that_come_with_fastgan(run, tmp_path):
     code, out, _ = run("generate")
     assert code == 0 and out.startswith("grid.png: 64 images by runs/00000-noise-mlp-28x28 (step 7)")
     assert run("generate", "digits")[1].startswith("this is the generator of digits that comes with fastgan")
-
-
-def test_a_cold_start_imports_without_looking_for_garbage(tmp_path):
-    code = (
-        "import gc, sys; from fastgan.cli import main\n"
-        "try: main(['generate', 'digits', '--count', '2'])\n"
-        "finally: print(gc.isenabled(), gc.get_freeze_count() > 50_000)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(fastgan.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert ended.stdout.splitlines()[-1] == "True True", ended.stderr
 
 
 def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
