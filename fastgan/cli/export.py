@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.loading import Run, load_gan
-from fastgan.cli.output import check_parent, writing
-from fastgan.errors import UserError
+from fastgan.cli.output import check_file, writing
 
 __all__ = ["export"]
 
@@ -28,9 +27,7 @@ def export(
 
     check_format(format)
     out = out or Path(f"generator{SUFFIXES[format]}")
-    check_parent(out)
-    if out.is_dir():
-        raise UserError(f"out is {out}, which is a folder; give the name of a file.")
+    check_file(out)
     gan = load_gan(run, "cpu")
     with writing(out):
         difference = write(gan, out, format, half=half)

@@ -9,7 +9,7 @@ import typer
 
 from fastgan.cli.generate import Label, Seed, Truncation
 from fastgan.cli.loading import Run, load_gan
-from fastgan.cli.output import check_parent, writing
+from fastgan.cli.output import check_file, writing
 from fastgan.cli.values import whole
 from fastgan.errors import UserError
 
@@ -59,6 +59,4 @@ def _check(out: Path, **counts: tuple[int, int]) -> None:
             raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
     if out.suffix.lower() not in FILMS:
         raise UserError(f"out is {out}, which is not the name of a film; let it end in .gif or .mp4.")
-    check_parent(out)
-    if out.is_dir():
-        raise UserError(f"out is {out}, which is a folder; give the name of a file.")
+    check_file(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastgan.errors import UserError
 
-__all__ = ["check_parent", "is_picture", "writing"]
+__all__ = ["check_file", "check_parent", "is_picture", "writing"]
 
 
 def is_picture(path: Path) -> bool:
@@ -20,6 +20,13 @@ def check_parent(path: Path) -> None:
     """Raises UserError, before any work, where there is no folder for ``path``."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"out is {path}, but there is no folder {path.parent}; make it or choose another one.")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError, before any work, where no file can be written to ``path``."""
+    check_parent(path)
+    if path.is_dir():
+        raise UserError(f"out is {path}, which is a folder; give the name of a file.")
 
 
 @contextmanager

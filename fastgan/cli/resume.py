@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastgan.cli.starting import without_garbage_collection
 from fastgan.cli.train import (
     Cache,
     CheckpointEvery,
@@ -57,7 +58,8 @@ def resume(
     Flags are settings that are to be others from now on.
     """
     changes = {name: value for name, value in locals().items() if value is not None}
-    from fastgan.training import Trainer
+    with without_garbage_collection():
+        from fastgan.training import Trainer
 
-    trainer = Trainer.resume(**changes)
+        trainer = Trainer.resume(**changes)
     report(trainer, trainer.train())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastgan.cli.program import command, python, shown
+from fastgan.cli.starting import without_garbage_collection
 from fastgan.cli.values import number, size, whole, whole_or_auto
 
 if TYPE_CHECKING:
@@ -132,6 +133,18 @@ def train(
     given = {name: value for name, value in locals().items() if value is not None}
     for name in ("resume", "config", "dry_run"):
         given.pop(name, None)
+    with without_garbage_collection():
+        trainer = _trainer(given, config, resume)
+    if dry_run:
+        from fastgan.training.dry_run import dry_run as measured
+
+        print(measured(trainer))
+    else:
+        report(trainer, trainer.train(resume=resume))
+
+
+def _trainer(given: dict[str, Any], config: Path | None, resume: bool) -> Trainer:
+    """Of the settings by name, which go before those of the file; of the run in ``out`` where that is to go on."""
     from fastgan.training import TrainConfig, Trainer
     from fastgan.training.config import layered, read_settings
     from fastgan.training.run_folder import RunFolder, check_free
@@ -139,17 +152,10 @@ def train(
     given = layered(read_settings(config) if config else {}, given)
     begun = "out" in given and RunFolder(given["out"]).is_begun
     if resume and begun:
-        trainer = Trainer.resume(given["out"], **given)
-    else:
-        if begun:
-            check_free(Path(given["out"]))  # before the data is read
-        trainer = Trainer(TrainConfig(**given))
-    if dry_run:
-        from fastgan.training.dry_run import dry_run as measured
-
-        print(measured(trainer))
-    else:
-        report(trainer, trainer.train(resume=resume))
+        return Trainer.resume(given["out"], **given)
+    if begun:
+        check_free(Path(given["out"]))  # before the data is read
+    return Trainer(TrainConfig(**given))
 
 
 def report(trainer: Trainer, result: TrainResult) -> None:

@@ -1,11 +1,14 @@
-"""What tells a network the class of each sample: conditional batch-norm, and the discriminator's projection."""
+"""What networks that may have classes share: conditional batch-norm, and the discriminator with its projection."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+import fastgan.layers as nn
 from fastgan import ops
 from fastgan.errors import UserError
 from fastgan.layers import _gate
@@ -13,7 +16,15 @@ from fastgan.layers._chain import run_modules
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
 
-__all__ = ["ConditionalAffine", "ConditionalBatchNorm", "Projection", "check_labels", "run_with_labels"]
+__all__ = [
+    "ConditionalAffine",
+    "ConditionalBatchNorm",
+    "Discriminator",
+    "Projection",
+    "check_labels",
+    "norm_relu",
+    "run_with_labels",
+]
 
 
 class ConditionalAffine(nn.Module):
@@ -86,8 +97,39 @@ class Projection(nn.Module):
         return (pooled * F.embedding(labels, self.weight)).sum(1)
 
 
-def run_with_labels(modules: nn.Sequential, input: Tensor, labels: Tensor) -> Tensor:
+class Discriminator(nn.Module):
+    """Images [N, C, H, W], and int64 labels [N] where ``num_classes`` is not 0, to logits [N].
+
+    ``main`` gives the logit: its last layer judges the features that the others find, and a projection of these is
+    added where there are classes.
+    """
+
+    per_sample = True  # its forward treats every image by itself, as its children do
+    num_classes: int
+
+    def _judge_by(self, layers: Sequence[nn.Module], features: int) -> None:
+        self.main = nn.Sequential(*layers)
+        self.projection = Projection(features, self.num_classes) if self.num_classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        check_labels(self, labels, images.shape[0])
+        if labels is None:
+            return self.main(images).flatten()
+        features = self.main[:-1](images)
+        return self.main[-1](features).flatten() + self.projection(features, labels)
+
+
+def norm_relu(norm: type[nn.Module], features: int, num_classes: int) -> list[nn.Module]:
+    """Batch-norm, of the type ``norm`` or conditional where there are classes, and a ReLU."""
+    if num_classes:
+        return [ConditionalBatchNorm(features, num_classes)]
+    return [norm(features), nn.ReLU(True)]
+
+
+def run_with_labels(modules: nn.Sequential, input: Tensor, labels: Tensor | None) -> Tensor:
     """Calls modules one after another, chains among them fused; conditional ones are told the labels."""
+    if labels is None:
+        return modules(input)
     before: list[nn.Module] = []
     for module in modules:
         if isinstance(module, ConditionalAffine):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastgan.layers as nn
 
-from ._conditional import ConditionalBatchNorm, Projection, check_labels, run_with_labels
+from ._conditional import ConditionalBatchNorm, Discriminator, check_labels, norm_relu, run_with_labels
 from ._shapes import Stage, check_channels, check_choice, check_classes, check_image_size, plan_stages
 
 __all__ = ["DCGANDiscriminator", "DCGANGenerator", "down", "feature_maps", "initialise", "up"]
@@ -54,9 +54,9 @@ class DCGANGenerator(nn.Module):
         self.head, self.num_classes = check_choice("head", head, HEADS), check_classes(num_classes)
         stages = plan_stages(self.image_size)[::-1]
         maps = feature_maps(width, len(stages))[::-1]
-        layers = [*self._head(maps[0], stages[0].small), *self._norm(maps[0])]
+        layers = [*self._head(maps[0], stages[0].small), *norm_relu(nn.BatchNorm2d, maps[0], num_classes)]
         for stage, in_maps, out_maps in zip(stages, maps, maps[1:], strict=False):
-            layers += [up(stage, in_maps, out_maps), *self._norm(out_maps)]
+            layers += [up(stage, in_maps, out_maps), *norm_relu(nn.BatchNorm2d, out_maps, num_classes)]
         layers += [up(stages[-1], maps[-1], self.channels), nn.Tanh()]
         self.main = nn.Sequential(*layers)
         self.apply(initialise)
@@ -70,18 +70,12 @@ class DCGANGenerator(nn.Module):
             nn.Unflatten(1, (maps, *size)),
         ]
 
-    def _norm(self, maps: int) -> list[nn.Module]:
-        if self.num_classes:
-            return [ConditionalBatchNorm(maps, self.num_classes)]
-        return [nn.BatchNorm2d(maps), nn.ReLU(True)]
-
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         check_labels(self, labels, latent.shape[0])
-        latent = latent.flatten(1)[:, :, None, None]
-        return self.main(latent) if labels is None else run_with_labels(self.main, latent, labels)
+        return run_with_labels(self.main, latent.flatten(1)[:, :, None, None], labels)
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(Discriminator):
     """Images to logits, by strided convolutions with LeakyReLU(0.2), and batch-norm on all but the first and last.
 
     Called with float [N, channels, H, W] in [-1, 1], and int64 labels [N] where it has classes, it returns [N] logits;
@@ -98,7 +92,6 @@ class DCGANDiscriminator(nn.Module):
     """
 
     family = "dcgan"
-    per_sample = True  # its forward treats every image by itself, as its children do
     arguments = ("image_size", "channels", "width", "head", "num_classes")
 
     def __init__(
@@ -122,16 +115,8 @@ class DCGANDiscriminator(nn.Module):
             layers += [nn.Conv2d(maps[-1], 1, size, bias=False)]
         else:
             layers += [nn.Sequential(nn.Flatten(), nn.Linear(maps[-1] * math.prod(size), 1))]
-        self.main = nn.Sequential(*layers)
-        self.projection = Projection(maps[-1], num_classes) if num_classes else None
+        self._judge_by(layers, features=maps[-1])
         self.apply(initialise)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, images.shape[0])
-        if labels is None:
-            return self.main(images).flatten()
-        features = self.main[:-1](images)
-        return self.main[-1](features).flatten() + self.projection(features, labels)
 
 
 def feature_maps(width: int, stages: int) -> list[int]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
-
 import fastgan.layers as nn
 
-from ._conditional import Projection, check_labels
+from ._conditional import Discriminator
 from ._shapes import check_channels, check_choice, check_classes, check_image_size, plan_stages
 from .dcgan import feature_maps
 
@@ -20,7 +18,7 @@ __all__ = ["LeNetDiscriminator"]
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
-class LeNetDiscriminator(nn.Module):
+class LeNetDiscriminator(Discriminator):
     """Images to logits, by 5x5 convolutions with LeakyReLU(0.2), 2x2 pooling, and two full connections.
 
     Called with float [N, channels, H, W] in [-1, 1], and int64 labels [N] where it has classes, it returns [N] logits;
@@ -39,7 +37,6 @@ class LeNetDiscriminator(nn.Module):
     """
 
     family = "lenet"
-    per_sample = True  # its forward treats every image by itself, as its children do
     arguments = ("image_size", "channels", "width", "pooling", "num_classes")
 
     def __init__(
@@ -60,12 +57,4 @@ class LeNetDiscriminator(nn.Module):
             layers += [nn.Conv2d(in_maps, out_maps, 5, padding=2), nn.LeakyReLU(0.2, True)]
             layers += [POOLINGS[pooling](stage.stride)]  # 2 where the stage halves the dimension, otherwise 1
         layers += [nn.Flatten(), nn.Linear(maps[-1] * math.prod(stages[-1].small), 2 * width), nn.LeakyReLU(0.2, True)]
-        self.main = nn.Sequential(*layers, nn.Linear(2 * width, 1))
-        self.projection = Projection(2 * width, num_classes) if num_classes else None
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, images.shape[0])
-        if labels is None:
-            return self.main(images).flatten()
-        features = self.main[:-1](images)
-        return self.main[-1](features).flatten() + self.projection(features, labels)
+        self._judge_by([*layers, nn.Linear(2 * width, 1)], features=2 * width)

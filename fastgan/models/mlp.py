@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastgan.layers as nn
 
-from ._conditional import ConditionalBatchNorm, Projection, check_labels, run_with_labels
+from ._conditional import Discriminator, check_labels, norm_relu, run_with_labels
 from ._shapes import check_channels, check_classes, check_image_size
 
 __all__ = ["MLPDiscriminator", "MLPGenerator"]
@@ -51,26 +51,20 @@ class MLPGenerator(nn.Module):
         self.latent_dim, self.width, self.num_classes = latent_dim, width, check_classes(num_classes)
         layers, units = [], latent_dim
         for hidden in (4 * width, 8 * width, 16 * width):
-            # Without a bias: batch-norm takes it out again.
-            layers += [nn.Linear(units, hidden, bias=False), *self._norm(hidden)]
+            # Without a bias: batch-norm takes it out again. That is torch's own: on so few values a call of the fused
+            # operator takes longer than its two passes.
+            layers += [nn.Linear(units, hidden, bias=False), *norm_relu(nn.BatchNorm1d, hidden, num_classes)]
             units = hidden
         shape = (self.channels, *self.image_size)
         layers += [nn.Linear(units, math.prod(shape)), nn.Tanh(), nn.Unflatten(1, shape)]
         self.main = nn.Sequential(*layers)
 
-    def _norm(self, units: int) -> list[nn.Module]:
-        if self.num_classes:
-            return [ConditionalBatchNorm(units, self.num_classes)]
-        # Torch's own: on so few values a call of the fused operator takes longer than its two passes.
-        return [nn.BatchNorm1d(units), nn.ReLU(True)]
-
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         check_labels(self, labels, latent.shape[0])
-        latent = latent.flatten(1)
-        return self.main(latent) if labels is None else run_with_labels(self.main, latent, labels)
+        return run_with_labels(self.main, latent.flatten(1), labels)
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(Discriminator):
     """Images to logits, by two hidden layers with LeakyReLU(0.2).
 
     Called with float [N, channels, H, W] in [-1, 1], and int64 labels [N] where it has classes, it returns [N] logits;
@@ -86,7 +80,6 @@ class MLPDiscriminator(nn.Module):
     """
 
     family = "mlp"
-    per_sample = True  # its forward treats every image by itself, as its children do
     arguments = ("image_size", "channels", "width", "num_classes")
 
     def __init__(
@@ -95,19 +88,12 @@ class MLPDiscriminator(nn.Module):
         super().__init__()
         self.image_size, self.channels, self.width = check_image_size(image_size), check_channels(channels), width
         self.num_classes = check_classes(num_classes)
-        self.main = nn.Sequential(
+        layers = [
             nn.Flatten(),
             nn.Linear(math.prod((self.channels, *self.image_size)), 8 * width),
             nn.LeakyReLU(0.2, True),
             nn.Linear(8 * width, 4 * width),
             nn.LeakyReLU(0.2, True),
             nn.Linear(4 * width, 1),
-        )
-        self.projection = Projection(4 * width, num_classes) if num_classes else None
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        check_labels(self, labels, images.shape[0])
-        if labels is None:
-            return self.main(images).flatten()
-        features = self.main[:-1](images)
-        return self.main[-1](features).flatten() + self.projection(features, labels)
+        ]
+        self._judge_by(layers, features=4 * width)

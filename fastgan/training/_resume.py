@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from fastgan.errors import FastganWarning, UserError
 from fastgan.training.config import TrainConfig, layered
 from fastgan.training.run_folder import RunFolder
 
-__all__ = ["changed", "check_same", "first_bad_step", "is_finite", "stored_config", "warn_of_other_data"]
+__all__ = ["changed", "check_same", "stored_config", "warn_of_other_data"]
 
 CHANGEABLE = (
     "data",  # which may have moved
@@ -91,17 +89,3 @@ def warn_of_other_data(before: Any, stream: Stream) -> None:
             FastganWarning,
             stacklevel=3,
         )
-
-
-def is_finite(row: Mapping[str, Any]) -> bool:
-    """Whether the losses of a row of metrics are numbers."""
-    return all(row[name] is not None and math.isfinite(row[name]) for name in ("loss_d", "loss_g"))
-
-
-def first_bad_step(folder: RunFolder) -> int | None:
-    """The step after the last one of ``metrics.jsonl`` with finite losses; None where that was the last of all."""
-    first = None
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        first = None if is_finite(row) else first or row["step"]
-    return first

@@ -97,8 +97,7 @@ def open_data(config: TrainConfig, data: Any, device: torch.device) -> data_room
             f"batch_size is {config.batch_size}, but {name} has {n} images; give a batch_size of at most {n}, or more "
             "images."
         )
-    options = {"mirror": config.mirror, "cache": config.cache, "device": device}
-    return data_room.stream_of(data, config.batch_size, config.seed, **options)
+    return _stream(data, config, device)
 
 
 def fitted(config: TrainConfig, stream: data_room.Stream, *, own_data: bool) -> TrainConfig:
@@ -188,6 +187,10 @@ def _sources(config: TrainConfig, stream: data_room.Stream, device: torch.device
             f"{len(skipped)} images of the pairs cannot be read ({', '.join(skipped[:3])}); mend them, or "
             "remove them from both folders."
         )
+    return _stream(images, config, device)
+
+
+def _stream(images: Any, config: TrainConfig, device: torch.device) -> data_room.Stream:
     options = {"mirror": config.mirror, "cache": config.cache, "device": device}
     return data_room.stream_of(images, config.batch_size, config.seed, **options)
 

@@ -50,7 +50,12 @@ class Damaged(UserError):
 
 
 class NotFinite(ArithmeticError):
-    """The state of a run holds infinite or undefined numbers."""
+    """The metrics or the state of a run hold infinite or undefined numbers."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+        """The updates after which they do."""
 
 
 @dataclass
@@ -82,11 +87,11 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainState) -> None:
     tensors: dict[str, Tensor] = {}
     for name, module in _modules(state).items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
-        _check_finite(name, module.named_parameters())
+        _check_finite(name, module.named_parameters(), state.step)
     optimizers = {}
     for name, optimizer in _optimizers(state).items():
         part, optimizers[name] = _optimizer_out(optimizer)
-        _check_finite(name, part.items())
+        _check_finite(name, part.items(), state.step)
         tensors |= {f"{name}.{key}": tensor for key, tensor in part.items()}
     generators, rng = _random_out()
     tensors |= generators
@@ -228,10 +233,10 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return total.hexdigest()
 
 
-def _check_finite(owner: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def _check_finite(owner: str, tensors: Iterable[tuple[str, Tensor]], step: int) -> None:
     for name, tensor in tensors:
         if not tensor.isfinite().all():
-            raise NotFinite(f"{owner}.{name} is not finite")
+            raise NotFinite(f"{owner}.{name} is not finite", step)
 
 
 def _modules(state: TrainState) -> dict[str, nn.Module]:

@@ -33,20 +33,22 @@ class MetricsLog:
         self._images = 0  # of the pending steps
         self._since = time.perf_counter()
 
-    def add(self, step: int, epoch: float | None, images: int, metrics: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Takes the 0-d tensors of a step on so many images; the last row, where it was time to write."""
+    def add(self, step: int, epoch: float | None, images: int, metrics: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Takes the 0-d tensors of a step on so many images; the rows of all that is kept, where it was time to write
+        them.
+        """
         self._pending.append((step, epoch, metrics))
         self._images += images
-        return self.flush() if time.perf_counter() - self._since >= self._interval else None
+        return self.flush() if time.perf_counter() - self._since >= self._interval else []
 
-    def flush(self) -> dict[str, Any] | None:
-        """Writes what is kept; the last row of it.
+    def flush(self) -> list[dict[str, Any]]:
+        """Writes what is kept; the rows of it.
 
         ``images_per_second`` is the mean over the rows that are written together, by the clock from the last flush (or
         :meth:`restart_clock`) on.
         """
         if not self._pending:
-            return None
+            return []
         kept = [value.detach().double() for _, _, metrics in self._pending for value in metrics.values()]
         values = iter(torch.stack(kept).tolist())  # waits for the device
         speed = self._images / max(time.perf_counter() - self._since, 1e-9)
@@ -62,7 +64,7 @@ class MetricsLog:
         self._images = 0
         self.restart_clock()
         self._read(rows)
-        return rows[-1]
+        return rows
 
     def restart_clock(self) -> None:
         """Leaves the time since the last flush out of the speed."""

@@ -55,14 +55,14 @@ class RunLog:
         """The alarms that are raised and not over."""
         return self._monitor.standing
 
-    def add(self, step: int, epoch: float | None, real: Tensor, metrics: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Takes what a step has done with its images; the last row, where it was time to write."""
-        row = self._metrics.add(step, epoch, len(real), metrics)
+    def add(self, step: int, epoch: float | None, real: Tensor, metrics: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Takes what a step has done with its images; the rows of all that is kept, where it was time to write them."""
+        rows = self._metrics.add(step, epoch, len(real), metrics)
         self._monitor.look(step, real)
-        return row
+        return rows
 
-    def flush(self) -> dict[str, Any] | None:
-        """Writes what is kept; the last row of it."""
+    def flush(self) -> list[dict[str, Any]]:
+        """Writes what is kept; the rows of it."""
         return self._metrics.flush()
 
     def sample(self, step: int, picture: Image.Image) -> None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastgan import _native, models
 from fastgan.data import DataNotFound
 from fastgan.errors import FastganWarning, TrainingDiverged, UserError
-from fastgan.images import image_grid, save_image
 from fastgan.training import _resume, _setup
 from fastgan.training._device import choose_device, choose_precision
 from fastgan.training._setup import seed_everything
-from fastgan.training.checkpoint import NotFinite, TrainState, load_newest, save_checkpoint, write_tensors
+from fastgan.training.checkpoint import NotFinite, TrainState
 from fastgan.training.config import TrainConfig
 from fastgan.training.ema import EMA
 from fastgan.training.faults import Alarm
@@ -28,15 +27,22 @@ from fastgan.training.progress import progress_on
 from fastgan.training.run_folder import RUNS, RunFolder, check_free, newest_run, next_name
 from fastgan.training.run_log import RunLog
 from fastgan.training.samples import generate
+from fastgan.training.saver import Saver
 from fastgan.training.step import AdversarialStep
 from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
 
-SAMPLES = 64  # real images of a grid
 # What the configuration and the step call by one name.
 STEP_OPTIONS = (
-    *("loss", "label_smoothing", "d_steps", "accumulate", "penalty_weight", "r1_gamma", "r1_every", "l1_weight"),
+    "loss",
+    "label_smoothing",
+    "d_steps",
+    "accumulate",
+    "penalty_weight",
+    "r1_gamma",
+    "r1_every",
+    "l1_weight",
 )
 WEIGHTS, TRAINING = 0, 1  # what the global random generators are seeded for; beyond: the training after a rollback
 ROLLBACKS = 3
@@ -96,10 +102,8 @@ class Trainer:
         self.device = choose_device(config.device)
         self.precision, self.precision_reason = choose_precision(config.precision, self.device)
         wants_tensorboard(config.tensorboard)
-        if (
-            config.out is not None and not RunFolder(config.out).is_begun
-        ):  # train() is told whether to resume such a one
-            check_free(Path(config.out))
+        if config.out is not None and not RunFolder(config.out).is_begun:
+            check_free(Path(config.out))  # of one that is begun, train() is told whether to resume it
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
             _setup.check_model(config)
@@ -170,25 +174,27 @@ class Trainer:
         folder, resume = self._folder(resume or self._resuming)
         for module in (self.state.generator, self.state.discriminator):
             module.train()
+        saver = Saver(folder, self.config, self.task, self.state, self._samples, self.latent_shape)
         with folder.in_use(), _setup.deterministic(self.config.deterministic):
             if self.state.step == 0:
                 seed_everything(self.config.seed, TRAINING)
             if resume:
-                self._restore(folder)
+                self._restore(saver)
             with folder.writing():
                 folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
                 progress = progress_on(self.total_steps, self.state.step)
                 log = RunLog(folder, self.config, self.state.generator, self._samples, progress, self.state.step)
-            return self._run(folder, log)
+            return self._run(saver, log)
 
-    def _run(self, folder: RunFolder, log: RunLog) -> TrainResult:
+    def _run(self, saver: Saver, log: RunLog) -> TrainResult:
+        folder = saver.folder
         begun = f", resumed after step {self.state.step:,}" if self.state.step else ""
         if self.state.step >= self.total_steps:
             begun = f", which has all its {self.state.step:,} steps; give more of them to train on"
         print(self.describe(), f"run       {folder.path}{begun}", sep="\n", flush=True)
         try:
             with Interrupt() as interrupt, _setup.memory_named(self.config, self.device):
-                last = self._loop_with_rollbacks(folder, log, interrupt)
+                last = self._loop_with_rollbacks(saver, log, interrupt)
         finally:
             with folder.writing():
                 log.close()
@@ -207,29 +213,29 @@ class Trainer:
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"
         )
 
-    def _loop_with_rollbacks(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
-        if self.config.on_nan == "rollback" and not folder.all_checkpoints():
-            with folder.writing():
-                self._save_state(folder)
+    def _loop_with_rollbacks(self, saver: Saver, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
+        if self.config.on_nan == "rollback" and not saver.folder.all_checkpoints():
+            saver.write_state(self.step)
         attempt = 0
         while True:
             try:
-                return self._loop(folder, log, interrupt)
+                return self._loop(saver, log, interrupt)
             except NotFinite as problem:
                 attempt += 1
-                self._go_back(folder, problem, attempt)
-                with folder.writing():
+                self._go_back(saver, problem, attempt)
+                with saver.folder.writing():
                     log.rewind(self.state.step)
 
-    def _loop(self, folder: RunFolder, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
-        state, last = self.state, folder.last_row()
+    def _loop(self, saver: Saver, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:
+        state, last = self.state, saver.folder.last_row()
         done = state.step >= self.total_steps
         while not done:
             turns = range(state.step * self.config.d_steps, (state.step + 1) * self.config.d_steps)
             batch = self.task.batch(turns)  # one for each update of the discriminator
             real = batch.real
             if state.step == 0:
-                self._save_first_pictures(folder, log, real)
+                saver.write_real(real)
+                self._save_samples(saver, log)
                 log.restart_clock()
             metrics = self.step(*batch)
             state.ema.update(state.generator)
@@ -240,46 +246,39 @@ class Trainer:
             done = state.step >= self.total_steps or bool(interrupt)  # asked once: what is done has a checkpoint
             sample = done or _is_due(state.step, self.config.sample_every)
             checkpoint = done or _is_due(state.step, self.config.checkpoint_every)
-            with folder.writing():
-                row = log.add(state.step, epoch, real, metrics)
+            with saver.folder.writing():
+                rows = log.add(state.step, epoch, real, metrics)
                 if sample or checkpoint:
-                    row = log.flush() or row
-            if row is not None:
-                if not _resume.is_finite(row):
-                    raise NotFinite("a loss is not finite")
-                last = row
+                    rows += log.flush()
+            if rows:
+                _check_finite(rows)
+                last = rows[-1]
+            if sample:
+                self._save_samples(saver, log)
+            if checkpoint:
+                saver.write_checkpoint(self.step)
             if sample or checkpoint:
-                with folder.writing():
-                    if sample:
-                        self._save_samples(log)
-                    if checkpoint:
-                        self._save_checkpoint(folder)
                 log.restart_clock()
         return last
 
-    def _restore(self, folder: RunFolder) -> Path | None:
+    def _save_samples(self, saver: Saver, log: RunLog) -> None:
+        with saver.folder.writing():
+            log.sample(self.state.step, saver.picture())
+
+    def _restore(self, saver: Saver) -> Path | None:
         """Loads the newest checkpoint that is whole, and returns its path; None where there is none."""
-        path = load_newest(folder.all_checkpoints(), self.state)
-        if path is None:
-            return None
-        facts, config = self.state.facts, self.config
-        for optimizer, lr in ((self.state.opt_g, config.lr_g), (self.state.opt_d, config.lr_d)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-        self.step = self._make_step()  # a captured one would go on with the tensors that the optimizers had before
-        self.step.from_logits = facts["from_logits"]
-        if facts["step"]:
-            self.step.load_state_dict(facts["step"])
-        _resume.warn_of_other_data(facts["data"], self.stream)
-        if self.state.step:
-            with folder.writing():
-                self._save_generator(folder)  # it may be of the checkpoint before
+        path = saver.restore()
+        if path is not None:
+            self.step = self._make_step()  # a captured one would go on with the tensors that the optimizers had before
+            saver.restore_step(self.step)
+            if self.state.step:
+                saver.write_generator(self.step)  # it may be of the checkpoint before
         return path
 
-    def _go_back(self, folder: RunFolder, problem: NotFinite, attempt: int) -> None:
+    def _go_back(self, saver: Saver, problem: NotFinite, attempt: int) -> None:
         """To the last checkpoint; raises TrainingDiverged where that is not wanted, or has been done often enough."""
-        first = _resume.first_bad_step(folder) or self.state.step
-        sentence = f"the training came to infinite or undefined numbers at step {first} ({problem})"
+        folder = saver.folder
+        sentence = f"the training came to infinite or undefined numbers at step {problem.step} ({problem})"
         if self.config.on_nan == "stop" or attempt > ROLLBACKS:
             kept = folder.all_checkpoints()
             raise TrainingDiverged(
@@ -288,7 +287,7 @@ class Trainer:
                 + f"go on by `fastgan resume {folder.path}` with smaller --lr-g ({self.config.lr_g:g}) and --lr-d "
                 f"({self.config.lr_d:g})" + (", or with --on-nan rollback." if attempt <= ROLLBACKS else ".")
             )
-        path = self._restore(folder)
+        path = self._restore(saver)
         seed_everything(self.config.seed, TRAINING + attempt)
         with folder.writing():
             folder.cut_rows(self.state.step)
@@ -336,54 +335,6 @@ class Trainer:
         _resume.check_same(_resume.stored_config(folder), asdict(self.config), folder.path)
         return folder, True
 
-    def _save_first_pictures(self, folder: RunFolder, log: RunLog, real: Tensor) -> None:
-        step = 0
-        while self.stream.resumable and len(real) < SAMPLES:  # other streams give each batch once
-            step += 1
-            real = torch.cat([real, self.stream.batch(step, device=self.device)])
-        with folder.writing():
-            save_image(image_grid(real[:SAMPLES]), folder.samples / "real.png")
-            self._save_samples(log)
-
-    def _save_samples(self, log: RunLog) -> None:
-        images = generate(self.state.ema.module, self._samples.latents, labels=self._samples.labels)
-        log.sample(self.state.step, self.task.picture(images))
-
-    def _save_checkpoint(self, folder: RunFolder) -> None:
-        """The checkpoint, then the generator on its own; the oldest checkpoints beyond ``keep_checkpoints`` go."""
-        self._save_state(folder)
-        self._save_generator(folder)
-        for old in folder.all_checkpoints()[: -self.config.keep_checkpoints]:
-            old.unlink()
-
-    def _save_state(self, folder: RunFolder) -> None:
-        self.state.facts = {
-            "config": replace(self.config, out=None).to_dict(),  # the folder may move
-            "data": [self.stream.name, self.stream.n],
-            "from_logits": self.step.from_logits,
-            "step": self.step.state_dict() if hasattr(self.step, "state_dict") else {},
-        }
-        save_checkpoint(folder.checkpoint(self.state.step), self.state)
-
-    def _save_generator(self, folder: RunFolder) -> None:
-        write_tensors(folder.generator, self.state.ema.module.state_dict(), self._described())
-
-    def _described(self) -> dict[str, Any]:
-        """What :func:`fastgan.load` needs to build the networks again and to use them."""
-        return {
-            "kind": "generator",
-            "generator": models.arguments_of(self.state.generator),
-            "discriminator": models.arguments_of(self.state.discriminator),
-            "class": type(self.state.generator).__name__,
-            "from_logits": self.step.from_logits,
-            "loss": self.config.loss,
-            "latent_shape": self.latent_shape,
-            "image_size": self.stream.image_size,
-            "channels": self.stream.channels,
-            "data": self.stream.name,
-            "step": self.state.step,
-        }
-
     def _family(self) -> str:
         generator = self.state.generator
         return getattr(generator, "family", type(generator).__name__)
@@ -397,6 +348,13 @@ class Trainer:
                 f"the generator makes images {list(made)} (channels, height, width), but {self.stream.name} has "
                 f"{list(wanted)}; change image_size and channels, or the generator."
             )
+
+
+def _check_finite(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises NotFinite, of the first of the rows of metrics whose losses are no numbers."""
+    for row in rows:
+        if row["loss_d"] is None or row["loss_g"] is None:
+            raise NotFinite("a loss is not finite", row["step"])
 
 
 def _is_due(step: int, every: int) -> bool:

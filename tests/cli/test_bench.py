@@ -4,25 +4,12 @@ import pytest
 import torch
 
 import fastgan.layers
-from fastgan import _native, cli, tutorial
+from fastgan import _native, tutorial
 from fastgan.proof import Proof, interleaved, kept_for_backward
 
 pytestmark = pytest.mark.skipif(not _native.loaded("cpu"), reason="it compares the native kernels")
 
 TINY = ["--batch-size", "2", "--width", "4", "--rounds", "1", "--device", "cpu"]
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs `fastgan bench` in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["bench", *arguments])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def in_bfloat16():
 
 
 def test_json_has_every_figure(run):
-    code, out, err = run(*TINY, "--no-compile", "--seed", "3", "--json")
+    code, out, err = run("bench", *TINY, "--no-compile", "--seed", "3", "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert set(report) == {"machine", "exactness", "memory", "speed"}
@@ -74,7 +61,7 @@ def test_a_compiler_that_fails_is_named_and_left_out(run, monkeypatch):
         raise RuntimeError("there is no compiler.\nmuch more")
 
     monkeypatch.setattr(torch, "compile", fail)
-    code, out, err = run(*TINY)
+    code, out, err = run("bench", *TINY)
     assert (code, err) == (0, "") and len(tries) == 1
     lines = out.splitlines()
     assert "torch.compile does not work here, so it is left out: there is no compiler." in lines
@@ -93,7 +80,7 @@ def test_a_compiled_contender_is_timed_apart(monkeypatch):
 
 @pytest.mark.parametrize("json_too", [[], ["--json"]])
 def test_a_wrong_result_exits_with_1_and_is_not_timed(run, wrong_operator, json_too):
-    code, out, err = run(*TINY, *json_too)
+    code, out, err = run("bench", *TINY, *json_too)
     assert code == 1
     assert err.startswith("fastgan: after 5 steps in float64 fastgan differs from torch by ")
     assert len(err.splitlines()) == 1 and "ms a step" not in out
@@ -115,7 +102,7 @@ def test_a_wrong_result_exits_with_1_and_is_not_timed(run, wrong_operator, json_
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, arguments, words):
-    code, out, err = run(*arguments.split())
+    code, out, err = run("bench", *arguments.split())
     assert (code, out) == (2, "")
     assert words in err and len(err.splitlines()) == 1 and err.startswith("fastgan: ")
 
@@ -123,7 +110,7 @@ def test_mistakes_exit_with_2_and_one_sentence(run, arguments, words):
 def test_without_the_native_libraries_it_refuses(run, monkeypatch):
     monkeypatch.setattr(_native, "loaded", lambda device: False)
     monkeypatch.setattr(_native, "reason", lambda device: f"there is no _{device}.so")
-    assert run(*TINY) == (2, "", "fastgan: bench needs the native libraries: there is no _cpu.so.\n")
+    assert run("bench", *TINY) == (2, "", "fastgan: bench needs the native libraries: there is no _cpu.so.\n")
 
 
 def test_memory_counts_each_storage_once_and_nothing_that_is_there_anyway():

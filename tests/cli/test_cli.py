@@ -124,6 +124,19 @@ def test_help_imports_no_torch():
     assert ended.stdout.splitlines()[-1] == "False" and ended.returncode == 0
 
 
+@pytest.mark.parametrize("command", ["generate digits --count 2", f"train --dry-run {' '.join(TINY)}"])
+def test_a_cold_start_imports_without_looking_for_garbage(tmp_path, command):
+    code = (
+        "import gc, sys; from fastgan.cli import main\n"
+        f"try: main({command.split()})\n"
+        "finally: print(gc.isenabled(), gc.get_freeze_count() > 50_000)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), cwd=tmp_path
+    )
+    assert ended.stdout.splitlines()[-1] == "True True", ended.stderr
+
+
 def _environment():
     import fastgan
 

@@ -3,30 +3,12 @@ import torch
 from runs import write_run
 
 import fastgan
-from fastgan import cli, export
+from fastgan import export
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "run", "mlp")
-
-
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs ``fastgan export`` in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["export", *(str(argument) for argument in arguments)])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -36,19 +18,20 @@ def run(capsys):
 def test_every_format(run, trained, tmp_path, format, name):
     for package in export.ONNX_PACKAGES if format == "onnx" else ():
         pytest.importorskip(package, reason="ONNX export is tested where its packages are installed ('.[export]')")
-    code, out, err = run(trained, "--format", format)
+    code, out, err = run("export", trained, "--format", format)
     assert (code, err) == (0, "") and out.startswith(f"{name}: ") and "equal to its generator to" in out
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_digits_that_come_with_fastgan(run):
-    assert run("--format", "safetensors")[1].startswith("this is the generator of digits that comes with fastgan; `")
+    out = run("export", "--format", "safetensors")[1]
+    assert out.startswith("this is the generator of digits that comes with fastgan; `")
     found, known = fastgan.load("generator.safetensors").generate(4), fastgan.load("digits").generate(4)
     torch.testing.assert_close(found, known, rtol=0, atol=1e-4)
 
 
 def test_half(run, trained):
-    assert run(trained, "--format", "safetensors", "--half", "--out", "small.safetensors")[0] == 0
+    assert run("export", trained, "--format", "safetensors", "--half", "--out", "small.safetensors")[0] == 0
     found, whole = fastgan.load("small.safetensors").generate(4), fastgan.load(trained).generate(4)
     torch.testing.assert_close(found, whole, rtol=0, atol=2e-2)
 
@@ -63,12 +46,12 @@ def test_half(run, trained):
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, trained, tmp_path, arguments, words):
-    code, out, err = run(trained, *arguments.split())
+    code, out, err = run("export", trained, *arguments.split())
     assert (code, out) == (2, "") and words in err and len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_packages(run, trained, monkeypatch):
     monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
-    code, _, err = run(trained)
+    code, _, err = run("export", trained)
     assert code == 2 and "onnx files need no_such_package, which is not installed" in err and "fastgan[export]" in err

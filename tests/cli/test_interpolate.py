@@ -6,7 +6,6 @@ from PIL import Image
 from runs import write_run
 
 import fastgan
-from fastgan import cli
 from fastgan.images import image_grid
 from fastgan.latents import path
 
@@ -22,24 +21,6 @@ cat > "$out"
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return {kind: write_run(folder / kind, kind) for kind in ("mlp", "mlp_conditional", "encoder_decoder")}
-
-
-@pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs ``fastgan interpolate`` in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["interpolate", *(str(argument) for argument in arguments)])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture
@@ -64,7 +45,8 @@ def frames_of(film):
 
 @pytest.mark.parametrize(("flags", "pictures"), [([], 12), (["--no-loop"], 9)], ids=["loop", "line"])
 def test_a_gif_of_the_walk(run, runs, flags, pictures):
-    code, out, err = run(runs["mlp"], "--points", 3, "--steps", 4, "--tiles", 1, "--seed", 2, "--fps", 20, *flags)
+    walk = ("--points", 3, "--steps", 4, "--tiles", 1, "--seed", 2, "--fps", 20)
+    code, out, err = run("interpolate", runs["mlp"], *walk, *flags)
     assert (code, err) == (0, "") and out.startswith(f"interpolation.gif: {pictures} pictures of 1 walks by ")
     film = Image.open("interpolation.gif")
     assert film.n_frames == pictures and film.info["duration"] == 50 and film.info["loop"] == 0
@@ -75,13 +57,13 @@ def test_a_gif_of_the_walk(run, runs, flags, pictures):
 
 
 def test_the_digits_that_come_with_fastgan(run):
-    code, out, err = run("--points", 2, "--steps", 2, "--tiles", 1)
+    code, out, err = run("interpolate", "--points", 2, "--steps", 2, "--tiles", 1)
     assert (code, err) == (0, "") and out.startswith("this is the generator of digits that comes with fastgan; `")
     assert Image.open("interpolation.gif").n_frames == 4
 
 
 def test_walks_side_by_side_keep_their_classes(run, runs):
-    assert run(runs["mlp_conditional"], "--points", 2, "--steps", 2, "--tiles", 4, "--no-loop")[0] == 0
+    assert run("interpolate", runs["mlp_conditional"], "--points", 2, "--steps", 2, "--tiles", 4, "--no-loop")[0] == 0
     film = Image.open("interpolation.gif")
     gan = fastgan.load(runs["mlp_conditional"])
     start = image_grid(gan.images_of(gan.latents(8)[:4], label=[0, 1, 2, 0]))
@@ -93,7 +75,8 @@ def test_walks_side_by_side_keep_their_classes(run, runs):
 
 def test_an_mp4_by_ffmpeg(run, runs, ffmpeg, tmp_path):
     ffmpeg(FFMPEG)
-    assert run(runs["mlp"], "--points", 2, "--steps", 3, "--tiles", 1, "--fps", 24, "--out", "film.mp4")[0] == 0
+    walk = ("--points", 2, "--steps", 3, "--tiles", 1)
+    assert run("interpolate", runs["mlp"], *walk, "--fps", 24, "--out", "film.mp4")[0] == 0
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[arguments.index("-s") + 1] == "56x56" and arguments[arguments.index("-r") + 1] == "24"
     given = np.frombuffer((tmp_path / "film.mp4").read_bytes(), np.uint8).reshape(6, 56, 56, 3)
@@ -113,14 +96,14 @@ def test_an_mp4_by_ffmpeg(run, runs, ffmpeg, tmp_path):
 )
 def test_an_ffmpeg_that_fails(run, runs, ffmpeg, tmp_path, text, words):
     ffmpeg(text)
-    code, _, err = run(runs["mlp"], "--points", 2, "--out", "film.mp4")
+    code, _, err = run("interpolate", runs["mlp"], "--points", 2, "--out", "film.mp4")
     assert code == 2 and f"ffmpeg could not write the film {words}; give a name that ends in .gif" in err
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_no_ffmpeg(run, runs, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    code, _, err = run(runs["mlp"], "--out", "film.mp4")
+    code, _, err = run("interpolate", runs["mlp"], "--out", "film.mp4")
     assert code == 2 and "film.mp4 needs ffmpeg, which is not installed; install it, or give a name" in err
 
 
@@ -139,6 +122,6 @@ def test_no_ffmpeg(run, runs, monkeypatch):
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, runs, tmp_path, kind, arguments, words):
-    code, out, err = run(runs[kind], *arguments.split())
+    code, out, err = run("interpolate", runs[kind], *arguments.split())
     assert (code, out) == (2, "") and words in err and len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -5,32 +5,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastgan import cli
 from fastgan.training import TrainConfig
 
 TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
-def in_tmp_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def photos(tmp_path):
     for index in range(6):
-        path = Path("photos", "cat" if index % 2 else "dog", f"{index}.png")
+        path = Path(tmp_path, "photos", "cat" if index % 2 else "dog", f"{index}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (30, 20), (40 * index, 0, 0)).save(path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs one command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
 
 
 def test_pack_then_train(run):

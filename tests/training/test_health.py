@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.errors import TrainingDiverged
+from fastgan.errors import FastganWarning, TrainingDiverged
 from fastgan.training import TrainConfig, Trainer, faults
 from fastgan.training.glance import Glance
 from fastgan.training.health import LOOK_EVERY, Monitor
@@ -204,24 +204,38 @@ def test_an_injected_saturated_discriminator_is_named_within_200_steps(trainer):
     assert faults.DISCRIMINATOR_SATURATED in [alarm.fault for alarm in result.alarms]
 
 
-def test_an_injected_nan_is_named(trainer):
-    run = trainer(steps=8)
-    ordinary, nan = run.step, float("nan")
+class OnceUndefined:
+    """A step whose fifth call gives an undefined loss_d, and does all else as ever."""
 
-    class Step:
-        def __call__(self, real, *given):
-            metrics = ordinary(real, *given)
-            if run.state.step == 4:
-                metrics = metrics | {"loss_d": torch.tensor(nan)}
-            return metrics
+    def __init__(self, ordinary):
+        self._ordinary, self._calls = ordinary, 0
 
-        def __getattr__(self, name):
-            return getattr(ordinary, name)
+    def __call__(self, real, *given):
+        metrics = self._ordinary(real, *given)
+        self._calls += 1
+        return metrics | {"loss_d": torch.tensor(float("nan"))} if self._calls == 5 else metrics
 
-    run.step = Step()
-    result = run.train()
-    assert events(RunFolder(result.folder).health) == [("not finite", "raised", 5, 5), ("not finite", "over", 5, 6)]
-    assert result.alarms == ()
+    def __getattr__(self, name):
+        return getattr(self._ordinary, name)
+
+
+def test_an_injected_nan_is_named_by_its_step_whatever_follows(trainer, tmp_path):
+    run = trainer(steps=8)  # all of whose rows are written together
+    run.step = OnceUndefined(run.step)
+    with pytest.raises(TrainingDiverged, match=r"at step 5 \(a loss is not finite\); there was no checkpoint yet"):
+        run.train()
+    told = events(RunFolder(tmp_path / "run").health)
+    assert told == [("not finite", "raised", 5, 5), ("not finite", "over", 5, 6)]
+
+
+def test_an_injected_nan_is_gone_after_going_back(trainer):
+    run = trainer(steps=8, on_nan="rollback", checkpoint_every=3)
+    run.step = OnceUndefined(run.step)
+    run._make_step = lambda: run.step  # which the run goes on with
+    with pytest.warns(FastganWarning, match=r"at step 5 \(a loss is not finite\); back to .*step-000003.safetensors"):
+        result = run.train()
+    rows = [json.loads(line) for line in RunFolder(result).metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if row["loss_d"] is not None] == list(range(1, 9)) and result.alarms == ()
 
 
 def test_a_run_that_diverges_says_so_in_its_log_and_picture(trainer, tmp_path):

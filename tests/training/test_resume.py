@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_makes_way(trainer, tmp_path):
 
 
 def test_generator_and_checkpoint_stay_of_one_step(trainer, monkeypatch):
-    from fastgan.training import trainer as module
+    from fastgan.training import saver as module
 
     write, written = module.write_tensors, []
 

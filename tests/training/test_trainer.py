@@ -14,6 +14,7 @@ import fastgan
 from fastgan.errors import FastganWarning, UserError
 from fastgan.training import TrainConfig, Trainer, load_checkpoint
 from fastgan.training.run_folder import RunFolder
+from fastgan.training.saver import Saver
 from fastgan.training.step import METRICS
 
 COLUMNS = ["step", "epoch", "images_per_second", "loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after"]
@@ -84,7 +85,7 @@ def test_an_epoch_of_the_digits_visits_each_once(tmp_path, monkeypatch):
     assert run.total_steps == 100
     taken = []
     indices = run.stream.stream.indices
-    monkeypatch.setattr(run, "_save_first_pictures", lambda *_: None)
+    monkeypatch.setattr(Saver, "write_real", lambda *_: None)
     monkeypatch.setattr(run.stream.stream, "indices", lambda step: taken.append(indices(step)) or taken[-1])
     run.step = lambda real, *given: dict.fromkeys(METRICS, real.new_zeros(()))  # the data is what is looked at
     run.step.from_logits = True
@@ -212,7 +213,7 @@ def test_a_full_disk_is_a_sentence(trainer, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastgan.training.trainer.write_tensors", full)
+    monkeypatch.setattr("fastgan.training.saver.write_tensors", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         run.train()
     assert len(rows_of(tmp_path / "run")) == 2
