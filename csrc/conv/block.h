@@ -120,11 +120,12 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
                       const OptionalTensor& running_var, bool training, double momentum, double eps,
                       int64_t batch_groups, int64_t activation, double negative_slope) {
   check(op, input.input, weight, bias, conv);
+  input.check(op);
   batch_norm_act::activation_of(op, activation);
   const Tensor like = input.like();
   Engine engine = engine_for(Pass::forward, like, weight, conv);
   if (engine == Engine::matmul && bias) engine = Engine::aten;
-  const Pending taken = is_fused(engine) ? input : input.materialised();
+  const Pending taken = is_fused(Pass::forward, engine, like) ? input : input.materialised();
   Tensor output;
   OptionalTensor moments;
   {
@@ -155,7 +156,7 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& 
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
-  const Pending taken = wanted[1] && !is_fused(wgrad_engine) ? input.materialised() : input;
+  const Pending taken = wanted[1] && !is_fused(Pass::wgrad, wgrad_engine, like) ? input.materialised() : input;
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
     const Engine engine = engine_for(Pass::dgrad, like, weight, conv);
@@ -189,6 +190,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
                           bool training, int64_t activation, double negative_slope, const Pending& input,
                           const Tensor& weight, const Convolution& conv, const std::array<bool, 3>& wanted) {
   check(op, input.input, weight, std::nullopt, conv);
+  input.check(op);
   check_same(op, "grad_output", grad_output, output);
   FASTGAN_CHECK(op, sizes_of(output) == output_sizes(input.input, weight, conv), "argument 'output' has shape ",
                 shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),

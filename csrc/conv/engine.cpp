@@ -84,6 +84,15 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
+bool is_fused(Pass pass, Engine engine, const Tensor& input) {
+  // Where pixels are packed in the input's own dtype (prologue.h).
+  const auto dtype = input.scalar_type();
+  const bool packs_float = dtype == ScalarType::Float || dtype == ScalarType::Double;
+  if (engine == Engine::winograd) return packs_float;
+  const bool packs_own = packs_float || (dtype == ScalarType::BFloat16 && tiles().bfloat16.gemm);
+  return pass != Pass::wgrad && packs_own && (engine == Engine::direct || engine == Engine::scatter);
+}
+
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
   static constexpr const char* kNames[] = {"_aten", "_", "_winograd_", "_scatter_", "_aten_matmul"};  // in the order of Engine
   const std::string name = pass + std::string(kNames[static_cast<int>(engine)]);

@@ -72,20 +72,15 @@ std::string engine_name(const char* pass, Engine engine, const Tensor& input);
 void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output);
 
-// The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
-void wgrad(Engine engine, const Tensor& input, const Tensor& grad_output, const Convolution& conv,
-           const Tensor& grad_weight);
+// Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
+bool is_fused(Pass pass, Engine engine, const Tensor& input);
 
-// Whether an engine's kernels do what stands before and behind the convolution: what is pending on an input, and the moments
-// of an output. The input of another's has nothing pending.
-bool is_fused(Engine engine);
-
-// The forward, with the moments of the output where the engine is fused and batch_groups is not 0: [batch_groups, chunks,
+// The forward, with the moments of the output where the engine takes them and batch_groups is not 0: [batch_groups, chunks,
 // channels, 3], as batch_norm_act::statistics takes them.
 OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
                       const Epilogue& epilogue, int64_t batch_groups, const Tensor& output);
 
-// As above, in the input's dtype.
+// The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
 void wgrad(Engine engine, const Pending& input, const Tensor& grad_output, const Convolution& conv,
            const Tensor& grad_weight);
 

@@ -4,6 +4,7 @@
 #include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/plan.h"
+#include "conv/prologue.h"
 #include "conv/scatter.h"
 #include "conv/winograd.h"
 
@@ -93,8 +94,8 @@ Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
 }
 
 template <class T, class S>
-void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor& input, const Panels<S>& panels,
-                 const std::vector<Compute<S>>& bias, const Epilogue& epilogue, const Tensor& output) {
+void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor& input, const Prologue<S>& prologue,
+                 const Panels<S>& panels, const std::vector<Compute<S>>& bias, const Epilogue& epilogue, const Tensor& output) {
   using A = Compute<S>;
   const auto& tile = tile_of<S>();
   const int64_t first_image = item / items.bands * items.images;
@@ -108,6 +109,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
   for (int64_t i = 0; i < images; ++i) {
     packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), image_of(input), window, panels.channels,
                            left + i * image_size);
+    prologue.apply(first_image + i, image_of(input), window, left + i * image_size);
   }
 
   const auto store = packing<T, S>().store[epilogue.activation];
@@ -153,11 +155,12 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 
 }  // namespace
 
-void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
-            const Epilogue& epilogue, const Tensor& output) {
-  if (engine == Engine::winograd) return winograd_gather(input, weight, conv, backward, epilogue, output);
-  if (engine == Engine::matmul) return matmul_gather(input, weight, conv, backward, output);
-  if (engine == Engine::scatter) return scatter(input, weight, conv, epilogue, output);
+static void gather(Engine engine, const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
+                   const Epilogue& epilogue, const Tensor& output) {
+  if (engine == Engine::winograd) return winograd_gather(pending, weight, conv, backward, epilogue, output);
+  if (engine == Engine::matmul) return matmul_gather(pending.input, weight, conv, backward, output);
+  if (engine == Engine::scatter) return scatter(pending, weight, conv, epilogue, output);
+  const Tensor& input = pending.input;
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
@@ -168,11 +171,25 @@ void gather(Engine engine, const Tensor& input, const Tensor& weight, const Conv
     if (epilogue.bias) bias = values<A>(epilogue.bias, output.size(1), A(0));
     if (!bias.empty()) bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
+    const Prologue<S> prologue(pending, 0, panels.channels);
     torch::stable::parallel_for(0, items.count, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
-      for (int64_t item = begin; item < end; ++item) gather_item<T, S>(g, items, item, input, panels, bias, epilogue, output);
+      for (int64_t item = begin; item < end; ++item) {
+        gather_item<T, S>(g, items, item, input, prologue, panels, bias, epilogue, output);
+      }
     });
   });
+}
+
+void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+            const Epilogue& epilogue, const Tensor& output) {
+  gather(engine, Pending::nothing_on(input), weight, conv, backward, epilogue, output);
+}
+
+OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
+                      const Epilogue& epilogue, int64_t, const Tensor& output) {
+  gather(engine, input, weight, conv, false, epilogue, output);
+  return std::nullopt;  // the statistics are a pass of their own
 }
 
 }  // namespace fastgan::conv

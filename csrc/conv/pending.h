@@ -12,15 +12,25 @@ struct Pending {
   int64_t activation;
   double negative_slope;
 
+  void check(const char* op) const {
+    if (!mean) return;
+    FASTGAN_CHECK(op, invstd.has_value(), "a pending input has a mean but no invstd.");
+    batch_norm_act::check_statistics(op, input, *mean, *invstd);
+    batch_norm_act::check_affine(op, weight, bias, geometry(op), input);
+    batch_norm_act::activation_of(op, activation);
+  }
+  batch_norm_act::Geometry geometry(const char* op) const {
+    return batch_norm_act::geometry_of(op, input, MemoryFormat::ChannelsLast, mean->size(0));
+  }
+
   Tensor materialise() const {
     if (!mean) return input;
-    FASTGAN_CHECK("conv", invstd.has_value(), "a pending input has a mean but no invstd.");
     return batch_norm_act::forward(input, *mean, *invstd, weight, bias, activation, negative_slope);
   }
   // Something of the shape, dtype and memory format that materialise gives.
   Tensor like() const { return mean ? dense(input).tensor : input; }
-  // The same with nothing left to be done.
-  Pending materialised() const { return {materialise(), {}, {}, {}, {}, 0, 0.0}; }
+  static Pending nothing_on(const Tensor& tensor) { return {tensor, {}, {}, {}, {}, 0, 0.0}; }
+  Pending materialised() const { return nothing_on(materialise()); }
 };
 
 }  // namespace fastgan::conv

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "conv/packed.h"
+#include "conv/prologue.h"
 
 namespace fastgan::conv {
 
@@ -187,8 +188,8 @@ struct Rows {
 };
 
 template <class T, class S>
-void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t item, const Tensor& input, const S* right,
-                  const Rows<T, S>& rows) {
+void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t item, const Tensor& input,
+                  const Prologue<S>& prologue, const S* right, const Rows<T, S>& rows) {
   using A = Compute<S>;
   const auto& tile = tile_of<S>();
   const Image shape = image_of(input);
@@ -199,8 +200,10 @@ void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t ite
 
   S* const left = scratch<S, 1>((pixels + tile.rows) * taps.depth);
   for (int64_t i = 0; i < images; ++i) {
-    packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), shape,
-                           {0, 0, read.first, read.count, shape.width}, taps.depth, left + i * in_image * taps.depth);
+    const Window window{0, 0, read.first, read.count, shape.width};
+    S* const to = left + i * in_image * taps.depth;
+    packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), shape, window, taps.depth, to);
+    prologue.apply(first_image + i, shape, window, to);
   }
   A* const products = scratch<A, 8>(pixels * line);
   multiply(taps, left, pixels, right, products);
@@ -231,21 +234,23 @@ void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t ite
 
 }  // namespace
 
-void scatter(const Tensor& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
+void scatter(const Pending& pending, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
              const Tensor& output) {
+  const Tensor& input = pending.input;
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
     const Taps taps = taps_of<T, S>(weight);
     const Plan plan = plan_of<S>(conv, taps, input, output);
     const Rows<T, S> rows(taps, epilogue, output);
+    const Prologue<S> prologue(pending, 0, taps.depth);
     torch::stable::parallel_for(0, taps.blocks * plan.count, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
       S* const right = scratch<S, 0>(taps.panels * taps.depth * tile_of<S>().columns);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t block = item / plan.count;
         if (item == begin || item % plan.count == 0) pack_block<T, S>(taps, weight, block, right);
-        scatter_item<T, S>(plan, taps, block, item % plan.count, input, right, rows);
+        scatter_item<T, S>(plan, taps, block, item % plan.count, input, prologue, right, rows);
       }
     });
   });

@@ -13,7 +13,7 @@ namespace fastgan::conv {
 // Whether this is such a gather, and here in less time (see engine.h, as for what follows).
 bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward);
 
-void scatter(const Tensor& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
+void scatter(const Pending& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
              const Tensor& output);
 
 }  // namespace fastgan::conv

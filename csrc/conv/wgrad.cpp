@@ -142,10 +142,11 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
 
 }  // namespace
 
-void wgrad(Engine engine, const Tensor& input, const Tensor& grad_output, const Convolution& conv,
+void wgrad(Engine engine, const Pending& pending, const Tensor& grad_output, const Convolution& conv,
            const Tensor& grad_weight) {
+  if (engine == Engine::winograd) return winograd_wgrad(pending, grad_output, conv, grad_weight);
+  const Tensor& input = pending.input;
   if (engine == Engine::matmul) return matmul_wgrad(input, grad_output, conv, grad_weight);
-  if (engine == Engine::winograd) return winograd_wgrad(input, grad_output, conv, grad_weight);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);

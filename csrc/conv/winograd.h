@@ -24,9 +24,9 @@ inline constexpr int64_t kMostStride = 4;  // beyond it the phases of small imag
 bool winograd_suits(const Tensor& input, const Tensor& weight, const Convolution& conv);
 
 // As `gather` and `wgrad` of engine.h.
-void winograd_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+void winograd_gather(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                      const Epilogue& epilogue, const Tensor& output);
-void winograd_wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight);
+void winograd_wgrad(const Pending& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight);
 
 // ---- for winograd_*.cpp -----------------------------------------------------------------------------------------------
 

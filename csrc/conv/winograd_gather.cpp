@@ -1,3 +1,4 @@
+#include "conv/prologue.h"
 #include "conv/winograd_plan.h"
 
 namespace fastgan::conv {
@@ -58,7 +59,7 @@ Products products_of(const Tensor& input, const Convolution& conv, bool backward
 
 // Transformed inputs of some images: [groups][(m + 1)^2][images][tiles][depth], successive ones of the second `plane` apart.
 template <class T>
-void transform_inputs(const Products& p, const Tensor& input, int64_t first_image, int64_t images, int64_t plane,
+void transform_inputs(const Products& p, const Tensor& input, const Prologue<float>& prologue, int64_t first_image, int64_t images, int64_t plane,
                       float* out) {
   const int64_t m = p.m(), columns = tile_of<float>().columns;
   const int64_t width = p.x.span(p.tiles_x, m), row_bytes = width * p.channels * static_cast<int64_t>(sizeof(float));
@@ -71,6 +72,7 @@ void transform_inputs(const Products& p, const Tensor& input, int64_t first_imag
       const Window window{p.y.before, p.x.before, first * m * p.y.read_step, p.y.span(last - first, m), width};
       float* const pixels = scratch<float, 1>(window.height * width * p.channels);
       packing<T, float>().pixels(data<T>(input) + (first_image + image) * image_stride, shape, window, p.channels, pixels);
+      prologue.apply(first_image + image, shape, window, pixels);
       for (int64_t phase = 0; phase < p.phases(); ++phase) {
         float* const to = out + (p.to_large ? phase * p.count() * plane : phase * p.channels);
         for (int64_t ty = first; ty < last; ++ty) {
@@ -273,7 +275,9 @@ Order order_of(const Products& p, const Taps& taps, int64_t rows, int64_t panels
 }
 
 template <class T>
-void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, const Outputs<T>& outputs) {
+void gather_typed(const Products& p, const Pending& pending, const Tensor& weight, const Outputs<T>& outputs) {
+  const Tensor& input = pending.input;
+  const Prologue<float> prologue(pending, 0, p.channels);
   const auto& tile = tile_of<float>();
   const int64_t panels = divide_up(outputs.channels, tile.columns), batch = input.size(0);
   const Taps taps = taps_of(p, weight);
@@ -283,7 +287,7 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
   float* const inputs = scratch<float, 5>(p.groups * p.count() * plane + tile.rows * p.row);  // the last tile may be ragged
   for (int64_t first = 0; first < batch; first += chunk) {
     const int64_t rows = std::min(chunk, batch - first) * p.tiles();
-    transform_inputs<T>(p, input, first, std::min(chunk, batch - first), plane, inputs);
+    transform_inputs<T>(p, input, prologue, first, std::min(chunk, batch - first), plane, inputs);
 
     const Order order = order_of(p, taps, rows, panels);
     const int64_t shares = divide_up(rows, order.share), sets = p.groups / order.groups;
@@ -340,12 +344,12 @@ void gather_typed(const Products& p, const Tensor& input, const Tensor& weight, 
 
 }  // namespace
 
-void winograd_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+void winograd_gather(const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
                      const Epilogue& epilogue, const Tensor& output) {
-  const Products p = products_of(input, conv, backward, output);
-  dispatch_dtype("conv", input.scalar_type(), [&](auto tag) {
+  const Products p = products_of(pending.input, conv, backward, output);
+  dispatch_dtype("conv", pending.input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    if constexpr (!std::is_same_v<T, double>) gather_typed<T>(p, input, weight, Outputs<T>(p, epilogue, output));
+    if constexpr (!std::is_same_v<T, double>) gather_typed<T>(p, pending, weight, Outputs<T>(p, epilogue, output));
   });
 }
 

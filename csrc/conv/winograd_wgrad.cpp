@@ -1,3 +1,4 @@
+#include "conv/prologue.h"
 #include "conv/winograd_plan.h"
 
 namespace fastgan::conv {
@@ -30,12 +31,14 @@ struct Operand {
 };
 
 template <class T>
-void transform_small(const Correlation& c, const Tensor& small, int64_t image, int64_t tile, const Operand& out) {
+void transform_small(const Correlation& c, const Tensor& small, const Prologue<float>& prologue, int64_t image, int64_t tile,
+                     const Operand& out) {
   const int64_t m = c.m(), columns = tile_of<float>().columns;
   const int64_t height = c.tiles_y * m, width = c.tiles_x * m;
   float* const pixels = scratch<float, 1>(height * width * c.small_channels);
-  packing<T, float>().pixels(data<T>(small) + image * small.stride(0), image_of(small), {0, 0, 0, height, width},
-                             c.small_channels, pixels);
+  const Window window{0, 0, 0, height, width};
+  packing<T, float>().pixels(data<T>(small) + image * small.stride(0), image_of(small), window, c.small_channels, pixels);
+  prologue.apply(image, image_of(small), window, pixels);
   for (int64_t t = 0; t < c.tiles(); ++t) {
     const int64_t y = t / c.tiles_x * m, x = t % c.tiles_x * m;
     c.winograd.grads(pixels + (y * width + x) * c.small_channels, width * c.small_channels, c.small_channels, columns,
@@ -45,15 +48,16 @@ void transform_small(const Correlation& c, const Tensor& small, int64_t image, i
 }
 
 template <class T>
-void transform_large(const Correlation& c, const Tensor& large, int64_t image, int64_t channel, int64_t tile,
-                     const Operand& out) {
+void transform_large(const Correlation& c, const Tensor& large, const Prologue<float>& prologue, int64_t image,
+                     int64_t channel, int64_t tile, const Operand& out) {
   const int64_t m = c.m(), columns = tile_of<float>().columns, panels = c.block / columns;
   const int64_t height = c.y.span(c.tiles_y, m), width = c.x.span(c.tiles_x, m);
   float* const pixels = scratch<float, 1>(height * width * c.block);
   Image part = image_of(large);
   part.channels = std::min(c.block, part.channels - channel);
-  packing<T, float>().pixels(data<T>(large) + image * large.stride(0) + channel * large.stride(1), part,
-                             {c.y.before, c.x.before, 0, height, width}, c.block, pixels);
+  const Window window{c.y.before, c.x.before, 0, height, width};
+  packing<T, float>().pixels(data<T>(large) + image * large.stride(0) + channel * large.stride(1), part, window, c.block, pixels);
+  prologue.apply(image, part, window, pixels);
   int64_t panel = 0;
   for (const auto& py : c.y.phases) {
     for (const auto& px : c.x.phases) {
@@ -155,7 +159,8 @@ void multiply(const Correlation& c, const Units& units, const Operand& large, co
 }
 
 template <class T, class G>
-void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& conv, const Tensor& grad_weight) {
+void wgrad_typed(const Pending& pending_small, const Pending& pending_large, const Convolution& conv, const Tensor& grad_weight) {
+  const Tensor &small = pending_small.input, &large = pending_large.input;
   const auto& tile = tile_of<float>();
   const auto& winograd = winograd_for(small.size(2), small.size(3), small.size(0));
   const Correlation c{winograd,
@@ -174,14 +179,16 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
   const Operand left = operand(scratch<float, 5>(c.count() * odd_lines(large_columns * tiles)), large_columns);
   const Operand right = operand(scratch<float, 6>(c.count() * odd_lines(c.small_channels * tiles)), c.small_channels);
   float* const sums = scratch<float, 7>(chunk < batch ? units.across * units.down * units.size(c) : 0);
+  const Prologue<float> before_small(pending_small, 0, c.small_channels);
   for (int64_t channel = 0; channel < large.size(1); channel += c.block) {
+    const Prologue<float> before_large(pending_large, channel, c.block);
     for (int64_t first = 0; first < batch; first += chunk) {
       const int64_t images = std::min(chunk, batch - first);
       const bool keeps_small = channel > 0 && chunk == batch;  // transformed for the block before
       torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          if (!keeps_small) transform_small<T>(c, small, first + i, i * c.tiles(), right);
-          transform_large<T>(c, large, first + i, channel, i * c.tiles(), left);
+          if (!keeps_small) transform_small<T>(c, small, before_small, first + i, i * c.tiles(), right);
+          transform_large<T>(c, large, before_large, first + i, channel, i * c.tiles(), left);
         }
       });
       multiply<G>(c, units, left, right, images * c.tiles(), first == 0, first + images == batch, sums, channel, taps);
@@ -191,12 +198,13 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& co
 
 }  // namespace
 
-void winograd_wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {
-  const Tensor &small = conv.transposed ? input : grad_output, &large = conv.transposed ? grad_output : input;
-  dispatch_dtype("conv", input.scalar_type(), [&](auto tag) {
+void winograd_wgrad(const Pending& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {
+  const Pending grad = Pending::nothing_on(grad_output);
+  const Pending &small = conv.transposed ? input : grad, &large = conv.transposed ? grad : input;
+  dispatch_dtype("conv", grad_output.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     if constexpr (!std::is_same_v<T, double>) {
-      if (grad_weight.scalar_type() == input.scalar_type()) return wgrad_typed<T, T>(small, large, conv, grad_weight);
+      if (grad_weight.scalar_type() == grad_output.scalar_type()) return wgrad_typed<T, T>(small, large, conv, grad_weight);
       wgrad_typed<T, float>(small, large, conv, grad_weight);
     }
   });
