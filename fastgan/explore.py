@@ -72,7 +72,7 @@ class Explorer:
         Args:
             points: at least one, each a seed and which of its samples.
             position: 0 is the first point, 1 the last, and the others lie evenly between them.
-            label: the class; None: that of the first point, because there is nothing between two.
+            label: the class; None: that of the nearest point, because there is nothing between two.
             truncation: as :meth:`TrainedGAN.latents` takes it.
             scale: the length of the latent, as a multiple of its own.
 
@@ -83,24 +83,23 @@ class Explorer:
             raise UserError(
                 f"a walk needs a point and a position from 0 to 1, but it has {len(points)} and {position}; give such."
             )
-        latent = scale * self._latent(points, position, truncation)
-        if self.gan.num_classes and label is None:
-            label = points[0][1] % self.gan.num_classes
-        image = self.gan.images_of(latent[None], label=label)
-        return View(_enlarged(image[0], LARGE), f"{_route(points, position)}{self._verdict(image, label)}")
-
-    def _latent(self, points: Sequence[Point], position: float, truncation: float | None) -> Tensor:
         latents = [self.gan.latents(index + 1, seed, truncation=truncation)[index] for seed, index in points]
         place = position * (len(points) - 1)
-        before = min(int(place), len(points) - 2)
-        return latents[0] if len(points) == 1 else slerp(latents[before], latents[before + 1], place - before)
+        before = int(place)
+        after = min(before + 1, len(points) - 1)
+        latent = scale * slerp(latents[before], latents[after], place - before)
+        if self.gan.num_classes and label is None:
+            label = points[round(place)][1] % self.gan.num_classes
+        image = self.gan.images_of(latent[None], label=label)
+        return View(_enlarged(image[0], LARGE), f"{_route(points, position)}{self._remarks(image, label)}")
 
-    def _verdict(self, image: Tensor, label: int | None) -> str:
-        """What the discriminator says; nothing where there is none."""
+    def _remarks(self, image: Tensor, label: int | None) -> str:
+        """The class, where there are such, and what the discriminator says, where there is one."""
+        of_class = "" if label is None else f", class {label}"
         if self.gan.discriminator is None:
-            return ""
+            return of_class
         name = "D(x)" if self.gan.scores_are_probabilities else "score"
-        return f", {name} {self.gan.score(image, label=label).item():.3f}"
+        return f"{of_class}, {name} {self.gan.score(image, label=label).item():.3f}"
 
 
 def _route(points: Sequence[Point], position: float) -> str:

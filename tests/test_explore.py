@@ -49,13 +49,13 @@ def test_a_walk_goes_along_arcs_from_point_to_point(explorers):
     assert alone.caption == "seed 5 sample 1" and alone.picture.size == 2 * (28 * round(LARGE / 28),)
 
 
-def test_a_walk_keeps_its_class(explorers):
+def test_a_walk_is_of_the_nearest_points_class_or_of_one(explorers):
     explorer = explorers["mlp_conditional"]
-    latents = explorer.gan.latents(5)
-    for label, expected in ((None, 1), (2, 2)):
-        view = explorer.walk([(0, 4), (0, 2)], 1.0, label=label)
-        assert same(view.picture, explorer.gan.images_of(latents[2:3], label=expected)[0])
-        assert view.picture.mode == "RGBA"
+    a, b = explorer.gan.latents(5)[[4, 2]]
+    for position, label, expected in ((0.0, None, 1), (0.4, None, 1), (0.6, None, 2), (1.0, None, 2), (1.0, 0, 0)):
+        view = explorer.walk([(0, 4), (0, 2)], position, label=label)
+        assert same(view.picture, explorer.gan.images_of(slerp(a, b, position)[None], label=expected)[0])
+        assert view.picture.mode == "RGBA" and view.caption.endswith(f" at {position:.2f}, class {expected}")
     assert all(map(same, explorer.samples(label=2), explorer.gan.generate(SAMPLES, label=2)))
 
 
@@ -136,7 +136,7 @@ def test_the_page(explorers, connections, monkeypatch):
         for index in (7, 1):
             assert call(address, "choose", [None, 4], {"index": index, "value": None})[1] == 1
         picture, caption = call(address, "show", [None, 1, 4.0, 1, "2"])
-        assert caption == "seed 4 sample 7 → seed 4 sample 1 at 1.00"
+        assert caption == "seed 4 sample 7 → seed 4 sample 1 at 1.00, class 2"
         assert same(Image.open(picture["path"]), expected[1])
         assert call(address, "clear", [])[1] == 0
         assert call(address, "show", [None, 0, 4.0, 1, "2"])[0] is None

@@ -31,7 +31,7 @@ def explore(
     ] = HERE,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Walk through a generator's images on a page in the browser (pip install 'fastgan[explore]')."""
+    """Walk between a generator's images, in the browser (pip install 'fastgan[explore]')."""
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"port must be a whole number from 1 to 65535, but it is {port}; give another one.")
     from fastgan.explore_page import build, check_gradio, serve

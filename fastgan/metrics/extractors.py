@@ -85,6 +85,7 @@ class RandomFilters(nn.Module):
 
     def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
         super().__init__()
+        self.image_size = tuple(image_size)
         self.octaves = max(1, (min(image_size) // self.GRID).bit_length() - 1)
         random = np.random.default_rng(0)  # NumPy's generator, which draws the same everywhere
         filters = random.standard_normal((self.FILTERS, channels, self.SIDE, self.SIDE))
@@ -97,6 +98,8 @@ class RandomFilters(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Floats [N, C, H, W] in [-1, 1] to [N, 64]."""
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(f"the filters are for images of {list(self.image_size)} pixels")
         measured = []
         for _ in range(self.octaves):
             padded = F.pad(images, 4 * [self.SIDE // 2], mode="replicate")

@@ -161,6 +161,7 @@ def test_inception_that_cannot_be_had(inception, tmp_path, monkeypatch):
         ("missing.pt", "features is missing.pt, but there is no such file; give 'random', 'inception', or"),
         (Extractor("one number", lambda images: images.float().mean((1, 2, 3)), ""), r"but they are \[6\]"),
         (Extractor("a list", lambda images: [1], ""), "but they are list"),
+        (RandomFilters(1, (16, 16)), r"\(the filters are for images of \[16, 16\] pixels\); give a module for such"),
         (nn.Conv2d(3, 4, 3), r"cannot be taken of images \[6, 1, 32, 32\] \(Given groups=1"),
     ],
 )
