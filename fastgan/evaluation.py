@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -150,12 +150,9 @@ def evaluate(
     judge = _Judge(real, n, take, seed, mirrored=mirrored, all_real=all_real, is_fid=features == INCEPTION)
     labels = _labels(gan, judge, n, seed)
     fake = _generated(gan, latents, labels)
-    held_out = (
-        {}
-        if judge.held_out is None
-        else judge.values(judge.held_out, None if labels is None else judge.held_out_labels)
-    )
-    generated = judge.values(fake, labels)
+    nearest = judge.nearest(fake)
+    generated = judge.values(fake, labels, nearest.distance)
+    held_out = judge.values_held_out(with_labels=labels is not None)
     judge.warn_of_chance(n, held_out)
     return Evaluation(
         run=str(gan.path),
@@ -172,8 +169,17 @@ def evaluate(
         },
         generated=generated,
         real=held_out,
-        closest=judge.closest(fake),
+        closest=_closest(fake, nearest),
     )
+
+
+class _Nearest(NamedTuple):
+    """Of each image the nearest of the reference."""
+
+    images: Tensor
+    """uint8 [N, C, H, W]."""
+    distance: Tensor
+    """float32 [N], as :func:`find_nearest` measures it."""
 
 
 class _Judge:
@@ -202,7 +208,7 @@ class _Judge:
             self._mean, self._deviation = features.mean(0), deviation.where(deviation > 1e-4, 1.0)
         self.features = self._scaled(features)
         self._distances = ("fid", "kid") if is_fid else ("frechet_distance", "kernel_distance")
-        self._near = None if self.held_out is None else float(np.quantile(self._nearest(self.held_out)[1], RARE))
+        self._held_out_distance = None if self.held_out is None else self.nearest(self.held_out).distance
 
     def _chosen(self, real: ImageSet, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         images = real.images[indices.to(real.images.device)].cpu()
@@ -212,42 +218,42 @@ class _Judge:
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self._mean) / self._deviation
 
-    def values(self, images: Tensor, labels: Tensor | None) -> dict[str, float]:
-        """The metrics of images, uint8 [N, C, H, W], by their names."""
+    def values_held_out(self, *, with_labels: bool) -> dict[str, float]:
+        """:meth:`values` of the real images that were kept aside; nothing where none were."""
+        if self.held_out is None:
+            return {}
+        return self.values(self.held_out, self.held_out_labels if with_labels else None, self._held_out_distance)
+
+    def values(self, images: Tensor, labels: Tensor | None, distance: Tensor) -> dict[str, float]:
+        """The metrics of images, uint8 [N, C, H, W], by their names; ``distance`` is what :meth:`nearest` finds."""
         features, (frechet, kernel) = self._scaled(self._take(images)), self._distances
-        subset_size = min(1000, len(images) // 2)
-        distance = kernel_distance(self.features, features, subset_size=subset_size, seed=self._seed)
-        found = {frechet: frechet_distance(self.features, features)}
-        found |= {kernel: distance.mean, f"{kernel}_deviation": distance.deviation}
         same = min(len(self.features), len(features))  # values of two numbers of samples are not comparable
+        between = kernel_distance(self.features, features, subset_size=min(1000, same // 2), seed=self._seed)
+        found = {frechet: frechet_distance(self.features, features)}
+        found |= {kernel: between.mean, f"{kernel}_deviation": between.deviation}
         for metric in (precision_recall, density_coverage):
             found |= metric(self.features[:same], features[:same])._asdict()
         if labels is not None and self.labels is not None:
             theirs = self.labels[nearest_index(features, self.features)]
             found["label_agreement"] = (theirs == labels).double().mean().item()
-        nearest = self._nearest(images)[1]
-        found["nearest"] = nearest.median().item()
-        if self._near is not None:
-            found["copies"] = (nearest < self._near).double().mean().item()
+        found["nearest"] = distance.median().item()
+        if self._held_out_distance is not None:
+            rare = np.quantile(self._held_out_distance, RARE)
+            found["copies"] = (distance < float(rare)).double().mean().item()
         return found
 
-    def closest(self, images: Tensor) -> Tensor:
-        """[2 K, C, H, W] in [-1, 1]: the images that are most like one of the reference, each with it."""
-        found, distance = self._nearest(images)
-        order = distance.argsort()[:PAIRS]
-        return to_float(torch.stack([images[order], found[order]], 1).flatten(0, 1))
-
-    def _nearest(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the first images: uint8 [N, C, H, W], the nearest of the reference, and its distance, [N]."""
+    def nearest(self, images: Tensor) -> _Nearest:
+        """The nearest of the reference, mirrored or not where the run mirrors, to each of the first images."""
         floats = to_float(images[:SAMPLES])
-        found = find_nearest(floats, self.reference)
-        nearest, distance = found.images[:, 0], found.distance[:, 0]
-        if self._mirror is not None:
-            turned = find_nearest(floats.flip(-1), self.reference)
-            nearer = turned.distance[:, 0] < distance
-            nearest = torch.where(nearer[:, None, None, None], turned.images[:, 0].flip(-1), nearest)
-            distance = torch.minimum(distance, turned.distance[:, 0])
-        return nearest, distance
+        found = _nearest(floats, self.reference)
+        if self._mirror is None:
+            return found
+        turned = _nearest(floats.flip(-1), self.reference)
+        nearer = turned.distance < found.distance
+        return _Nearest(
+            torch.where(nearer[:, None, None, None], turned.images.flip(-1), found.images),
+            torch.minimum(found.distance, turned.distance),
+        )
 
     def warn_of_chance(self, n: int, real: dict[str, float]) -> None:
         """Where the Frechet distance tells little, because there are few images for so many features."""
@@ -333,6 +339,17 @@ def _generated(gan: TrainedGAN, latents: Tensor, labels: Tensor | None) -> Tenso
     some = latents.split(AT_ONCE)
     of = [None] * len(some) if labels is None else labels.split(AT_ONCE)
     return torch.cat([to_uint8(gan.images_of(part, label=label)) for part, label in zip(some, of, strict=True)])
+
+
+def _nearest(images: Tensor, known: Tensor) -> _Nearest:
+    found = find_nearest(images, known)
+    return _Nearest(found.images[:, 0], found.distance[:, 0])
+
+
+def _closest(images: Tensor, nearest: _Nearest) -> Tensor:
+    """[2 K, C, H, W] in [-1, 1]: the images that are most like one of the reference, each with it."""
+    order = nearest.distance.argsort()[:PAIRS]
+    return to_float(torch.stack([images[order], nearest.images[order]], 1).flatten(0, 1))
 
 
 def _fingerprint(images: Tensor) -> str:

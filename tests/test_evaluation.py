@@ -127,8 +127,8 @@ def test_labels_are_drawn_as_real_ones_are(conditional):
 
 
 def test_all_real_images_may_be_the_reference(gan):
-    found = evaluate(gan, made_by(gan, 100), samples=150, features=PLAIN, all_real=True)
-    assert found.protocol["images"] == {"reference": 100, "generated": 150, "held_out": 0}
+    found = evaluate(gan, made_by(gan, 100), samples=300, features=PLAIN, all_real=True)
+    assert found.protocol["images"] == {"reference": 100, "generated": 300, "held_out": 0}
     assert found.real == {} and "copies" not in found.generated and found.generated["nearest"] > 0
 
 

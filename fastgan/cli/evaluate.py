@@ -176,16 +176,16 @@ def _shown(values: dict[str, float], name: str) -> str:
 
 
 def _write(found: Evaluation, json: Path | None, run: Path) -> None:
-    """The values, and a picture of the images that are most like real ones, into the run's folder."""
+    """The values; where they go into the run's folder, beside a picture of the images that are most like real ones."""
     from fastgan.images import image_grid, save_image
     from fastgan.training.run_folder import RunFolder, write_text
 
-    folder = RunFolder(run) if RunFolder(run).is_begun else None
-    if json is None and folder is None:
+    folder = RunFolder(run)
+    if json is None and not folder.is_begun:
         return
     with writing(json or folder.path):
         write_text(json or folder.evaluation, found.to_json())
         print(f"values    {json or folder.evaluation}")
-        if folder is not None:
+        if json is None:
             save_image(image_grid(found.closest, 8), folder.nearest)
             print(f"pairs     {folder.nearest} (a generated image and the real one most like it; the most alike first)")
