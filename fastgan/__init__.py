@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastgan import _native
 
 if TYPE_CHECKING:
-    from fastgan import data, export, latents, layers, losses, metrics, models, ops, training
+    from fastgan import data, evaluation, export, latents, layers, losses, metrics, models, ops, training
     from fastgan.generation import load
     from fastgan.layers._explain import explain
     from fastgan.layers._fuse import fuse, unfuse
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "data",
+    "evaluation",
     "explain",
     "export",
     "fuse",
@@ -38,7 +39,7 @@ __all__ = [
     "unfuse",
 ]
 
-_SUBMODULES = {"data", "export", "latents", "layers", "losses", "metrics", "models", "ops", "training"}
+_SUBMODULES = {"data", "evaluation", "export", "latents", "layers", "losses", "metrics", "models", "ops", "training"}
 # name: the module that defines it
 _FUNCTIONS = {
     "explain": "fastgan.layers._explain",

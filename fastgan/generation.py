@@ -46,6 +46,7 @@ class TrainedGAN:
         source_channels: of the images that an image-to-image generator is given; None for one of latents.
         step: how many updates it was trained for.
         data: the name of the images it was trained on.
+        scores_are_probabilities: whether :meth:`score` gives D(x), or scores of any number.
         described: all that the file says of the generator.
     """
 
@@ -63,7 +64,7 @@ class TrainedGAN:
         self.num_classes = getattr(generator, "num_classes", 0)
         self.source_channels = getattr(generator, "in_channels", None)
         loss = described.get("loss", "non_saturating")  # the first files do not say
-        self._gives_logits = described["from_logits"] and loss in CROSS_ENTROPIES
+        self.scores_are_probabilities = described["from_logits"] and loss in CROSS_ENTROPIES
         self.described = described
 
     def __repr__(self) -> str:
@@ -210,7 +211,7 @@ class TrainedGAN:
         labels = self._labels(label, len(images))
         weight = first_weight(self.discriminator)
         output = generate(self.discriminator, images.to(weight.dtype), batch_size, labels)
-        scores = output.sigmoid() if self._gives_logits else output
+        scores = output.sigmoid() if self.scores_are_probabilities else output
         return scores.flatten(1).mean(1) if scores.dim() > 1 else scores
 
     def _applied(self) -> nn.Module:

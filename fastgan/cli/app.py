@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import fastgan
-from fastgan.cli import bench, doctor, export, generate, interpolate, pack, resume, train
+from fastgan.cli import bench, doctor, evaluate, explore, export, generate, interpolate, pack, resume, train
 
 __all__ = ["app"]
 
@@ -21,7 +21,9 @@ app.command("resume")(resume.resume)
 app.command("pack")(pack.pack)
 app.command("generate")(generate.generate)
 app.command("interpolate")(interpolate.interpolate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("explore")(explore.explore)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.errors import UserError
+from fastgan.metrics._checks import check_features
 
 __all__ = ["frechet_distance"]
 
@@ -23,17 +23,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         UserError: where they are no such tensors.
     """
-    for name, features in (("real", real), ("fake", fake)):
-        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) < 2:
-            given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise UserError(f"{name} must be features [N, D] of at least 2 samples, but it is {given}; give such ones.")
-        if not features.isfinite().all():
-            raise UserError(f"{name} has features that are not finite; look at the images, or at the extractor.")
-    if real.shape[1] != fake.shape[1]:
-        raise UserError(
-            f"real has {real.shape[1]} features a sample, but fake has {fake.shape[1]}; give both of one extractor."
-        )
-    real, fake = real.double().cpu(), fake.double().cpu()
+    real, fake = (features.cpu() for features in check_features(real, fake))
     mean = (real.mean(0) - fake.mean(0)).square().sum()
     first, second = torch.cov(real.T).reshape(2 * [real.shape[1]]), torch.cov(fake.T).reshape(2 * [fake.shape[1]])
     # C1 C2 has the eigenvalues of the symmetric S C2 S with S = C1^(1/2), which unlike its own are found exactly, also

@@ -29,6 +29,8 @@ class RunFolder:
         self.health = self.path / "health.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.picture = self.path / "run.png"
+        self.evaluation = self.path / "evaluation.json"
+        self.nearest = self.path / "nearest.png"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.generator = self.path / "generator.safetensors"
