@@ -182,4 +182,5 @@ def report(trainer: Trainer, result: TrainResult) -> None:
         print(f"  {command('generate', folder.path, '--source', 'PHOTOS', '--out', 'grid.png')}")
         return
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
+    print(f"  {command('evaluate', folder.path)}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')
