@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 from harness import gflop
 
 import fastgan.layers
+import fastgan.models
 from fastgan import _native, tutorial
 from fastgan.proof import AUTOCAST, Proof, interleaved
 
@@ -101,12 +103,10 @@ def measure_sampling(proof: Proof, batches: Sequence[int] = SAMPLES) -> list[dic
     rows = {}
     calls: dict[tuple, Callable[[], Any]] = {}
     for precision, format in (("float32", "contiguous"), ("bfloat16", "channels_last")):
-        for name, namespace in (("torch.nn", torch.nn), ("fastgan.layers", fastgan.layers)):
-            loop = proof._loop(namespace, memory_format=FORMATS[format], autocast=AUTOCAST[precision])
-            loop.generator.eval()
+        for name, generate in _samplers(proof, precision, format).items():
             for batch in batches:
                 latent = tutorial.inputs(batch, proof.seed)[1].float()
-                call = _sample(loop, latent)
+                call = partial(generate, latent)
                 _native.reset_counters()
                 error = float((call() - truth(latent.double())).norm() / truth(latent.double()).norm())
                 key = (precision, batch, name)
@@ -119,8 +119,24 @@ def measure_sampling(proof: Proof, batches: Sequence[int] = SAMPLES) -> list[dic
     return list(rows.values())
 
 
-def _sample(loop: tutorial.Loop, latent: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: loop._run(loop.generator, latent)
+def _samplers(proof: Proof, precision: str, format: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The generator as it stands, and as ``fastgan.models.folded`` applies it: without batch-norm, in one dtype."""
+    given = {"memory_format": FORMATS[format], "autocast": AUTOCAST[precision]}
+    eager, ours = (proof._loop(namespace, **given) for namespace in (torch.nn, fastgan.layers))
+    dtype = AUTOCAST[precision] or torch.float32
+    folded = fastgan.models.folded(ours.generator).to(dtype)
+    for loop in (eager, ours):
+        loop.generator.eval()
+
+    def apply_folded(latent: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return folded(latent.to(dtype)).to(latent.dtype)
+
+    return {
+        "torch.nn": torch.no_grad()(lambda latent: eager._run(eager.generator, latent)),
+        "fastgan.layers": torch.no_grad()(lambda latent: ours._run(ours.generator, latent)),
+        "folded": apply_folded,
+    }
 
 
 def capped(proof: Proof) -> dict[str, Any]:

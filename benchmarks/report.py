@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_layers
+import bench_passes
 import bench_step
 import harness
 import parts
@@ -40,6 +41,7 @@ def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
         "step": lambda: bench_step.measure(proof, compiled),
         "capped": lambda: bench_step.capped(half),
         "layers": lambda: bench_layers.measure(proof.batch_size, proof.width, proof.rounds),
+        "passes": lambda: bench_passes.measure(proof.batch_size, proof.width, proof.rounds),
         "parts": lambda: parts.measure(half),
         "sampling": lambda: bench_step.measure_sampling(proof),
     }.items():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bench_passes import PASSES
 from parts import CONTENDERS, PARTS
 
 _NAMES = {
@@ -122,6 +123,20 @@ def _layers(record: dict[str, Any]) -> str:
     return _table(head, rows)
 
 
+def _passes(record: dict[str, Any]) -> str:
+    found = {(row["layer"], row["precision"], row["pass"]): row for row in record["passes"]}
+    rows = []
+    for layer, precision in dict.fromkeys(key[:2] for key in found):
+        row = [f"{layer}, {precision}"]
+        for which in PASSES:
+            one = found[layer, precision, which]
+            eager, ours = one["ms"]["torch.nn"], one["ms"]["fastgan.layers"]
+            row += [_ms(ours), _ratio(eager / ours), _share(one["gflop"], ours, record["peaks"][precision])]
+        rows.append(row)
+    head = [f"{which}{what}" for which in PASSES for what in (", ms", " against eager", " of peak")]
+    return _table(["", *head], rows)
+
+
 def _parts(record: dict[str, Any]) -> str:
     rows = [
         [f"{row['precision']}, {row['format']}", _NAMES[row["contender"]], *(_ms(row["ms"][part]) for part in PARTS)]
@@ -138,9 +153,13 @@ def _sampling(record: dict[str, Any]) -> str:
     found = {(row["precision"], row["batch"], row["contender"]): row["ms"] for row in record["sampling"]}
     rows = []
     for precision, batch in dict.fromkeys(key[:2] for key in found):
-        eager, ours = (found[precision, batch, name] for name in ("torch.nn", "fastgan.layers"))
-        rows.append([precision, str(batch), _ms(eager), _ms(ours), _ratio(eager / ours)])
-    return _table(["", "images", "eager, ms", "fastgan, ms", "against eager"], rows)
+        eager, ours, folded = (found[precision, batch, name] for name in ("torch.nn", "fastgan.layers", "folded"))
+        ratios = [_ratio(eager / ms) for ms in (ours, folded)]
+        rows.append([precision, str(batch), _ms(eager), _ms(ours), _ms(folded), *ratios])
+    head = ["", "images", "eager, ms", "fastgan, ms", "folded, ms", "against eager", "folded against eager"]
+    return (
+        f"{_table(head, rows)}\n\nFolded: `fastgan.models.folded`, as `fastgan.load(...).generate` applies a generator."
+    )
 
 
 def _section(title: str, body: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
@@ -153,6 +172,7 @@ _SECTIONS = {
     "capped": _section(f"The whole step, {_CAP}", _capped),
     "parts": _section("Where a step's time goes", _parts),
     "layers": _section("Layer by layer, forward and backward", _layers),
+    "passes": _section("Convolutions, pass by pass", _passes),
     "sampling": _section("Sampling", _sampling),
 }
 

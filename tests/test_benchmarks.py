@@ -31,7 +31,8 @@ def test_every_setting_has_every_contender(record):
     found = {(row["precision"], row["format"], row["contender"]) for row in record["step"]}
     assert found == {(*setting, name) for setting in bench_step.SETTINGS for name in parts.CONTENDERS}
     assert {row["contender"] for row in record["capped"]["rows"]} == {"torch.nn", "fastgan.layers"}
-    assert len(record["sampling"]) == 2 * 2 * len(bench_step.SAMPLES)
+    assert len(record["sampling"]) == 2 * 3 * len(bench_step.SAMPLES)
+    assert len(record["passes"]) == 2 * 10 * 3
 
 
 def test_every_row_of_ours_has_its_error_and_its_kernels(record):
@@ -39,7 +40,7 @@ def test_every_row_of_ours_has_its_error_and_its_kernels(record):
     for row in rows:
         assert row["ms"] > 0 and row["error"] is not None
         assert bool(row["kernels"]) == (row["contender"] != "torch.nn")
-    for row in record["layers"]:
+    for row in record["layers"] + record["passes"]:
         assert row["kernels"] and row["error"] >= 0
 
 
