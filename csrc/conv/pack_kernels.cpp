@@ -4,79 +4,14 @@
 #include "common/vec.h"
 #include "conv/pack.h"
 #include "conv/tile.h"
+#include "conv/turn.h"
 
 namespace fastgan::conv {
 namespace {
 
-template <class S, class T>
-inline S convert(T value) {
-  if constexpr (std::is_same_v<S, T>) {
-    return value;
-  } else {
-    return to_compute(value);
-  }
-}
-
 template <class T, class S>
 inline void copy(const T* from, int64_t n, S* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
-}
-
-template <class T>
-inline Vec<float> load_floats(const T* from) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    const auto halves = load_raw<VecN<uint16_t, kLanes<float>>>(from);
-    return bits_as<Vec<float>>(__builtin_convertvector(halves, VecN<uint32_t, kLanes<float>>) << 16);
-  } else {
-    return load(from);
-  }
-}
-
-// rows[i][j] becomes rows[j][i]: blocks of `half` lanes change places, for ever smaller halves.
-template <int half = kLanes<float> / 2>
-inline void transpose(Vec<float>* rows) {
-  constexpr int W = kLanes<float>;
-  using Lanes = VecN<int32_t, W>;
-  Lanes low, high;
-  for (int lane = 0; lane < W; ++lane) {
-    low[lane] = lane & half ? W + lane - half : lane;
-    high[lane] = lane & half ? W + lane : lane + half;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) {
-    if (i & half) continue;
-    const Vec<float> a = rows[i], b = rows[i + half];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + half] = __builtin_shuffle(a, b, high);
-  }
-  if constexpr (half > 1) transpose<half / 2>(rows);
-}
-
-// A run of pixels whose channels lie in planes: out[x][channel].
-template <class T, class S>
-void interleave(const T* from, int64_t plane, int64_t pixel_stride, int64_t count, int64_t channel_count, int64_t channels,
-                S* out) {
-  int64_t c = 0;
-  if constexpr (std::is_same_v<S, float> && !std::is_same_v<T, double>) {
-    constexpr int W = kLanes<float>;
-    if (pixel_stride == 1 && count >= W) {
-      for (; c + W <= channel_count; c += W) {
-        for (int64_t begin = 0; begin < count; begin += W) {
-          const int64_t x = std::min(begin, count - W);  // the last ones again, rather than one by one
-          Vec<float> rows[W];
-#pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) rows[i] = load_floats(from + (c + i) * plane + x);
-          transpose(rows);
-#pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) store(out + (x + i) * channels + c, rows[i]);
-        }
-      }
-    }
-  }
-  for (; c < channel_count; ++c) {
-    const T* const at = from + c * plane;
-    for (int64_t x = 0; x < count; ++x) out[x * channels + c] = convert<S>(at[x * pixel_stride]);
-  }
 }
 
 template <class T, class S>
@@ -113,42 +48,91 @@ void planes(const T* image, const Image& of, const Window& window, int64_t strid
   const int64_t row_size = stride * line;
   const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
   for (int64_t c = 0; c < of.channels; ++c) std::fill_n(out + c * plane_stride, window.height * row_size, S{});
-  constexpr int64_t kBlock = 16;  // channels whose lines are written side by side while a row's pixels are in cache
   for (int64_t y = 0; y < window.height; ++y) {
     const int64_t row = window.first + y - window.top;
     if (row < 0 || row >= of.height) continue;
     const T* const from = image + row * of.row_stride - window.left * of.pixel_stride;
-    for (int64_t first = 0; first < of.channels; first += kBlock) {
-      const int64_t last = std::min(of.channels, first + kBlock);
-      for (int64_t remainder = 0; remainder < stride; ++remainder) {
-        const int64_t skipped = (begin - remainder + stride - 1) / stride;
-        S* const to = out + y * row_size + remainder * line;
-        for (int64_t i = std::max<int64_t>(0, skipped); i * stride + remainder < end; ++i) {
-          const T* const pixel = from + (i * stride + remainder) * of.pixel_stride;
-          for (int64_t c = first; c < last; ++c) to[c * plane_stride + i] = convert<S>(pixel[c * of.channel_stride]);
-        }
-      }
+    for (int64_t remainder = 0; remainder < stride; ++remainder) {
+      const int64_t first = std::max<int64_t>(0, (begin - remainder + stride - 1) / stride);
+      const int64_t last = (end - remainder + stride - 1) / stride;
+      deinterleave(from + (first * stride + remainder) * of.pixel_stride, of.channel_stride, stride * of.pixel_stride,
+                   std::max<int64_t>(0, last - first), of.channels, plane_stride, out + y * row_size + remainder * line + first);
     }
   }
+}
+
+// Two rows of k, side by side: out[column][2].
+template <class T, class S>
+inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
+  int64_t n = 0;
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(T) == 2 && std::is_same_v<T, S>) {
+    using Line = VecN<uint16_t, 32>;
+    Line low, high;
+    for (int lane = 0; lane < 32; ++lane) {
+      low[lane] = lane / 2 + lane % 2 * 32;
+      high[lane] = low[lane] + 16;
+    }
+    for (; n + 32 <= count; n += 32) {
+      const auto a = load_raw<Line>(even + n), b = odd ? load_raw<Line>(odd + n) : Line{};
+      const Line first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
+      std::memcpy(out + 2 * n, &first, sizeof(first));
+      std::memcpy(out + 2 * n + 32, &second, sizeof(second));
+    }
+  }
+#endif
+  for (; n < count; ++n) {
+    out[2 * n] = convert<S>(even[n]);
+    out[2 * n + 1] = odd ? convert<S>(odd[n]) : S{};
+  }
+}
+
+// Whole steps of k that lie side by side, for whole vectors of columns; returns how many of k that was.
+template <class T, class S, int step>
+int64_t turn_columns(const T* from, int64_t k_count, int64_t column_count, int64_t column_stride, int64_t columns, S* out) {
+  constexpr int W = kLanes<float>;
+  if constexpr (step * sizeof(S) == sizeof(float) && std::is_same_v<T, S>) {
+    if (column_count % W != 0) return 0;
+    const int64_t done = k_count - k_count % (W * step);
+    for (int64_t k = 0; k < done; k += W * step, out += W * step * columns) {
+      for (int64_t n = 0; n < column_count; n += W) {
+        Vec<float> lines[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) lines[i] = load_raw<Vec<float>>(from + (n + i) * column_stride + k);
+        transpose(lines);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) std::memcpy(out + (i * columns + n) * step, &lines[i], sizeof(lines[i]));
+      }
+    }
+    return done;
+  }
+  return 0;
 }
 
 template <class T, class S, int step>
 void columns_of(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
                 int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, S* out) {
-  for (int64_t s = 0; s < segment_count; ++s) {
+  for (int64_t s = 0; s < segment_count; ++s, out += extent * columns) {
     const T* const from = in + segments[s];
     if (k_count < extent || column_count < columns) std::fill_n(out, extent * columns, S{});
-    for (int64_t k = 0; k < k_count; k += step, out += columns * step) {
+    int64_t k = k_stride == 1 ? turn_columns<T, S, step>(from, k_count, column_count, column_stride, columns, out) : 0;
+    for (; k < k_count; k += step) {
       const T* const at = from + k * k_stride;
+      S* const to = out + k * columns;
       const bool whole = k + step <= k_count;
+      if constexpr (step == 2) {
+        if (column_stride == 1) {
+          pair_rows(at, whole ? at + k_stride : nullptr, column_count, to);
+          continue;
+        }
+      }
       for (int64_t n = 0; n < column_count; ++n) {
-        out[n * step] = convert<S>(at[n * column_stride]);
+        to[n * step] = convert<S>(at[n * column_stride]);
         if constexpr (step == 2) {
-          if (whole) out[n * step + 1] = convert<S>(at[n * column_stride + k_stride]);
+          if (whole) to[n * step + 1] = convert<S>(at[n * column_stride + k_stride]);
         }
       }
     }
-    out += (extent - (k_count + step - 1) / step * step) * columns;
   }
 }
 
@@ -165,14 +149,6 @@ constexpr int64_t kRowsAhead = 8;
 template <class T, class S, int step>
 void runs_of(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
              int64_t columns, S* out) {
-#if defined(__AVX512BW__)
-  using Line = VecN<uint16_t, 32>;
-  Line low, high;
-  for (int lane = 0; lane < 32; ++lane) {
-    low[lane] = lane / 2 + lane % 2 * 32;
-    high[lane] = low[lane] + 16;
-  }
-#endif
   for (int64_t k = 0; k < extent; k += step, in += step * k_stride, out += columns * step) {
     const int64_t rows = std::clamp<int64_t>(k_count - k, 0, step);
     for (const Run* run = runs; run < runs + run_count; ++run) {
@@ -182,28 +158,18 @@ void runs_of(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, in
         std::fill_n(to, run->length * step, S{});
         continue;
       }
-      int64_t i = 0;
-      if constexpr (std::is_same_v<T, Compute<S>> && step == 1) {
-        for (; i + kLanes<S> <= run->length; i += kLanes<S>) {
-          __builtin_prefetch(from + kRowsAhead * k_stride + i);
-          store(to + i, load(from + i));
-        }
+      for (int64_t row = kRowsAhead; row < kRowsAhead + step; ++row) {
+        const T* const ahead = from + row * k_stride;
+        for (int64_t i = 0; i < run->length; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(ahead + i);
       }
-#if defined(__AVX512BW__)
       if constexpr (step == 2) {
-        for (; i + 32 <= run->length; i += 32) {  // pairs of rows, side by side
-          const T *const odd_at = from + k_stride + i, *const ahead = from + kRowsAhead * k_stride + i;
-          __builtin_prefetch(ahead);
-          __builtin_prefetch(ahead + k_stride);
-          const auto even = load_raw<Line>(from + i), odd = rows == step ? load_raw<Line>(odd_at) : Line{};
-          const Line first = __builtin_shuffle(even, odd, low), second = __builtin_shuffle(even, odd, high);
-          std::memcpy(to + i * step, &first, sizeof(first));
-          std::memcpy(to + i * step + 32, &second, sizeof(second));
-        }
-      }
-#endif
-      for (; i < run->length; ++i) {
-        for (int64_t row = 0; row < step; ++row) to[i * step + row] = row < rows ? convert<S>(from[row * k_stride + i]) : S{};
+        pair_rows(from, rows == step ? from + k_stride : nullptr, run->length, to);
+      } else if constexpr (std::is_same_v<T, Compute<S>>) {
+        int64_t i = 0;
+        for (; i + kLanes<S> <= run->length; i += kLanes<S>) store(to + i, load(from + i));
+        for (; i < run->length; ++i) to[i] = from[i];
+      } else {
+        copy(from, run->length, to);
       }
     }
   }

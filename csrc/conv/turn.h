@@ -1,0 +1,164 @@
+// Squares of a tensor that change rows and columns in registers: between planes of channels and pixels side by side.
+// Included only by *_kernels.cpp (see common/vec.h).
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "common/vec.h"
+
+namespace fastgan::conv {
+namespace {
+
+template <class S, class T>
+inline S convert(T value) {
+  if constexpr (std::is_same_v<S, T>) {
+    return value;
+  } else {
+    return to_compute(value);
+  }
+}
+
+template <class T>
+inline Vec<float> load_floats(const T* from) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto halves = load_raw<VecN<uint16_t, kLanes<float>>>(from);
+    return bits_as<Vec<float>>(__builtin_convertvector(halves, VecN<uint32_t, kLanes<float>>) << 16);
+  } else {
+    return load(from);
+  }
+}
+
+// rows[i][j] becomes rows[j][i]: blocks of `half` lanes change places, for ever smaller halves.
+template <int half = kLanes<float> / 2>
+inline void transpose(Vec<float>* rows) {
+  constexpr int W = kLanes<float>;
+  using Lanes = VecN<int32_t, W>;
+  Lanes low, high;
+  for (int lane = 0; lane < W; ++lane) {
+    low[lane] = lane & half ? W + lane - half : lane;
+    high[lane] = lane & half ? W + lane : lane + half;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) {
+    if (i & half) continue;
+    const Vec<float> a = rows[i], b = rows[i + half];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + half] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (half > 1) transpose<half / 2>(rows);
+}
+
+// Squares that turn in registers: kRows rows of kColumns neighbours, at `from` + row * `apart`, become kColumns rows.
+template <class T, class S>
+struct Turn;
+
+template <class T>
+struct Turn<T, float> {
+  static constexpr int kRows = kLanes<float>, kColumns = kLanes<float>;
+  using Line = Vec<float>;
+  Line lines[kColumns];  // of kRows elements
+
+  Turn(const T* from, int64_t apart, int rows) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) lines[i] = i < rows ? load_floats(from + i * apart) : Line{};
+    transpose(lines);
+  }
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Turn<BFloat16, BFloat16> {  // two rows side by side are rows of pairs
+  static constexpr int kRows = 2 * kLanes<float>, kColumns = kLanes<float>;
+  using Line = Vec<float>;
+  Line lines[kColumns];
+
+  Turn(const BFloat16* from, int64_t apart, int rows) {
+    const auto load = [&](int row) {
+      using Wide = VecN<uint32_t, kColumns>;
+      return row < rows ? __builtin_convertvector(load_raw<VecN<uint16_t, kColumns>>(from + row * apart), Wide) : Wide{};
+    };
+#pragma GCC unroll 16
+    for (int i = 0; i < kColumns; ++i) lines[i] = bits_as<Line>(load(2 * i) | load(2 * i + 1) << 16);
+    transpose(lines);
+  }
+};
+#endif
+
+template <class T, class S>
+constexpr bool kTurns = std::is_same_v<S, float> && !std::is_same_v<T, double>;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool kTurns<BFloat16, BFloat16> = true;
+#endif
+
+// The first `count` elements of a line.
+template <class S, class Line>
+inline void store_first(S* to, const Line& line, int count) {
+  if (count * sizeof(S) == sizeof(line)) {
+    std::memcpy(to, &line, sizeof(line));
+    return;
+  }
+  const char* from = reinterpret_cast<const char*>(&line);
+  char* at = reinterpret_cast<char*>(to);
+  size_t left = count * sizeof(S);
+  const auto some = [&](auto size) {
+    if (left < size()) return;
+    std::memcpy(at, from, size());
+    at += size(), from += size(), left -= size();
+  };
+  some(std::integral_constant<size_t, 32>{});
+  some(std::integral_constant<size_t, 16>{});
+  some(std::integral_constant<size_t, 8>{});
+  some(std::integral_constant<size_t, 4>{});
+  some(std::integral_constant<size_t, 2>{});
+}
+
+// A run of pixels whose channels lie in planes: out[x][channel].
+template <class T, class S>
+void interleave(const T* from, int64_t plane, int64_t pixel_stride, int64_t count, int64_t channel_count, int64_t channels,
+                S* out) {
+  int64_t c = 0;
+  if constexpr (kTurns<T, S>) {
+    using Square = Turn<T, S>;
+    if (pixel_stride == 1 && count >= Square::kColumns) {
+      for (; c + Square::kRows <= channel_count; c += Square::kRows) {
+        for (int64_t begin = 0; begin < count; begin += Square::kColumns) {
+          const int64_t x = std::min(begin, count - Square::kColumns);  // the last ones again, rather than one by one
+          const Square square(from + c * plane + x, plane, Square::kRows);
+#pragma GCC unroll 16
+          for (int i = 0; i < Square::kColumns; ++i) store_first(out + (x + i) * channels + c, square.lines[i], Square::kRows);
+        }
+      }
+    }
+  }
+  for (; c < channel_count; ++c) {
+    const T* const at = from + c * plane;
+    for (int64_t x = 0; x < count; ++x) out[x * channels + c] = convert<S>(at[x * pixel_stride]);
+  }
+}
+
+// The other way, for neighbouring channels: out[channel * plane][x].
+template <class T, class S>
+void deinterleave(const T* from, int64_t channel_stride, int64_t pixel_stride, int64_t count, int64_t channel_count,
+                  int64_t plane, S* out) {
+  int64_t c = 0;
+  if constexpr (kTurns<T, S>) {
+    using Square = Turn<T, S>;
+    for (; channel_stride == 1 && c + Square::kColumns <= channel_count; c += Square::kColumns) {
+      for (int64_t x = 0; x < count; x += Square::kRows) {
+        const int rows = static_cast<int>(std::min<int64_t>(Square::kRows, count - x));
+        const Square square(from + x * pixel_stride + c, pixel_stride, rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < Square::kColumns; ++i) store_first(out + (c + i) * plane + x, square.lines[i], rows);
+      }
+    }
+  }
+  for (; c < channel_count; ++c) {
+    const T* const at = from + c * channel_stride;
+    for (int64_t x = 0; x < count; ++x) out[c * plane + x] = convert<S>(at[x * pixel_stride]);
+  }
+}
+
+}  // namespace
+}  // namespace fastgan::conv
