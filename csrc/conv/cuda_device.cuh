@@ -38,6 +38,29 @@ __device__ inline void wait_for_copies() {}
 
 #endif
 
+// Four matrices of 8 x 8 elements of 16 bits from shared memory, one into each register. A lane names where row lane % 8 of
+// matrix lane / 8 lies, 16 aligned bytes; it gets the elements lane % 4 * 2 and the next of row lane / 4 of every matrix, or of
+// their transposes. PTX ISA, ldmatrix.
+template <bool transposed>
+__device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
+#if defined(FASTGAN_EMULATED_DEVICE)
+  emulator::load_matrices<transposed>(to, row);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto from = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  }
+#endif
+}
+
 // d += a b, of 16 x 16 by 16 x 8, by the threads of a warp. Who holds what: PTX ISA, mma.m16n8k16, "Matrix fragments for
 // .f16 / .bf16". In a lane, with group = lane / 4 and pair = lane % 4 * 2:
 //   a[i]: rows group + 8 (i % 2), columns pair + 8 (i / 2) and the next     b[i]: rows pair + 8 i and the next, column group

@@ -21,12 +21,16 @@ struct alignas(16) Panel {
 
   __device__ const T& at(int mn, int k) const { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
   __device__ T& at(int mn, int k) { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
-  // k and k + 1, for even k, as tensor cores take them.
-  __device__ uint32_t pair(int mn, int k) const {
-    static_assert(sizeof(T) == 2);
-    if constexpr (k_major) return *reinterpret_cast<const uint32_t*>(&at(mn, k));
-    const auto half = [&](int k) { return uint32_t{*reinterpret_cast<const uint16_t*>(&at(mn, k))}; };
-    return half(k) | half(k + 1) << 16;
+  // 16 of m or n by 16 of k from here on, in the order of multiply_add's a. The first 8 of n alone are its elements 0 and 2, the
+  // others 1 and 3, which a panel of 8 has the same.
+  __device__ void matrices(uint32_t (&to)[4], int mn, int k) const {
+    static_assert(sizeof(T) == 2 && (k_major || length >= 16));
+    const int lane = threadIdx.x % 32;
+    if constexpr (k_major) {
+      load_matrices<false>(to, &at(mn + lane % 16 % length, k + lane / 16 * 8));
+    } else {
+      load_matrices<true>(to, &at(mn + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
+    }
   }
 };
 

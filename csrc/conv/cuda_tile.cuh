@@ -67,21 +67,20 @@ struct TensorCore {
 
   template <class Left, class Right>
   __device__ void add(const Left& left, const Right& right) {
-    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
+    const int warp = threadIdx.x / 32, m = warp / kWarps * 32, n = warp % kWarps * kColumns;
 #pragma unroll
     for (int k = 0; k < kDepth<T>; k += 16) {
-      uint32_t a[kDown][4], b[kAcross][2];
+      uint32_t a[kDown][4], b[(kAcross + 1) / 2][4];
 #pragma unroll
-      for (int i = 0; i < kDown * 4; ++i) {
-        const int m = warp / kWarps * 32 + i / 4 * 16 + group + i % 2 * 8;
-        a[i / 4][i % 4] = left.pair(m, k + pair + i % 4 / 2 * 8);
+      for (int i = 0; i < kDown; ++i) left.matrices(a[i], m + i * 16, k);
+#pragma unroll
+      for (int i = 0; i < (kAcross + 1) / 2; ++i) right.matrices(b[i], n + i * 16, k);
+#pragma unroll
+      for (int i = 0; i < kDown * kAcross; ++i) {
+        const int across = i % kAcross;
+        const uint32_t of_8[2] = {b[across / 2][across % 2], b[across / 2][across % 2 + 2]};
+        multiply_add<T>(sums[i], a[i / kAcross], of_8);
       }
-#pragma unroll
-      for (int i = 0; i < kAcross * 2; ++i) {
-        b[i / 2][i % 2] = right.pair(warp % kWarps * kColumns + i / 2 * 8 + group, k + pair + i % 2 * 8);
-      }
-#pragma unroll
-      for (int i = 0; i < kDown * kAcross; ++i) multiply_add<T>(sums[i], a[i / kAcross], b[i % kAcross]);
     }
   }
 };

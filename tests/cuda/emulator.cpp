@@ -20,6 +20,14 @@ __global__ void sum_of_warp(const int* from, int* to, unsigned* even) {
   if (threadIdx.x % 32 == 0) even[threadIdx.x / 32] = votes;
 }
 
+__global__ void copy(const uint4* from, uint32_t* to, bool waits) {
+  __shared__ uint4 shared[64];
+  shared[threadIdx.x] = {};
+  emulator::copy_16(&shared[threadIdx.x], from + threadIdx.x, threadIdx.x == 63);
+  if (waits) emulator::wait_for_copies();
+  to[threadIdx.x] = shared[threadIdx.x].x;
+}
+
 __global__ void diverge(bool hang) {
   if (threadIdx.x < 16) {
     __syncthreads();
@@ -50,6 +58,15 @@ bool reverses(bool with_barrier) {
   return true;
 }
 
+void check_copies() {
+  std::vector<uint4> from(64, uint4{7, 7, 7, 7});
+  std::vector<uint32_t> to(64, 1);
+  emulator::Launch{2}(copy, 1, 64, from.data(), to.data(), false);
+  check::holds(to == std::vector<uint32_t>(64, 0), "a copy that is not waited for is not seen");
+  emulator::Launch{2}(copy, 1, 64, from.data(), to.data(), true);
+  check::holds(to[0] == 7 && to[62] == 7 && to[63] == 0, "a copy, or zeros, that are waited for");
+}
+
 void check_warps() {
   std::vector<int> from(64), to(64);
   std::vector<unsigned> even(2);
@@ -72,5 +89,6 @@ int main(int, char** arguments) {
   if (!what.empty()) return 0;
   check::holds(reverses(true), "a block reverses its elements");
   check::holds(!reverses(false), "a missing barrier is seen");
+  check_copies();
   check_warps();
 }

@@ -260,6 +260,19 @@ inline void wait_for_copies() {
   copies.clear();
 }
 
+// ldmatrix.sync.m8n8.x4, as csrc/conv/cuda_device.cuh describes it.
+template <bool transposed>
+void load_matrices(uint32_t (&to)[4], const void* row) {
+  auto& block = *Block::current_block();
+  const auto rows = block.exchange(static_cast<const std::array<uint16_t, 8>*>(row), __LINE__);
+  const unsigned across = block.lane() / 4, along = block.lane() % 4 * 2;
+  if (reinterpret_cast<uintptr_t>(row) % 16) stop("ldmatrix needs rows at multiples of 16 bytes.", __LINE__);
+  for (unsigned i = 0; i < 4; ++i) {
+    const auto element = [&](unsigned k) { return transposed ? (*rows[i * 8 + k])[across] : (*rows[i * 8 + across])[k]; };
+    to[i] = element(along) | uint32_t{element(along + 1)} << 16;
+  }
+}
+
 // mma.sync.m16n8k16 with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded once.
 template <class T>
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
