@@ -226,6 +226,61 @@ inline void narrow(const A* from, int64_t n, T* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = from_compute<T>(from[i]);
 }
 
+// Pixels that lie evenly spaced in memory, `length` at a time: those of a row of a tile.
+struct Spacing {
+  int64_t length, step;
+};
+inline Spacing spacing_of(const int64_t* offsets, int64_t count) {
+  if (count < 2) return {1, 0};
+  const int64_t step = offsets[1] - offsets[0];
+  int64_t length = 2;
+  while (length < count && offsets[length] - offsets[length - 1] == step) ++length;
+  for (int64_t i = length + 1; i < count; ++i) {
+    if (i % length != 0 && offsets[i] - offsets[i - 1] != step) return {1, 0};
+  }
+  return {count % length == 0 ? length : 1, step};
+}
+
+// The first `count` numbers of a line, `step` (1 or 2) apart. What lies between belongs to other pixels, and maybe to another thread.
+inline void store_spaced(float* to, const float* line, int64_t count, int64_t step) {
+#if defined(__AVX512F__)
+  constexpr int64_t kHalf = kLanes<float> / 2;
+  for (; step == 2 && count > 0; count -= kHalf, line += kHalf, to += kLanes<float>) {
+    const auto every_second = static_cast<__mmask16>(0x5555u & ((1u << 2 * std::min(count, kHalf)) - 1));
+    const auto half = _mm512_castps256_ps512(_mm256_loadu_ps(line));
+    _mm512_mask_storeu_ps(to, every_second, _mm512_maskz_expand_ps(every_second, half));
+  }
+#endif
+  if (step == 1) std::memcpy(to, line, count * sizeof(float));
+}
+
+// Columns to planes of evenly spaced pixels, in squares; false where they are others.
+inline bool store_squares(const float* lines, int64_t columns, int64_t row_count, int64_t column_count, const int64_t* offsets,
+                          int64_t column_stride, float* out) {
+  constexpr int64_t W = kLanes<float>, kMostStep = sizeof(Vec<float>) == 64 ? 2 : 1;
+  const auto [length, step] = spacing_of(offsets, row_count);
+  const int64_t some = std::min(length, W);
+  if (step < 1 || step > kMostStep || some < 4 || row_count % W != 0 || length % some != 0 || W % some != 0) return false;
+  for (int64_t n = 0; n < column_count; n += W) {
+    for (int64_t m = 0; m < row_count; m += W) {
+      Vec<float> square[W];
+      float turned[W][W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = load(lines + (m + i) * columns + n);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store(turned[i], square[i]);
+      for (int64_t i = 0; i < std::min(W, column_count - n); ++i) {
+        float* const plane = out + (n + i) * column_stride;
+        for (int64_t at = 0; at < W; at += some) {
+          store_spaced(plane + offsets[m + at], turned[i] + at, some, step);
+        }
+      }
+    }
+  }
+  return true;
+}
+
 template <class T, class S, Activation kind, class A = Compute<S>>
 void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias, A slope,
                 const int64_t* offsets, int64_t column_stride, T* out) {
@@ -250,6 +305,9 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
   if (column_stride == 1) {
     for (int64_t m = 0; m < row_count; ++m) std::copy_n(narrowed + m * columns, column_count, out + offsets[m]);
     return;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    if (store_squares(narrowed, columns, row_count, column_count, offsets, column_stride, out)) return;
   }
   // A column after the other, because neighbouring rows are neighbouring pixels, and share a cache line.
   for (int64_t n = 0; n < column_count; ++n) {
