@@ -123,8 +123,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   input.check(op);
   batch_norm_act::activation_of(op, activation);
   const Tensor like = input.like();
-  Engine engine = engine_for(Pass::forward, like, weight, conv);
-  if (engine == Engine::matmul && bias) engine = Engine::aten;
+  const Engine engine = engine_for(Pass::forward, like, weight, conv);
   const Pending taken = is_fused(Pass::forward, engine, like) ? input : input.materialised();
   Tensor output;
   OptionalTensor moments;

@@ -158,7 +158,7 @@ void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor
 static void gather(Engine engine, const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
                    const Epilogue& epilogue, const Tensor& output) {
   if (engine == Engine::winograd) return winograd_gather(pending, weight, conv, backward, epilogue, output);
-  if (engine == Engine::matmul) return matmul_gather(pending.input, weight, conv, backward, output);
+  if (engine == Engine::matmul) return matmul_gather(pending.input, weight, conv, backward, epilogue.bias, output);
   if (engine == Engine::scatter) return scatter(pending, weight, conv, epilogue, output);
   const Tensor& input = pending.input;
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {

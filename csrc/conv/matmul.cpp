@@ -1,5 +1,7 @@
 #include "conv/matmul.h"
 
+#include "common/dispatch.h"
+
 namespace fastgan::conv {
 
 bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
@@ -32,13 +34,39 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // to be owned
 }
 
+// The bias in each column of a row: as it is, or in each pixel of `output`.
+Tensor repeated(const Tensor& bias, const Tensor& output, MemoryFormat format) {
+  const int64_t channels = output.size(1), pixels = output.size(2) * output.size(3), step = bias.stride(0);
+  const Tensor row = empty({channels * pixels}, bias.scalar_type(), output);
+  dispatch_dtype("conv", bias.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    const T* const from = data<T>(bias);
+    T* const to = mutable_data<T>(row);
+    for (int64_t i = 0; i < channels * pixels; ++i) {
+      to[i] = from[(format == MemoryFormat::ChannelsLast ? i % channels : i / pixels) * step];
+    }
+  });
+  return row;
+}
+
+// out = a b + bias, rounded once.
+void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(a), from(torch::stable::transpose(b, 0, 1)), from(OptionalTensor(bias)), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // to be owned
+}
+
 }  // namespace
 
-void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Tensor& output) {
+void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+                   const OptionalTensor& bias, const Tensor& output) {
   const bool to_large = conv.transposed != backward;
   const auto format = format_of(to_large ? output : input);
   const Tensor taps = rows_of(weight, format);
-  multiply(rows_of(input, format), to_large ? taps : torch::stable::transpose(taps, 0, 1), rows_of(output, format));
+  const Tensor left = rows_of(input, format), right = to_large ? taps : torch::stable::transpose(taps, 0, 1);
+  const Tensor out = rows_of(output, format);
+  bias ? multiply_and_add(left, right, repeated(*bias, output, format), out) : multiply(left, right, out);
 }
 
 void matmul_wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {

@@ -9,8 +9,9 @@ namespace fastgan::conv {
 
 bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv);
 
-// As `gather` and `wgrad` of engine.h, but for bias and activation.
-void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward, const Tensor& output);
+// As `gather` and `wgrad` of engine.h, but for the activation.
+void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+                   const OptionalTensor& bias, const Tensor& output);
 void matmul_wgrad(const Tensor& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight);
 
 }  // namespace fastgan::conv

@@ -67,7 +67,7 @@ SNAPSHOTS = {
         2 yes conv_bn_act/forward_aten: block 2 of 3 of a run
         3 yes batch_norm_act/forward_contiguous_float32: block 2 of 3 of a run
         4 yes batch_norm_act/forward_contiguous_float32: block 2 of 3 of a run
-        5 yes conv_bn_act/forward_aten: block 3 of 3 of a run
+        5 yes conv_bn_act/forward_aten_matmul: block 3 of 3 of a run
         6 yes activation/forward_float32: block 3 of 3 of a run
     """,
     "torch": """
@@ -85,7 +85,7 @@ SNAPSHOTS = {
         2 yes conv_bn_act/forward_aten: block 2 of 3 of a run
         3 yes batch_norm_act/forward_contiguous_float32: block 2 of 3 of a run
         4 yes batch_norm_act/forward_contiguous_float32: block 2 of 3 of a run
-        5 yes conv_bn_act/forward_aten: block 3 of 3 of a run
+        5 yes conv_bn_act/forward_aten_matmul: block 3 of 3 of a run
         6 yes activation/forward_float32: block 3 of 3 of a run
     """,
     "unfused": """
@@ -103,7 +103,7 @@ SNAPSHOTS = {
         2 yes conv_bn_act/forward_aten: block 2 of 2 of a run
         3 yes batch_norm_act/forward_contiguous_float32: block 2 of 2 of a run
         4 yes batch_norm_act/forward_contiguous_float32: block 2 of 2 of a run
-        5 yes conv_bn_act/forward_aten: a run of one block
+        5 yes conv_bn_act/forward_aten_matmul: a run of one block
         6 yes activation/forward_float32: a run of one block
     """,
     "critic": """
@@ -118,7 +118,7 @@ SNAPSHOTS = {
         2 no torch: it has a hook or a replaced forward, which must run
         3 yes batch_norm_act/forward_contiguous_float32: block 1 of 2 of a run
         4 yes batch_norm_act/forward_contiguous_float32: block 1 of 2 of a run
-        5 yes conv_bn_act/forward_aten: block 2 of 2 of a run
+        5 yes conv_bn_act/forward_aten_matmul: block 2 of 2 of a run
         6 yes activation/forward_float32: block 2 of 2 of a run
     """,
     "own_forwards": """
@@ -190,7 +190,7 @@ def test_after_a_step_a_convolution_names_the_kernels_of_every_pass():
     assert engines == {
         "0": "conv_bn_act/forward_aten, backward_wgrad_aten",
         "2": "conv_bn_act/forward_aten, backward_dgrad_aten, backward_wgrad_aten",
-        "5": "conv_bn_act/forward_aten, backward_dgrad_aten_matmul, backward_wgrad_aten_matmul, backward_bias_aten",
+        "5": "conv_bn_act/forward_aten_matmul, backward_dgrad_aten_matmul, backward_wgrad_aten_matmul, backward_bias_aten",
     }
 
 
