@@ -125,7 +125,7 @@ CONV_BN_ACT = [
     _conv("no_norm", (2, 3, 8, 8), (8, 3, 4, 4), stride=2, padding=1, batch_norm=False),
     _conv("no_norm_tanh", (2, 3, 6, 6), (4, 3, 3, 3), bias=True, batch_norm=False, activation="tanh"),
     _conv("no_norm_sigmoid", (2, 3, 4, 4), (1, 3, 4, 4), batch_norm=False, activation="sigmoid"),
-    _conv("to_one_pixel", (3, 6, 4, 4), (5, 6, 4, 4), bias=True, batch_norm=False, activation="relu"),
+    _conv("to_one_pixel", (3, 6, 4, 4), (5, 6, 4, 4), bias=True, batch_norm=False, activation="none"),
     _conv("plain", (2, 3, 6, 6), (4, 3, 3, 3), bias=True, batch_norm=False, activation="none"),
     _conv("groups_dilation", (2, 8, 9, 9), (12, 4, 3, 3), groups=2, dilation=2, padding=(2, 1)),
     _conv("same", (2, 4, 6, 7), (5, 4, 4, 3), padding="same"),

@@ -32,7 +32,11 @@ ptxas info    : Used 33 registers, 464 bytes cmem[0]
 def is_up_to_date(edges: list[ninja.Edge]) -> bool:
     """Whether the last build's reports are there, and of the sources as they are."""
     program = ninja.find_ninja()
-    if program is None or not all((ROOT / edge.report).is_file() for edge in edges):
+    plan = ROOT / native.FOLDER / "build.ninja"
+    if program is None or not plan.is_file() or not all((ROOT / edge.report).is_file() for edge in edges):
+        return False
+    # To ninja, what a later build without CUDA does not make is a file like any other, and never out of date.
+    if not all(f"build {edge.output}" in plan.read_text() for edge in edges):
         return False
     command = [program, "-n", "-f", str(native.FOLDER / "build.ninja"), *(str(edge.output) for edge in edges)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
