@@ -116,7 +116,6 @@ struct TapLines {
 };
 
 constexpr int64_t kChannels = 16;  // whose taps are brought into lines at a time: then they are in a first-level cache
-constexpr int64_t kMostTaps = 4 * kMostPhases;
 
 // The taps of a weight lie a page apart and more, where the hardware does not look ahead. So each is asked for this many channels
 // before its use, into the second-level cache: page by page they fall into the same few places of the first. Inlined by force,
@@ -177,7 +176,7 @@ void transform_weight(const Products& p, const Taps& taps, const T* weight, Phas
                       int64_t count, const TransformedTaps& out) {
   const int64_t columns = tile_of<float>().columns, outputs = std::min(columns, taps.outputs - first_output);
   const int64_t padded = std::min(kChannels, columns);  // whole panels are multiples of it
-  float block[kMostTaps * kChannels * kMaxTileColumns];
+  float* const block = scratch<float, 12>(4 * taps.phases() * padded * columns);
   for (int64_t begin = 0; begin < count; begin += padded) {
     const int64_t channels = std::clamp<int64_t>(taps.channels - first - begin, 0, padded);
     const T* const from = weight + (first + begin) * taps.channel + first_output * taps.output;
