@@ -1,9 +1,6 @@
 import os
 import signal
 
-# A shell that starts the suite in the background has it ignore Ctrl-C, and so the processes that tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # The tests' tensors are tiny: threads would only wait for each other. Tests of threading ask for more (`threads`).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -11,6 +8,9 @@ import pytest
 import torch
 
 from fastgan.ops import _engine
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and so the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
