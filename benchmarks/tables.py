@@ -18,6 +18,7 @@ _NAMES = {
 }
 _OURS = ("fastgan.layers", "AdversarialStep")
 _CAP = "held to AVX2"
+SAMPLED = (1, 8)  # images at a time, in the README
 
 
 def everything(record: dict[str, Any]) -> str:
@@ -68,6 +69,11 @@ def readme(record: dict[str, Any]) -> str:
     rows = [[what, isa, *_against(record["step"], *which)] for what, *which in ways]
     for format, what in (("contiguous", "one line changed"), ("channels_last", "the same, channels_last")):
         rows.append([what, _CAP, *_against(record["capped"]["rows"], "fastgan.layers", "float32", format)])
+    found = _sampled(record)
+    for batch in SAMPLED:
+        eager, ours = (found["float32", batch, name] for name in ("torch.nn", "folded"))
+        what = f"a trained generator, {batch} image{'s' if batch > 1 else ''} at a time"
+        rows.append([what, isa, _ms(ours), _ms(eager), "-", _ratio(eager / ours), "-"])
     head = ["", "kernels", "fastgan, ms", "eager, ms", "compiled, ms", "against eager", "against compiled"]
     where = f"{m['device_name']}, {m['threads']} threads, torch {m['torch']}; a step of the DCGAN tutorial, "
     return f"{where}batches of {m['batch_size']}:\n\n{_table(head, rows)}"
@@ -149,8 +155,12 @@ def _parts(record: dict[str, Any]) -> str:
     )
 
 
+def _sampled(record: dict[str, Any]) -> dict[tuple[str, int, str], float]:
+    return {(row["precision"], row["batch"], row["contender"]): row["ms"] for row in record["sampling"]}
+
+
 def _sampling(record: dict[str, Any]) -> str:
-    found = {(row["precision"], row["batch"], row["contender"]): row["ms"] for row in record["sampling"]}
+    found = _sampled(record)
     rows = []
     for precision, batch in dict.fromkeys(key[:2] for key in found):
         eager, ours, folded = (found[precision, batch, name] for name in ("torch.nn", "fastgan.layers", "folded"))
