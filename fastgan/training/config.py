@@ -56,8 +56,8 @@ class TrainConfig:
     """How other shapes become ``image_size``: "crop", "pad" or "stretch"."""
     channels: int | str = "auto"
     """1, 3, 4, or "auto": 1 where all images are grey, otherwise 3."""
-    mirror: bool = False
-    """Mirror each image left to right with probability 1/2."""
+    mirror: bool | None = None
+    """Mirror each image left to right with probability 1/2; None: the preset's, or else not."""
     steps: int | None = None
     """Updates of both networks; or else ``epochs``."""
     epochs: float | None = None
@@ -95,8 +95,8 @@ class TrainConfig:
     l1_weight: float | None = None
     """Of the mean absolute difference between generated and real images in the generator's loss; None: 100 with a task,
     otherwise 0."""
-    r1_gamma: float = 0.0
-    """Gamma of the R1 penalty; 0: none."""
+    r1_gamma: float | None = None
+    """Gamma of the R1 penalty; 0: none; None: the preset's, or else none."""
     r1_every: int = 16
     """Steps between R1 penalties."""
     spectral_norm: bool = False
@@ -150,11 +150,13 @@ class TrainConfig:
         ``out`` stays as it is, and so does one of ``steps`` and ``epochs``.
         """
         name = self.preset or preset or preset_of(self.data)
-        values = layered({"data": "digits"}, PRESETS[name], dataclasses.asdict(self))
+        values = layered(_BASE, PRESETS[name], dataclasses.asdict(self))
         if preset is None and self.image_size is None and (size := native_size(values["data"])) is not None:
             values["image_size"] = size
         if self.loss not in CROSS_ENTROPIES and self.label_smoothing is None:
             values["label_smoothing"] = 0.0  # there are no labels
+        if self.loss == "wgan_gp" and self.r1_gamma is None:
+            values["r1_gamma"] = 0.0  # it has a gradient penalty of its own
         if self.l1_weight is None:
             values["l1_weight"] = 0.0 if self.task is None else L1_WEIGHT
         if "lr" in values:
@@ -246,6 +248,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path}: {error}") from None
     return {name: getattr(config, name) for name in values if name != "format"}
 
+
+_BASE = {"data": "digits", "mirror": False, "r1_gamma": 0.0}  # where neither the configuration nor its preset says it
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 

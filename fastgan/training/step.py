@@ -293,7 +293,7 @@ class AdversarialStep:
             if self.r1_gamma and not self.from_logits:
                 raise UserError(
                     f"r1_gamma is {self.r1_gamma:g}, but the discriminator ends in a sigmoid, and R1 is of logits; "
-                    "leave the sigmoid or r1_gamma out."
+                    "leave the sigmoid out, or set r1_gamma to 0."
                 )
         return losses.objective(self.loss, label_smoothing=self.label_smoothing, from_logits=self.from_logits)
 

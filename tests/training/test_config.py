@@ -45,11 +45,15 @@ def test_presets_fill_only_what_is_open():
     assert TrainConfig(loss="hinge").resolved().label_smoothing == 0.0  # it has no labels
     for preset in PRESETS.values():
         assert ("steps" in preset) != ("epochs" in preset)
-        assert set(preset) <= {field.name for field in dataclasses.fields(TrainConfig)}
+        assert set(preset) <= {field.name for field in dataclasses.fields(TrainConfig) if field.default is None}
     assert (TrainConfig().resolved().data, TrainConfig(preset="cpu-quick").resolved().data) == ("digits", "digits")
     assert TrainConfig(preset="emoji").resolved().data == "emoji"
     emoji = TrainConfig(data="emoji").resolved()
     assert emoji == dataclasses.replace(TrainConfig(preset="emoji").resolved(), preset=None)
+    assert (emoji.mirror, emoji.r1_gamma, digits.mirror, digits.r1_gamma) == (True, 0.1, False, 0.0)
+    plain = TrainConfig(data="emoji", mirror=False, r1_gamma=0.0)
+    assert (plain.resolved().mirror, plain.resolved().r1_gamma) == (False, 0.0)
+    assert TrainConfig(data="emoji", loss="wgan_gp").resolved().r1_gamma == 0.0  # it has a penalty of its own
     quick = TrainConfig(data="photos", preset="cpu-quick", width=8).resolved()
     assert (quick.data, quick.image_size, quick.width, quick.preset) == ("photos", 32, 8, "cpu-quick")
     assert quick.resolved() == quick

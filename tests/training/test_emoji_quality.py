@@ -46,4 +46,5 @@ def test_emoji_come_nearer_to_the_real_ones(tmp_path):
     never = distance(generate(untrained, draw_latents(SAMPLES, gan.latent_shape, 1)))
     print(f"Frechet distance: untrained {never:.0f}, after 2 minutes {soon:.0f}, after 10 minutes {late:.0f}")
     assert late < never / 2
+    assert late < 400  # 346 after 4,300 steps, 321 after 6,000; without mirroring, R1 and the longer EMA 432 and 450
     assert late < soon
