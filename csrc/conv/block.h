@@ -4,8 +4,8 @@
 // next block applies them while it takes in its input, and the activation never has to be kept. Without batch-norm the
 // activation is applied at once and the output is what backward needs.
 //
-// The convolution itself is the engine's or aten's (engine.h); what surrounds it comes from batch_norm_act of the library this is compiled into (CPU
-// or CUDA).
+// The convolution itself is the engine's or aten's (engine.h); what surrounds it comes from batch_norm_act of the library
+// this is compiled into (CPU or CUDA).
 #pragma once
 
 #include "batch_norm_act/batch_norm_act.h"

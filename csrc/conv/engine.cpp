@@ -55,8 +55,8 @@ bool aten_is_fast(ScalarType dtype) {
 //   Winograd's takes 0.4 to 0.75 of aten's time in float32, and aten is no faster in a bfloat16 that the CPU does not multiply;
 //   what aten has no kernels for it runs 3 to 100 times as long as ours;
 //   all else is aten's, which takes 0.9 of the time of our direct kernels.
-//   but for bfloat16 gradients of large weights, which Winograd's computes in 0.6 of aten's time, in float32. On a CPU with AMX, where
-//   aten took 19 to 27 ms for them at 64 images and float32 multiplies at 300 GFLOP/s, that is half by arithmetic.
+//   but for bfloat16 gradients of large weights, which Winograd's computes in 0.6 of aten's time, in float32. On a CPU with
+//   AMX, where aten took 19 to 27 ms for them at 64 images and float32 multiplies at 300 GFLOP/s, that is half by arithmetic.
 struct Rule {
   bool winograd, scatter, direct;
   bool matmul;          // torch's
@@ -120,7 +120,8 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
       visit(context, ("fastgan's winograd, " + isa).c_str(), (name + ": weight gradients from 256 by 512 channels on").c_str());
     }
     if (rule.scatter) {
-      visit(context, ("fastgan's scatter, " + isa).c_str(), (name + ": to larger images of up to 4 channels, or from few pixels").c_str());
+      visit(context, ("fastgan's scatter, " + isa).c_str(),
+            (name + ": to larger images of up to 4 channels, or from few pixels").c_str());
     }
     if (rule.matmul) {
       visit(context, "torch's matrix product", (name + ": between one pixel and as many as the kernel has").c_str());

@@ -51,14 +51,13 @@ inline bool is_possible(const Tensor& input, const Tensor& weight, const Convolu
   return conv.groups == 1 && input.numel() > 0 && weight.numel() > 0;
 }
 
-// Pixels of a batch of the smaller image: a transposed convolution's input, or a convolution's output.
+// A side of the smaller image, and its pixels in a batch: a transposed convolution's input, or a convolution's output.
+inline int64_t smaller_size(const Tensor& input, const Tensor& weight, const Convolution& conv, int dim) {
+  const int64_t size = input.size(2 + dim), reach = conv.dilation[dim] * (weight.size(2 + dim) - 1) + 1;
+  return conv.transposed ? size : (size + 2 * conv.padding[dim] - reach) / conv.stride[dim] + 1;
+}
 inline int64_t smaller_pixels(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  int64_t pixels = input.size(0);
-  for (int dim = 0; dim < 2; ++dim) {
-    const int64_t size = input.size(2 + dim), reach = conv.dilation[dim] * (weight.size(2 + dim) - 1) + 1;
-    pixels *= conv.transposed ? size : (size + 2 * conv.padding[dim] - reach) / conv.stride[dim] + 1;
-  }
-  return pixels;
+  return input.size(0) * smaller_size(input, weight, conv, 0) * smaller_size(input, weight, conv, 1);
 }
 
 // What this pass of a convolution runs on. FASTGAN_ENGINE=native takes ours wherever it can.

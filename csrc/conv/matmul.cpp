@@ -49,7 +49,7 @@ Tensor repeated(const Tensor& bias, const Tensor& output, MemoryFormat format) {
   return row;
 }
 
-// out = a b + bias, rounded once.
+// out = a b + bias, rounded once. By `linear`, because addmm takes Scalars, which the stable ABI does not pass.
 void multiply_and_add(const Tensor& a, const Tensor& b, const Tensor& bias, const Tensor& out) {
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{from(a), from(torch::stable::transpose(b, 0, 1)), from(OptionalTensor(bias)), from(out)};

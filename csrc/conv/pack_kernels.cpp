@@ -29,7 +29,8 @@ void pixels(const T* image, const Image& of, const Window& window, int64_t chann
     std::fill(out + end * channels, out + line, S{});
     const T* from = image + row * of.row_stride + (begin - window.left) * of.pixel_stride;
     S* to = out + begin * channels;
-    if (of.channel_stride == 1 && of.pixel_stride == channels) {  // no padding of the channels: one piece
+    // One piece where the channels need no padding. (Between those of a slice lie as many of somebody else's.)
+    if (of.channels == channels && of.channel_stride == 1 && of.pixel_stride == channels) {
       copy(from, (end - begin) * channels, to);
       continue;
     }
@@ -228,7 +229,7 @@ inline void narrow(const A* from, int64_t n, T* to) {
 
 // Pixels that lie evenly spaced in memory, `length` at a time: those of a row of a tile.
 struct Spacing {
-  int64_t length, step;
+  int64_t length, step;  // step 0: they are not
 };
 inline Spacing spacing_of(const int64_t* offsets, int64_t count) {
   if (count < 2) return {1, 0};
@@ -247,7 +248,7 @@ inline void store_spaced(float* to, const float* line, int64_t count, int64_t st
   constexpr int64_t kHalf = kLanes<float> / 2;
   for (; step == 2 && count > 0; count -= kHalf, line += kHalf, to += kLanes<float>) {
     const auto every_second = static_cast<__mmask16>(0x5555u & ((1u << 2 * std::min(count, kHalf)) - 1));
-    const auto half = _mm512_castps256_ps512(_mm256_loadu_ps(line));
+    const auto half = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << std::min(count, kHalf)) - 1), line);
     _mm512_mask_storeu_ps(to, every_second, _mm512_maskz_expand_ps(every_second, half));
   }
 #endif

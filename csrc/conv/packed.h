@@ -11,7 +11,8 @@
 
 namespace fastgan::conv {
 
-inline constexpr int64_t kPackedBytes = 384 * 1024;      // of left operands at a time: in a second-level cache, beside the right ones
+// Of left operands at a time: in a second-level cache, beside the right ones.
+inline constexpr int64_t kPackedBytes = 384 * 1024;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }

@@ -8,7 +8,7 @@ namespace fastgan::conv {
 // A tensor with normalise + activate still to be applied where `mean` is there; otherwise as it is.
 struct Pending {
   Tensor input;                               // [N, C, H, W]
-  OptionalTensor mean, invstd, weight, bias;  // [batch_groups, C] twice, [C] twice
+  OptionalTensor mean, invstd, weight, bias;  // [batch_groups, C] twice; [C] or [N, C] twice
   int64_t activation;
   double negative_slope;
 
@@ -19,6 +19,7 @@ struct Pending {
     batch_norm_act::check_affine(op, weight, bias, geometry(op), input);
     batch_norm_act::activation_of(op, activation);
   }
+  // For its groups, samples and channels; they are the same in either format.
   batch_norm_act::Geometry geometry(const char* op) const {
     return batch_norm_act::geometry_of(op, input, MemoryFormat::ChannelsLast, mean->size(0));
   }

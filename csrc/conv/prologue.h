@@ -35,7 +35,8 @@ class Prologue {
     }
   }
 
-  // To what Packing::pixels has made of one image. Padding stays zero: it is the activation's.
+  // To what Packing::pixels has made of one image. Padding pixels stay zero: they are the activation's. What an activation makes of
+  // padding channels meets zeros in the other operand.
   void apply(int64_t image, const Image& of, const Window& window, S* pixels) const {
     if (!kernel_) return;
     const A* const at = values_.data() + image / images_a_set_ * kArrays * period_;
@@ -44,12 +45,10 @@ class Prologue {
     const int64_t bottom = std::clamp<int64_t>(window.top - window.first + of.height, top, window.height);
     const int64_t left = std::clamp<int64_t>(window.left, 0, window.width);
     const int64_t right = std::clamp<int64_t>(window.left + of.width, left, window.width);
-    const bool is_whole = right - left == window.width;
     const int64_t length = (right - left) * padded_, line = window.width * padded_;
-    for (int64_t y = top; y < bottom; y += is_whole ? bottom - top : 1) {
-      S* const row = pixels + y * line + left * padded_;
-      kernel_(row, row, is_whole ? (bottom - top) * length : length, period_, parameters);
-    }
+    const auto to = [&](S* from, int64_t count) { kernel_(from, from, count, period_, parameters); };
+    if (length == line) return to(pixels + top * line, (bottom - top) * line);  // in one piece
+    for (int64_t y = top; y < bottom; ++y) to(pixels + y * line + left * padded_, length);
   }
 
  private:

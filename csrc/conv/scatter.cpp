@@ -9,10 +9,21 @@ namespace fastgan::conv {
 
 constexpr int64_t kFewChannels = 4;  // an image's
 
+// Rows of the smaller image whose operands and products, `row_bytes` each, stay in a second-level cache beside a weight.
+static int64_t rows_at_a_time(int64_t row_bytes, int64_t weight_bytes) {
+  return std::max<int64_t>(1, (2 * kPackedBytes - std::min(weight_bytes, kPackedBytes)) / row_bytes);
+}
+
 bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward) {
   const bool to_large = conv.transposed != backward;
   if (!to_large || conv.dilation[0] != 1 || conv.dilation[1] != 1) return false;
-  if (weight.size(1) <= kFewChannels) return true;
+  if (weight.size(1) <= kFewChannels) {
+    // Rows beside a band are multiplied again for it: under large kernels on wide images more than is saved (measured on images of 64
+    // to 512 pixels under kernels of 3 to 9).
+    const int64_t beside = divide_up(weight.size(2) - conv.stride[0], conv.stride[0]);
+    const int64_t line = weight.size(0) + round_up(weight.size(1) * weight.size(2) * weight.size(3), kMaxTileColumns);
+    return beside <= 2 * rows_at_a_time(smaller_size(input, weight, conv, 1) * line * static_cast<int64_t>(sizeof(float)), 0);
+  }
   // With few pixels the time is the weight's. aten first brings it into an order of its own, and for that turns a contiguous one
   // (measured at 1 to 8 images of 4x4 to 16x16).
   constexpr int64_t kFewPixels = 32, kFewWhereTurned = 256;
@@ -81,10 +92,10 @@ struct Plan {
   int64_t bands, count;  // of an image; of the batch
 
   // Input pixels that add to these rows of the output lie in rows [first, first + count).
-  struct Rows {
+  struct Range {
     int64_t first, count;
   };
-  Rows reaching(int64_t first, int64_t last, int64_t taps, int64_t height) const {
+  Range reaching(int64_t first, int64_t last, int64_t taps, int64_t height) const {
     const int64_t top = std::clamp<int64_t>(divide_up(first + padding[0] - taps + 1, stride[0]), 0, height);
     return {top, std::clamp<int64_t>((last - 1 + padding[0]) / stride[0] + 1, top, height) - top};
   }
@@ -97,7 +108,7 @@ Plan plan_of(const Convolution& conv, const Taps& taps, const Tensor& input, con
   const int64_t line = taps.panels * tile_of<S>().columns, batch = input.size(0);
   const int64_t row_bytes = input.size(3) * static_cast<int64_t>(taps.depth * sizeof(S) + line * sizeof(Compute<S>));
   const int64_t weight_bytes = taps.depth * line * static_cast<int64_t>(sizeof(S));
-  const int64_t rows = std::max<int64_t>(1, (2 * kPackedBytes - std::min(weight_bytes, kPackedBytes)) / row_bytes);
+  const int64_t rows = rows_at_a_time(row_bytes, weight_bytes);
   if (rows < input.size(2)) {
     plan.rows = std::min(plan.rows, rows * plan.stride[0]);
     plan.bands = divide_up(output.size(2), plan.rows);
@@ -130,7 +141,7 @@ void multiply(const Taps& taps, const S* left, int64_t pixels, const S* right, C
 
 // Where a block's sums go, a row of the output at a time.
 template <class T, class S>
-struct Rows {
+struct Outputs {
   using A = Compute<S>;
   const Taps& taps;
   const Epilogue& epilogue;
@@ -138,7 +149,7 @@ struct Rows {
   int64_t width;
   std::vector<A> bias;  // in whole blocks
 
-  Rows(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to), width(to.size(3)) {
+  Outputs(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to), width(to.size(3)) {
     bias.resize(taps.blocks * taps.slots);
     if (epilogue.bias) {
       const auto given = values<A>(epilogue.bias, taps.channels, A(0));
@@ -189,12 +200,12 @@ struct Rows {
 
 template <class T, class S>
 void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t item, const Tensor& input,
-                  const Prologue<S>& prologue, const S* right, const Rows<T, S>& rows) {
+                  const Prologue<S>& prologue, const S* right, const Outputs<T, S>& outputs) {
   using A = Compute<S>;
   const auto& tile = tile_of<S>();
   const Image shape = image_of(input);
   const int64_t first_image = item / plan.bands * plan.images, images = std::min(plan.images, input.size(0) - first_image);
-  const int64_t first = item % plan.bands * plan.rows, last = std::min(rows.output.size(2), first + plan.rows);
+  const int64_t first = item % plan.bands * plan.rows, last = std::min(outputs.output.size(2), first + plan.rows);
   const auto read = plan.reaching(first, last, taps.height, shape.height);
   const int64_t in_image = read.count * shape.width, pixels = images * in_image, line = taps.panels * tile.columns;
 
@@ -216,18 +227,18 @@ void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t ite
     }
   }
 
-  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], rows.width};
+  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], outputs.width};
   A* const sums = scratch<A, 9>(round_up(row.width * taps.slots, kMaxTileColumns));
   for (int64_t i = 0; i < images; ++i) {
     for (int64_t y = first; y < last; ++y) {
-      rows.begin(block, sums);
+      outputs.begin(block, sums);
       for (int64_t tap = (y + plan.padding[0]) % plan.stride[0]; tap < taps.height; tap += plan.stride[0]) {
         const int64_t from = (y + plan.padding[0] - tap) / plan.stride[0];
         if (y + plan.padding[0] < tap || from >= shape.height) continue;
         packing<T, S>().add_row(
             row, products + (i * in_image + (from - read.first) * shape.width) * line + tap * taps.width * taps.slots, sums);
       }
-      rows.store(block, first_image + i, y, sums);
+      outputs.store(block, first_image + i, y, sums);
     }
   }
 }
@@ -242,7 +253,7 @@ void scatter(const Pending& pending, const Tensor& weight, const Convolution& co
     using S = decltype(packed);
     const Taps taps = taps_of<T, S>(weight);
     const Plan plan = plan_of<S>(conv, taps, input, output);
-    const Rows<T, S> rows(taps, epilogue, output);
+    const Outputs<T, S> outputs(taps, epilogue, output);
     const Prologue<S> prologue(pending, 0, taps.depth);
     torch::stable::parallel_for(0, taps.blocks * plan.count, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
@@ -250,7 +261,7 @@ void scatter(const Pending& pending, const Tensor& weight, const Convolution& co
       for (int64_t item = begin; item < end; ++item) {
         const int64_t block = item / plan.count;
         if (item == begin || item % plan.count == 0) pack_block<T, S>(taps, weight, block, right);
-        scatter_item<T, S>(plan, taps, block, item % plan.count, input, prologue, right, rows);
+        scatter_item<T, S>(plan, taps, block, item % plan.count, input, prologue, right, outputs);
       }
     });
   });

@@ -10,7 +10,7 @@
 
 namespace fastgan::conv {
 
-// Whether this is such a gather, and here in less time (see engine.h, as for what follows).
+// Whether the gather goes to the larger image, and takes less time here. The arguments are engine.h's.
 bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward);
 
 void scatter(const Pending& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,

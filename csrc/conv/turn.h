@@ -92,7 +92,7 @@ template <>
 constexpr bool kTurns<BFloat16, BFloat16> = true;
 #endif
 
-// The first `count` elements of a line.
+// The first `count` elements of a line, in pieces of fixed sizes: each is a move, where one of any size would be a call.
 template <class S, class Line>
 inline void store_first(S* to, const Line& line, int count) {
   if (count * sizeof(S) == sizeof(line)) {

@@ -59,8 +59,8 @@ Products products_of(const Tensor& input, const Convolution& conv, bool backward
 
 // Transformed inputs of some images: [groups][(m + 1)^2][images][tiles][depth], successive ones of the second `plane` apart.
 template <class T>
-void transform_inputs(const Products& p, const Tensor& input, const Prologue<float>& prologue, int64_t first_image, int64_t images, int64_t plane,
-                      float* out) {
+void transform_inputs(const Products& p, const Tensor& input, const Prologue<float>& prologue, int64_t first_image,
+                      int64_t images, int64_t plane, float* out) {
   const int64_t m = p.m(), columns = tile_of<float>().columns;
   const int64_t width = p.x.span(p.tiles_x, m), row_bytes = width * p.channels * static_cast<int64_t>(sizeof(float));
   const int64_t rows = std::clamp<int64_t>(kPackedBytes / (row_bytes * m * p.y.read_step), 1, p.tiles_y);  // of tiles, a band

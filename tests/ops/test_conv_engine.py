@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from cases import relative_error
 
-from fastgan import _C, _native, layers
+from fastgan import _C, _native, layers, ops
 from fastgan.ops import activation
 
 # in, out, size, kernel, stride, padding, dilation, output_padding, transposed
@@ -70,9 +70,9 @@ def check_every_layer() -> None:
                 grad = torch.randn_like(truth).to(dtype)
                 truths = [truth, *torch.autograd.grad(truth, wide, grad.double())]
 
-                ops = torch.ops.fastgan
-                forward = ops._conv_transpose_bn_act if transposed else ops._conv_bn_act
-                backward = ops._conv_transpose_bn_act_backward if transposed else ops._conv_bn_act_backward
+                raw = torch.ops.fastgan
+                forward = raw._conv_transpose_bn_act if transposed else raw._conv_bn_act
+                backward = raw._conv_transpose_bn_act_backward if transposed else raw._conv_bn_act_backward
                 middle = (dims[0], dims[1], *(((more, more),) if transposed else ()), dims[2], 1)
                 found = forward(*source, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 0, 0.0)[0]
                 grads = backward(grad, found, None, None, None, None, False, 0, 0.0, *source, w, *middle, 3)
@@ -109,6 +109,28 @@ def test_no_activation_is_written_between_two_convolutions():
     run(torch.randn(2, 32, 8, 8)).sum().backward()
     kernels = " ".join(_native.counters())
     assert "batch_norm_act/backward" in kernels and "batch_norm_act/forward" not in kernels
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dtype", "channels", "of"), [(torch.float32, 40, 64), (torch.bfloat16, 33, 34)], ids=str)
+def test_channels_of_a_larger_tensor_never_meet_their_neighbours(dtype, channels, of, transposed):
+    """Which lie where kernels pad channels, and would make NaN of a zero weight."""
+
+    def sliced(tensor: torch.Tensor) -> torch.Tensor:
+        larger = torch.full((*tensor.permute(0, 2, 3, 1).shape[:3], of), float("nan"), dtype=dtype)
+        return larger[..., of - channels :].permute(0, 3, 1, 2).copy_(tensor)
+
+    torch.manual_seed(0)
+    x, w = torch.randn(2, channels, 16, 16, dtype=dtype), torch.randn(channels, channels, 4, 4, dtype=dtype)
+    convolve = ops.conv_transpose_bn_act if transposed else ops.conv_bn_act
+    results = []
+    for place in (sliced, lambda tensor: tensor.contiguous(memory_format=torch.channels_last)):
+        leaves = [place(x).requires_grad_(), w.contiguous(memory_format=torch.channels_last).requires_grad_()]
+        output = convolve(*leaves, stride=2, padding=1, batch_norm=False)
+        grads = torch.autograd.grad(output, leaves, place(torch.ones_like(output)))
+        results.append((output, *grads))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
 
 
 if __name__ == "__main__":

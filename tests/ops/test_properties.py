@@ -47,8 +47,11 @@ def _cropped(tensor: Tensor) -> Tensor:
 
 def _some_channels(tensor: Tensor) -> Tensor:
     batch, channels, *pixels = tensor.shape
-    larger = tensor.new_full((batch, *pixels, channels + 3), float("nan"))
-    return larger[..., 1:-2].movedim(-1, 1).copy_(tensor)
+    padded = (
+        channels // 32 + 1
+    ) * 32  # as many as kernels pad them to, so that the neighbours are in the padding's place
+    larger = tensor.new_full((batch, *pixels, padded), float("nan"))
+    return larger[..., padded - channels :].movedim(-1, 1).copy_(tensor)
 
 
 def _offset(tensor: Tensor) -> Tensor:
