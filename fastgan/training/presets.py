@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "emoji",
         "image_size": 64,
         "mirror": True,
-        "epochs": 60,
+        "epochs": 100,
         "batch_size": 32,
         "lr_g": 1e-3,
         "lr_d": 2.5e-4,
