@@ -91,7 +91,7 @@ bool is_fused(Pass pass, Engine engine, const Tensor& input) {
   const bool packs_float = dtype == ScalarType::Float || dtype == ScalarType::Double;
   if (engine == Engine::winograd) return packs_float;
   const bool packs_own = packs_float || (dtype == ScalarType::BFloat16 && tiles().bfloat16.gemm);
-  return pass != Pass::wgrad && packs_own && (engine == Engine::direct || engine == Engine::scatter);
+  return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {

@@ -43,9 +43,10 @@ struct Packing {
   // The left operand of a convolution, pixels by channels: out[y][x][channel], channels padded with zeros to `channels`.
   void (*pixels)(const T* image, const Image&, const Window&, int64_t channels, S* out);
 
-  // The left operand of a weight gradient, channels by pixels: out[channel * plane_stride][y][x % stride][x / stride], a line
-  // of `line` elements for each remainder, padded with zeros.
-  void (*planes)(const T* image, const Image&, const Window&, int64_t stride, int64_t line, int64_t plane_stride, S* out);
+  // The left operand of a weight gradient, channels by pixels: out[channel * line + segment * extent + k] from
+  // in[segments[s] + k * k_stride + channel * channel_stride], padded with zeros to `extent`.
+  void (*lines)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
+                int64_t channel_count, int64_t channel_stride, int64_t extent, int64_t line, S* out);
 
   // The right operand: out[segment][k / step][column][step] from in[segments[s] + k * k_stride + column * column_stride],
   // padded with zeros to `extent` and to `columns` columns.

@@ -44,20 +44,35 @@ void pixels(const T* image, const Image& of, const Window& window, int64_t chann
 }
 
 template <class T, class S>
-void planes(const T* image, const Image& of, const Window& window, int64_t stride, int64_t line, int64_t plane_stride,
-            S* out) {
-  const int64_t row_size = stride * line;
-  const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
-  for (int64_t c = 0; c < of.channels; ++c) std::fill_n(out + c * plane_stride, window.height * row_size, S{});
-  for (int64_t y = 0; y < window.height; ++y) {
-    const int64_t row = window.first + y - window.top;
-    if (row < 0 || row >= of.height) continue;
-    const T* const from = image + row * of.row_stride - window.left * of.pixel_stride;
-    for (int64_t remainder = 0; remainder < stride; ++remainder) {
-      const int64_t first = std::max<int64_t>(0, (begin - remainder + stride - 1) / stride);
-      const int64_t last = (end - remainder + stride - 1) / stride;
-      deinterleave(from + (first * stride + remainder) * of.pixel_stride, of.channel_stride, stride * of.pixel_stride,
-                   std::max<int64_t>(0, last - first), of.channels, plane_stride, out + y * row_size + remainder * line + first);
+void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride, int64_t channel_count,
+           int64_t channel_stride, int64_t extent, int64_t line, S* out) {
+  int64_t c = 0;
+  if constexpr (kTurns<T, S>) {
+    using Square = Turn<T, S>;
+    for (int64_t k = 0, s = 0, first = 0; channel_stride == 1 && first < segment_count * extent; first += Square::kRows) {
+      const T* rows[Square::kRows];  // null where zeros belong
+      for (auto& row : rows) {
+        row = s < segment_count && k < k_count ? in + segments[s] + k * k_stride : nullptr;
+        if (++k == extent) ++s, k = 0;
+      }
+      const auto count = static_cast<int>(std::min<int64_t>(Square::kRows, segment_count * extent - first));
+      for (c = 0; c + Square::kColumns <= channel_count; c += Square::kColumns) {
+        const Square square([&](int row) { return rows[row] ? rows[row] + c : nullptr; });
+#pragma GCC unroll 16
+        for (int i = 0; i < Square::kColumns; ++i) store_first(out + (c + i) * line + first, square.lines[i], count);
+      }
+    }
+  }
+  for (; c < channel_count; ++c) {
+    S* to = out + c * line;
+    for (int64_t s = 0; s < segment_count; ++s, to += extent) {
+      const T* const from = in + segments[s] + c * channel_stride;
+      if (k_stride == 1) {
+        copy(from, k_count, to);
+      } else {
+        for (int64_t k = 0; k < k_count; ++k) to[k] = convert<S>(from[k * k_stride]);
+      }
+      std::fill(to + k_count, to + extent, S{});
     }
   }
 }
@@ -79,6 +94,19 @@ inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
       const Line first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
       std::memcpy(out + 2 * n, &first, sizeof(first));
       std::memcpy(out + 2 * n + 32, &second, sizeof(second));
+    }
+    if (n < count) {
+      const int64_t left = count - n;
+      const auto some = static_cast<__mmask32>((uint64_t{1} << left) - 1);
+      const auto a = bits_as<Line>(_mm512_maskz_loadu_epi16(some, even + n));
+      const auto b = odd ? bits_as<Line>(_mm512_maskz_loadu_epi16(some, odd + n)) : Line{};
+      const uint64_t wanted = (uint64_t{1} << 2 * left) - 1;
+      _mm512_mask_storeu_epi16(out + 2 * n, static_cast<__mmask32>(wanted), bits_as<__m512i>(__builtin_shuffle(a, b, low)));
+      if (left > 16) {
+        _mm512_mask_storeu_epi16(out + 2 * n + 32, static_cast<__mmask32>(wanted >> 32),
+                                 bits_as<__m512i>(__builtin_shuffle(a, b, high)));
+      }
+      return;
     }
   }
 #endif
@@ -320,7 +348,7 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
 template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
-          planes<T, S>,
+          lines<T, S>,
           columns<T, S>,
           runs<T, S>,
           add_row<Compute<S>>,

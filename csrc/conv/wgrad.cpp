@@ -3,99 +3,320 @@
 #include "conv/engine.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
+#include "conv/prologue.h"
 #include "conv/winograd.h"
 
 namespace fastgan::conv {
 namespace {
 
-constexpr int64_t kChunkBytes = 64 * 1024 * 1024;  // of packed operands at a time
-
 // The weight's gradient is a product of the two images that the convolution connects: `small` has a pixel for each position of
 // the kernel, `large` is what the kernel slides over. weight: [small's channels, large's channels, kH, kW].
-template <class S>
+//
+// It is computed in chunks of some pixels of small, the k of one product for each tap: small's channels are rows, large's are
+// columns. k goes over [row][image][column], so that a tap that reads rows of large further down reads the same packed
+// columns from further on; only taps that read further to the right have columns of their own. A large image of few channels
+// is one matrix of patches instead, with a column for each tap and channel.
+constexpr int64_t kDepth = 256;             // k of a chunk, about: a tile's two operands stay in a first-level cache
+constexpr int64_t kSumBytes = 1 << 20;      // of the sums that a chunk adds to: in a second-level cache
+constexpr int64_t kLeastUnits = 8;          // of work for threads: small's and large's channels in blocks, chunks in parts,
+constexpr int64_t kMostParts = 32;          // whose sums are added up at the end
+constexpr int64_t kPartBytes = 2 << 20;     // of all parts' sums, where there are units enough
+constexpr int64_t kPackedBatchBytes = 64 << 20;  // of packed left operands at a time
+
+// Rows of large that lie a stride apart, and how many more than small has a chunk reads.
+struct Residue {
+  int64_t row, more;
+};
+// Where a tap reads: the columns packed for it, and the rows of them that it skips.
+struct TapView {
+  int64_t x, residue, skip;
+};
+
 struct Correlation {
   Image small, large;
-  Window window;                    // of large
-  int64_t line, plane, image_size;  // of large's planes (Packing::planes)
-  int64_t extent;                   // of a row of small, padded
-  int64_t rows;                     // large's channels times the taps
-  int64_t blocks;                   // of small's channels
-  std::vector<int64_t> taps;        // where a tap reads in a plane
+  int64_t batch, kernel[2], stride[2], padding[2], dilation[2];
+  int64_t extent;                           // of a row of small, padded
+  int64_t images, rows, groups, bands;      // of a chunk; how many there are along the batch, and along an image
+  bool patches;
+  std::vector<Residue> residues;
+  std::vector<TapView> taps;
+  int64_t tile_rows, tile_columns;
+  int64_t small_blocks, large_blocks;       // of rows and of columns
+  int64_t small_unit, large_unit;           // blocks that a unit takes at a time
+  int64_t parts, part_chunks;               // of the chunks; of each
 
-  int64_t panel() const { return small.height * extent * tile_of<S>().columns; }  // of one image and block
+  int64_t chunks() const { return groups * bands; }
+  int64_t depth() const { return rows * images * extent; }
+  int64_t line() const { return depth() + 64 / 2; }  // of left operands: not a power of two, which would share few cache sets
+  int64_t left_size() const { return small_blocks * tile_rows * line(); }  // of a chunk
+  int64_t sums_size() const { return small_unit * large_unit * static_cast<int64_t>(taps.size()) * tile_rows * tile_columns; }
+  int64_t units_down() const { return divide_up(small_blocks, small_unit); }
+  int64_t units_across() const { return divide_up(large_blocks, large_unit); }
+  // Of the window's, for one unit.
+  int64_t channels() const { return patches ? large.channels : large_unit * tile_columns; }
+  int64_t reach(int dim) const { return (kernel[dim] - 1) * dilation[dim]; }
 };
 
 template <class S>
-Correlation<S> correlation_of(const Tensor& small, const Tensor& large, const Tensor& weight, const Convolution& conv) {
+Correlation correlation_of(const Tensor& small, const Tensor& large, const Tensor& weight, const Convolution& conv) {
   const auto& tile = tile_of<S>();
-  Correlation<S> c{image_of(small), image_of(large), {}, 0, 0, 0, 0, 0, 0, {}};
-  const int64_t height = weight.size(2), width = weight.size(3), stride = conv.stride[1];
+  Correlation c{};
+  c.small = image_of(small), c.large = image_of(large), c.batch = small.size(0);
+  for (int dim = 0; dim < 2; ++dim) {
+    c.kernel[dim] = weight.size(2 + dim), c.stride[dim] = conv.stride[dim];
+    c.padding[dim] = conv.padding[dim], c.dilation[dim] = conv.dilation[dim];
+  }
   c.extent = round_up(c.small.width, tile.step);
-  c.window = {conv.padding[0], conv.padding[1], 0,
-              (c.small.height - 1) * conv.stride[0] + (height - 1) * conv.dilation[0] + 1,
-              (c.small.width - 1) * stride + (width - 1) * conv.dilation[1] + 1};
-  c.line = (width - 1) * conv.dilation[1] / stride + c.extent;
-  c.plane = c.window.height * stride * c.line;
-  c.image_size = c.large.channels * c.plane;
-  c.rows = c.large.channels * height * width;
-  c.blocks = divide_up(c.small.channels, tile.columns);
-  for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t right = x * conv.dilation[1];
-      c.taps.push_back((y * conv.dilation[0] * stride + right % stride) * c.line + right / stride);
+  if (c.small.height * c.extent >= kDepth) {
+    c.images = 1;
+    c.bands = divide_up(c.small.height, std::max<int64_t>(1, kDepth / c.extent));
+    c.rows = divide_up(c.small.height, c.bands);
+    c.bands = divide_up(c.small.height, c.rows);
+  } else {
+    c.rows = c.small.height, c.bands = 1;
+    c.images = std::min(c.batch, kDepth / (c.rows * c.extent));
+  }
+  c.groups = divide_up(c.batch, c.images);
+
+  const int64_t taps = c.kernel[0] * c.kernel[1];
+  c.tile_rows = tile.rows, c.tile_columns = tile.columns;
+  c.patches = taps > 1 && 2 * c.large.channels <= tile.columns;
+  c.small_blocks = divide_up(c.small.channels, tile.rows);
+  c.large_blocks = divide_up(c.large.channels * (c.patches ? taps : 1), tile.columns);
+  if (c.patches) {
+    c.taps = {{0, 0, 0}};
+    c.residues = {{0, 0}};
+  } else {
+    for (int64_t y = 0; y < c.kernel[0]; ++y) {
+      const int64_t row = y * c.dilation[0], skip = row / c.stride[0];
+      size_t residue = 0;
+      while (residue < c.residues.size() && c.residues[residue].row != row % c.stride[0]) ++residue;
+      if (residue == c.residues.size()) c.residues.push_back({row % c.stride[0], 0});
+      c.residues[residue].more = std::max(c.residues[residue].more, skip);
+      for (int64_t x = 0; x < c.kernel[1]; ++x) c.taps.push_back({x, static_cast<int64_t>(residue), skip});
     }
   }
+
+  using A = Compute<S>;
+  const int64_t block = static_cast<int64_t>(c.taps.size() * sizeof(A)) * tile.rows * tile.columns;
+  c.small_unit = std::clamp<int64_t>(kSumBytes / block, 1, c.small_blocks);
+  c.large_unit = std::clamp<int64_t>(kSumBytes / (block * c.small_unit * 2), 1, c.large_blocks);
+  if (c.patches) c.large_unit = c.large_blocks;  // all are packed in one go
+  const int64_t units = c.units_down() * c.units_across();
+  const int64_t bytes = block * c.small_blocks * c.large_blocks;
+  c.parts = std::clamp<int64_t>(kPartBytes / bytes, divide_up(kLeastUnits, units), kMostParts);
+  c.part_chunks = divide_up(c.chunks(), std::min(c.parts, c.chunks()));
+  c.parts = divide_up(c.chunks(), c.part_chunks);
   return c;
 }
 
-// Adds the products of some images to sums: [blocks][tiles][rows][columns].
+// Some rows of some images.
+struct Chunk {
+  int64_t first_image, images, first_row, rows;
+};
+Chunk chunk_at(const Correlation& c, int64_t chunk) {
+  const int64_t image = chunk / c.bands * c.images, row = chunk % c.bands * c.rows;
+  return {image, std::min(c.images, c.batch - image), row, std::min(c.rows, c.small.height - row)};
+}
+
+// Channels of small by k.
 template <class T, class S>
-void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large, int64_t row_stride, int64_t stride,
-               int64_t first, int64_t images, Compute<S>* sums) {
-  const auto& tile = tile_of<S>();
-  S* const left = scratch<S, 2>(images * c.image_size);
-  S* const right = scratch<S, 3>(c.blocks * images * c.panel());
-  torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> segments(c.small.height);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t image = first + i;
-      packing<T, S>().planes(data<T>(large) + image * large.stride(0), c.large, c.window, stride, c.line,
-                             images * c.plane, left + i * c.plane);
-      for (int64_t y = 0; y < c.small.height; ++y) segments[y] = image * small.stride(0) + y * c.small.row_stride;
-      for (int64_t block = 0; block < c.blocks; ++block) {
-        const int64_t channel = block * tile.columns;
-        packing<T, S>().columns(data<T>(small) + channel * c.small.channel_stride, segments.data(), segments.size(),
-                                c.small.width, c.small.pixel_stride,
-                                std::min<int64_t>(tile.columns, c.small.channels - channel), c.small.channel_stride,
-                                c.extent, tile.columns, tile.step, right + (block * images + i) * c.panel());
+void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
+  std::vector<int64_t> segments;
+  const auto segments_of = [&](int64_t image_stride, int64_t row_stride) {
+    segments.clear();
+    for (int64_t y = 0; y < chunk.rows; ++y) {
+      for (int64_t i = 0; i < chunk.images; ++i) segments.push_back(i * image_stride + y * row_stride);
+    }
+  };
+  const int64_t rows = c.small_blocks * c.tile_rows, channels = c.small.channels;
+  const T* const from = data<T>(small) + chunk.first_image * small.stride(0);
+  if (!prologue) {
+    segments_of(small.stride(0), c.small.row_stride);
+    packing<T, S>().lines(from + chunk.first_row * c.small.row_stride, segments.data(), segments.size(), c.small.width,
+                          c.small.pixel_stride, channels, c.small.channel_stride, c.extent, c.line(), out);
+    return;
+  }
+  const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
+  const int64_t row_size = c.small.width * rows, image_size = chunk.rows * row_size;
+  S* const pixels = scratch<S, 1>(chunk.images * image_size);
+  for (int64_t i = 0; i < chunk.images; ++i) {
+    packing<T, S>().pixels(from + i * small.stride(0), c.small, window, rows, pixels + i * image_size);
+    prologue.apply(chunk.first_image + i, c.small, window, pixels + i * image_size);
+  }
+  segments_of(image_size, row_size);
+  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, rows, channels, 1, c.extent, c.line(), out);
+}
+
+// k by channels of large: [blocks][x][residue][row][image][pixel / step][columns][step], or by patches: [blocks][row]...
+template <class T, class S>
+class Right {
+ public:
+  Right(const Correlation& c, const Tensor& large, const Pending& pending, int64_t first_block)
+      : c_(c), large_(large), first_block_(first_block),
+        blocks_(std::min(c.large_unit, c.large_blocks - first_block)),
+        prologue_(pending, c.patches ? 0 : first_block * c.tile_columns, c.channels()) {}
+
+  int64_t blocks() const { return blocks_; }
+
+  void pack(const Chunk& chunk) {
+    line_ = chunk.images * c_.extent * c_.tile_columns;
+    ats_.clear();
+    size_ = 0;
+    for (const auto& residue : c_.residues) {
+      ats_.push_back(size_);
+      size_ += (chunk.rows + residue.more) * line_;
+    }
+    const int64_t views = c_.patches ? 1 : c_.kernel[1];
+    // The micro-kernel takes k in large steps: the last one's end, which meets zeros, must not be NaN.
+    data_ = scratch<S, 3>(blocks_ * views * size_);
+    pack_window(chunk);
+    c_.patches ? pack_patches(chunk) : pack_columns(chunk);
+  }
+
+  const S* panel(int64_t block, const TapView& tap) const {
+    return data_ + (block * (c_.patches ? 1 : c_.kernel[1]) + tap.x) * size_ + ats_[tap.residue] + tap.skip * line_;
+  }
+
+ private:
+  void pack_window(const Chunk& chunk) {
+    const int64_t channels = c_.channels(), first = c_.patches ? 0 : first_block_ * c_.tile_columns;
+    const Window window{c_.padding[0], c_.padding[1], chunk.first_row * c_.stride[0],
+                        (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1, (c_.small.width - 1) * c_.stride[1] + c_.reach(1) + 1};
+    row_size_ = window.width * channels;
+    image_size_ = window.height * row_size_;
+    window_ = scratch<S, 2>(chunk.images * image_size_);
+    Image some = c_.large;
+    some.channels = std::min(channels, c_.large.channels - first);
+    for (int64_t i = 0; i < chunk.images; ++i) {
+      packing<T, S>().pixels(data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride,
+                             some, window, channels, window_ + i * image_size_);
+      prologue_.apply(chunk.first_image + i, some, window, window_ + i * image_size_);
+    }
+  }
+
+  void pack_columns(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    for (int64_t block = 0; block < blocks_; ++block) {
+      for (size_t r = 0; r < c_.residues.size(); ++r) {
+        segments_.clear();
+        for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
+          const int64_t row = (y * c_.stride[0] + c_.residues[r].row) * row_size_;
+          for (int64_t i = 0; i < chunk.images; ++i) segments_.push_back(i * image_size_ + row);
+        }
+        for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+          packing<S, S>().columns(window_ + x * c_.dilation[1] * c_.channels() + block * tile.columns, segments_.data(),
+                                  segments_.size(), c_.small.width, c_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
+                                  tile.columns, tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
+        }
       }
     }
-  });
+  }
 
-  // Groups of images whose right operands, and the planes that a tile reads, stay in cache; tiles of them go to threads.
-  constexpr int64_t kTilesAtATime = 8;
-  const int64_t tiles = divide_up(c.rows, tile.rows), units = divide_up(tiles, kTilesAtATime);
-  const int64_t group = std::max<int64_t>(1, kPackedBytes / 2 / static_cast<int64_t>(c.panel() * sizeof(S)));
-  torch::stable::parallel_for(0, c.blocks * units, 1, [&](int64_t begin, int64_t end) {
-    const InUse<S> in_use(tile);
-    std::vector<int64_t> segments, reads(tile.rows);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t block = unit / units, from = unit % units * kTilesAtATime;
-      for (int64_t image = 0; image < images; image += group) {
-        segments.clear();
-        for (int64_t i = image; i < std::min(images, image + group); ++i) {
-          for (int64_t y = 0; y < c.small.height; ++y) {
-            segments.push_back(i * c.plane + y * row_stride * stride * c.line);
+  void pack_patches(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    std::vector<Run> runs;
+    const auto add_runs = [&](int64_t from, int64_t column, int64_t length) {  // a block's columns lie together
+      for (; length > 0;) {
+        const int64_t some = std::min(length, tile.columns - column % tile.columns);
+        runs.push_back({from, column / tile.columns * size_ + column % tile.columns * tile.step, some});
+        from += some, column += some, length -= some;
+      }
+    };
+    const int64_t channels = c_.channels();
+    for (int64_t y = 0; y < c_.kernel[0]; ++y) {
+      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+        const bool whole_row = c_.dilation[1] == 1;
+        const int64_t from = y * c_.dilation[0] * row_size_ + x * c_.dilation[1] * channels;
+        add_runs(from, (y * c_.kernel[1] + x) * channels, channels * (whole_row ? c_.kernel[1] : 1));
+        if (whole_row) break;
+      }
+    }
+    S* to = data_;
+    for (int64_t y = 0; y < chunk.rows; ++y) {
+      for (int64_t i = 0; i < chunk.images; ++i, to += c_.extent * tile.columns) {
+        packing<S, S>().runs(window_ + i * image_size_ + y * c_.stride[0] * row_size_, c_.small.width, c_.stride[1] * channels,
+                             runs.data(), runs.size(), c_.extent, tile.columns, tile.step, to);
+      }
+    }
+  }
+
+  const Correlation& c_;
+  const Tensor& large_;
+  const int64_t first_block_, blocks_;
+  const Prologue<S> prologue_;
+  std::vector<int64_t> ats_, segments_;
+  int64_t line_ = 0, size_ = 0, row_size_ = 0, image_size_ = 0;
+  S *data_ = nullptr, *window_ = nullptr;
+};
+
+// sums: [large blocks][small blocks][taps][rows][columns], overwritten by the first chunk. left: of chunks from first_chunk on.
+template <class T, class S>
+void add_products(const Correlation& c, const S* left, int64_t first_chunk, int64_t first_small, int64_t begin, int64_t end,
+                  bool add, Right<T, S>& right, Compute<S>* sums) {
+  const auto& tile = tile_of<S>();
+  int64_t reads[kMaxTileRows];
+  for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
+  const int64_t segment = 0, blocks = std::min(c.small_unit, c.small_blocks - first_small);
+  for (int64_t at = begin; at < end; ++at, add = true) {
+    const Chunk chunk = chunk_at(c, at);
+    right.pack(chunk);
+    const int64_t depth = chunk.rows * chunk.images * c.extent;
+    const S* rows = left + (at - first_chunk) * c.left_size() + first_small * tile.rows * c.line();
+    for (int64_t block = 0; block < blocks; ++block, rows += tile.rows * c.line()) {
+      int64_t q = 0;
+      for (int64_t other = 0; other < right.blocks(); ++other) {
+        Compute<S>* out = sums + (other * c.small_unit + block) * static_cast<int64_t>(c.taps.size()) * tile.rows * tile.columns;
+        for (const auto& tap : c.taps) {
+          {
+            const int64_t n = right.blocks() * (int64_t)c.taps.size(), total = tile.rows * c.line() * sizeof(S) / 64;
+            const char* next = (const char*)(rows + tile.rows * c.line());
+            for (int64_t l = q * total / n; l < (q + 1) * total / n; ++l) __builtin_prefetch(next + l * 64, 0, 2);
+            ++q;
           }
+          tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
+          out += tile.rows * tile.columns;
         }
-        for (int64_t t = from; t < std::min(tiles, from + kTilesAtATime); ++t) {
-          for (int64_t m = 0; m < tile.rows; ++m) {
-            const int64_t row = std::min(t * tile.rows + m, c.rows - 1), taps = static_cast<int64_t>(c.taps.size());
-            reads[m] = row / taps * images * c.plane + c.taps[row % taps];
-          }
-          tile.gemm(left, reads.data(), segments.data(), segments.size(), c.extent,
-                    right + (block * images + image) * c.panel(), true,
-                    sums + (block * tiles + t) * tile.rows * tile.columns);
+      }
+    }
+  }
+}
+
+// Adds up the parts, and brings the sums to where they belong in the gradient.
+template <class T, class S>
+void store_sums(const Correlation& c, Compute<S>* sums, const Tensor& grad_weight) {
+  using A = Compute<S>;
+  const auto& tile = tile_of<S>();
+  const int64_t size = tile.rows * tile.columns, units = c.units_down() * c.units_across();
+  const int64_t taps = static_cast<int64_t>(c.taps.size()), channels = c.large.channels, width = c.kernel[1];
+  const auto store = packing<T, S>().store[static_cast<int>(Activation::none)];
+  T* const to = mutable_data<T>(grad_weight);
+  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
+    int64_t offsets[kMaxTileRows];
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const int64_t block = pair / c.large_blocks, other = pair % c.large_blocks;
+      const int64_t unit = block / c.small_unit * c.units_across() + other / c.large_unit;
+      const int64_t rows = std::min(tile.rows + int64_t{0}, c.small.channels - block * tile.rows);
+      for (int64_t m = 0; m < rows; ++m) offsets[m] = (block * tile.rows + m) * grad_weight.stride(0);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        A* const from = sums + unit * c.sums_size() +
+                        ((other % c.large_unit * c.small_unit + block % c.small_unit) * taps + tap) * size;
+        for (int64_t part = 1; part < c.parts; ++part) {
+          const A* const more = from + part * units * c.sums_size();
+          for (int64_t i = 0; i < size; ++i) from[i] += more[i];
+        }
+        if (!c.patches) {
+          T* const at = to + tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3) +
+                        other * tile.columns * grad_weight.stride(1);
+          store(from, tile.columns, rows, std::min<int64_t>(tile.columns, channels - other * tile.columns), nullptr, A(0),
+                offsets, grad_weight.stride(1), at);
+          continue;
+        }
+        for (int64_t n = 0; n < std::min<int64_t>(tile.columns, channels * c.kernel[0] * width - other * tile.columns); ++n) {
+          const int64_t column = other * tile.columns + n, place = column / channels;
+          T* const at = to + place / width * grad_weight.stride(2) + place % width * grad_weight.stride(3) +
+                        column % channels * grad_weight.stride(1);
+          for (int64_t m = 0; m < rows; ++m) at[offsets[m]] = from_compute<T>(static_cast<Compute<T>>(from[m * tile.columns + n]));
         }
       }
     }
@@ -103,41 +324,36 @@ void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large
 }
 
 template <class T, class S>
-void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& conv, const Tensor& grad_weight) {
-  using A = Compute<S>;
-  const auto& tile = tile_of<S>();
+void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_small, const Pending& on_large,
+                 const Convolution& conv, const Tensor& grad_weight) {
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
-  const int64_t tiles = divide_up(c.rows, tile.rows), size = c.blocks * tiles * tile.rows * tile.columns;
-  A* const sums = scratch<A, 4>(size);
-  std::fill_n(sums, size, A(0));
-  const int64_t bytes = (c.image_size + c.blocks * c.panel()) * static_cast<int64_t>(sizeof(S));
-  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / bytes), batch = small.size(0);
-  for (int64_t first = 0; first < batch; first += chunk) {
-    correlate<T, S>(c, small, large, conv.stride[0], conv.stride[1], first, std::min(chunk, batch - first), sums);
-  }
-  // Where a row of sums goes: rows are channels times taps.
-  const int64_t taps = static_cast<int64_t>(c.taps.size()), width = grad_weight.size(3), outer = grad_weight.stride(0);
-  std::vector<int64_t> places(c.rows);
-  for (int64_t row = 0; row < c.rows; ++row) {
-    const int64_t tap = row % taps;
-    places[row] = row / taps * grad_weight.stride(1) + tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3);
-  }
-  dispatch_dtype("conv", grad_weight.scalar_type(), [&](auto tag) {
-    using G = decltype(tag);
-    G* const to = mutable_data<G>(grad_weight);
-    torch::stable::parallel_for(0, c.blocks * tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {  // a tile of sums after the other, as they lie
-        const int64_t channel = part / tiles * tile.columns, first = part % tiles * tile.rows;
-        const A* const from = sums + part * tile.rows * tile.columns;
-        for (int64_t n = 0; n < std::min<int64_t>(tile.columns, c.small.channels - channel); ++n) {
-          for (int64_t row = 0; row < std::min<int64_t>(tile.rows, c.rows - first); ++row) {
-            to[(channel + n) * outer + places[first + row]] =
-                from_compute<G>(static_cast<Compute<G>>(from[row * tile.columns + n]));
-          }
-        }
+  const int64_t across = c.units_across(), units = c.units_down() * across;
+  const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
+  Compute<S>* const sums = scratch<Compute<S>, 4>(c.parts * units * c.sums_size());
+  // As many chunks of every part as packed left operands fit.
+  const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
+  const int64_t some = std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks);
+  S* const left = scratch<S, 5>(c.parts * some * c.left_size());
+  for (int64_t first = 0; first < c.part_chunks; first += some) {
+    const int64_t count = std::min(some, c.part_chunks - first);
+    torch::stable::parallel_for(0, c.parts * count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t chunk = i / count * c.part_chunks + first + i % count;
+        if (chunk >= c.chunks()) continue;
+        pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, left + i * c.left_size());
       }
     });
-  });
+    torch::stable::parallel_for(0, c.parts * units, 1, [&](int64_t begin, int64_t end) {
+      const InUse<S> in_use(tile_of<S>());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
+        Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
+        add_products<T, S>(c, left + part * count * c.left_size(), from, unit / across * c.small_unit, from,
+                           std::min({from + count, (part + 1) * c.part_chunks, c.chunks()}), first > 0, right, sums + i * c.sums_size());
+      }
+    });
+  }
+  store_sums<T, S>(c, sums, grad_weight);
 }
 
 }  // namespace
@@ -147,11 +363,15 @@ void wgrad(Engine engine, const Pending& pending, const Tensor& grad_output, con
   if (engine == Engine::winograd) return winograd_wgrad(pending, grad_output, conv, grad_weight);
   const Tensor& input = pending.input;
   if (engine == Engine::matmul) return matmul_wgrad(input, grad_output, conv, grad_weight);
+  const Pending nothing = Pending::nothing_on(grad_output);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
-    const Tensor &small = conv.transposed ? input : grad_output, &large = conv.transposed ? grad_output : input;
-    wgrad_typed<T, S>(small, large, conv, grad_weight);
+    if (conv.transposed) {
+      wgrad_typed<T, S>(input, grad_output, pending, nothing, conv, grad_weight);
+    } else {
+      wgrad_typed<T, S>(grad_output, input, nothing, pending, conv, grad_weight);
+    }
   });
 }
 
