@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "common/activation.h"
 #include "common/element.h"
@@ -30,6 +31,8 @@ struct Run {
   int64_t from, to, length;
 };
 
+inline constexpr int64_t kNoSegment = std::numeric_limits<int64_t>::min();
+
 // A row of a scatter's products, [pixels][taps][channels] with `line` elements from pixel to pixel, and where they fall.
 struct ScatteredRow {
   int64_t pixels, taps, channels, line;
@@ -52,6 +55,11 @@ struct Packing {
   // padded with zeros to `extent` and to `columns` columns.
   void (*columns)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
                   int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out);
+
+  // The same for neighbouring columns and part of each segment's k, [begin, end); what lies before and behind is zeros, and so is
+  // a segment of kNoSegment. `in` and segments may be offset, as long as what is read lies in the tensor.
+  void (*columns_within)(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end,
+                         int64_t k_stride, int64_t column_count, int64_t extent, int64_t columns, int step, S* out);
 
   // The same for runs of columns: out[run.to + (k / step * columns + i) * step + k % step] from in[k * k_stride + run.from + i],
   // padded with zeros to `extent`; other columns are left as they are.

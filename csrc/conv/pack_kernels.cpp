@@ -11,6 +11,16 @@ namespace {
 
 template <class T, class S>
 inline void copy(const T* from, int64_t n, S* to) {
+  if constexpr (std::is_same_v<T, S>) {  // by hand, or the compiler would call memmove for a few numbers
+    constexpr int64_t kSome = kVectorBytes / sizeof(S);
+    int64_t i = 0;
+    for (; i + kSome <= n; i += kSome) {
+      const auto some = load_raw<VecN<uint8_t, kVectorBytes>>(from + i);
+      std::memcpy(to + i, &some, sizeof(some));
+    }
+    for (; i < n; ++i) to[i] = from[i];
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
 }
 
@@ -170,6 +180,34 @@ void columns(const T* in, const int64_t* segments, int64_t segment_count, int64_
              int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out) {
   const auto pack = step == 2 ? columns_of<T, S, 2> : columns_of<T, S, 1>;
   pack(in, segments, segment_count, k_count, k_stride, column_count, column_stride, extent, columns, out);
+}
+
+template <class T, class S, int step>
+void columns_within_of(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end, int64_t k_stride,
+                       int64_t column_count, int64_t extent, int64_t columns, S* out) {
+  static constexpr T kZeros[kMaxTileColumns] = {};
+  if (column_count < columns) std::fill_n(out, segment_count * extent * columns, S{});
+  for (int64_t s = 0; s < segment_count; ++s, out += extent * columns) {
+    if (segments[s] == kNoSegment) {
+      std::fill_n(out, extent * columns, S{});
+      continue;
+    }
+    const auto row = [&](int64_t k) { return k >= begin && k < end ? in + (segments[s] + k * k_stride) : kZeros; };
+    for (int64_t k = 0; k < extent; k += step) {
+      if constexpr (step == 2) {
+        pair_rows(row(k), row(k + 1), column_count, out + k * columns);
+      } else {
+        copy(row(k), column_count, out + k * columns);
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void columns_within(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end, int64_t k_stride,
+                    int64_t column_count, int64_t extent, int64_t columns, int step, S* out) {
+  const auto pack = step == 2 ? columns_within_of<T, S, 2> : columns_within_of<T, S, 1>;
+  pack(in, segments, segment_count, begin, end, k_stride, column_count, extent, columns, out);
 }
 
 // What is asked for ahead of its use, in rows of k: such rows may lie pages apart, where the hardware does not look ahead.
@@ -350,6 +388,7 @@ constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           lines<T, S>,
           columns<T, S>,
+          columns_within<T, S>,
           runs<T, S>,
           add_row<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,

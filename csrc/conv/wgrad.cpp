@@ -168,8 +168,8 @@ class Right {
       size_ += (chunk.rows + residue.more) * line_;
     }
     const int64_t views = c_.patches ? 1 : c_.kernel[1];
-    // The micro-kernel takes k in large steps: the last one's end, which meets zeros, must not be NaN.
     data_ = scratch<S, 3>(blocks_ * views * size_);
+    if (!c_.patches && !prologue_ && c_.large.channel_stride == 1) return pack_columns_as_they_lie(chunk);
     pack_window(chunk);
     c_.patches ? pack_patches(chunk) : pack_columns(chunk);
   }
@@ -192,6 +192,33 @@ class Right {
       packing<T, S>().pixels(data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride,
                              some, window, channels, window_ + i * image_size_);
       prologue_.apply(chunk.first_image + i, some, window, window_ + i * image_size_);
+    }
+  }
+
+  // Neighbouring channels, without the window.
+  void pack_columns_as_they_lie(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    for (size_t r = 0; r < c_.residues.size(); ++r) {
+      segments_.clear();
+      for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
+        const int64_t row = (chunk.first_row + y) * c_.stride[0] + c_.residues[r].row - c_.padding[0];
+        for (int64_t i = 0; i < chunk.images; ++i) {
+          const bool inside = row >= 0 && row < c_.large.height;
+          segments_.push_back(inside ? (chunk.first_image + i) * large_.stride(0) + row * c_.large.row_stride : kNoSegment);
+        }
+      }
+      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+        const int64_t left = x * c_.dilation[1] - c_.padding[1];  // of the first k
+        const int64_t begin = left < 0 ? divide_up(-left, c_.stride[1]) : 0;
+        const int64_t end = std::min(c_.small.width, divide_up(c_.large.width - left, c_.stride[1]));
+        for (int64_t block = 0; block < blocks_; ++block) {
+          const int64_t channel = (first_block_ + block) * tile.columns;
+          packing<T, S>().columns_within(data<T>(large_) + left * c_.large.pixel_stride + channel, segments_.data(),
+                                         segments_.size(), begin, end, c_.stride[1] * c_.large.pixel_stride,
+                                         std::min<int64_t>(tile.columns, c_.large.channels - channel), c_.extent, tile.columns,
+                                         tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
+        }
+      }
     }
   }
 
@@ -264,16 +291,20 @@ void add_products(const Correlation& c, const S* left, int64_t first_chunk, int6
     const int64_t depth = chunk.rows * chunk.images * c.extent;
     const S* rows = left + (at - first_chunk) * c.left_size() + first_small * tile.rows * c.line();
     for (int64_t block = 0; block < blocks; ++block, rows += tile.rows * c.line()) {
-      int64_t q = 0;
+      // The next block's rows come from memory; they are asked for a few lines before each product.
+      const int64_t products = right.blocks() * static_cast<int64_t>(c.taps.size());
+      const int64_t lines = tile.rows * c.line() * static_cast<int64_t>(sizeof(S)) / 64;
+      const char* const next = reinterpret_cast<const char*>(rows + tile.rows * c.line());
+      const auto ahead = [&](int64_t product) {
+        for (int64_t i = product * lines / products; i < (product + 1) * lines / products; ++i) {
+          __builtin_prefetch(next + 64 * i, 0, 2);
+        }
+      };
+      int64_t product = 0;
       for (int64_t other = 0; other < right.blocks(); ++other) {
         Compute<S>* out = sums + (other * c.small_unit + block) * static_cast<int64_t>(c.taps.size()) * tile.rows * tile.columns;
         for (const auto& tap : c.taps) {
-          {
-            const int64_t n = right.blocks() * (int64_t)c.taps.size(), total = tile.rows * c.line() * sizeof(S) / 64;
-            const char* next = (const char*)(rows + tile.rows * c.line());
-            for (int64_t l = q * total / n; l < (q + 1) * total / n; ++l) __builtin_prefetch(next + l * 64, 0, 2);
-            ++q;
-          }
+          ahead(product++);
           tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
           out += tile.rows * tile.columns;
         }
@@ -282,45 +313,37 @@ void add_products(const Correlation& c, const S* left, int64_t first_chunk, int6
   }
 }
 
-// Adds up the parts, and brings the sums to where they belong in the gradient.
+// Adds up what all parts have for a block of small's channels and one of large's, and brings it to its place in the gradient.
 template <class T, class S>
-void store_sums(const Correlation& c, Compute<S>* sums, const Tensor& grad_weight) {
-  using A = Compute<S>;
+void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums, const Tensor& grad_weight) {
   const auto& tile = tile_of<S>();
-  const int64_t size = tile.rows * tile.columns, units = c.units_down() * c.units_across();
-  const int64_t taps = static_cast<int64_t>(c.taps.size()), channels = c.large.channels, width = c.kernel[1];
-  const auto store = packing<T, S>().store[static_cast<int>(Activation::none)];
+  const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
+  const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows);
+  const auto place = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
   T* const to = mutable_data<T>(grad_weight);
-  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
-    int64_t offsets[kMaxTileRows];
-    for (int64_t pair = begin; pair < end; ++pair) {
-      const int64_t block = pair / c.large_blocks, other = pair % c.large_blocks;
-      const int64_t unit = block / c.small_unit * c.units_across() + other / c.large_unit;
-      const int64_t rows = std::min(tile.rows + int64_t{0}, c.small.channels - block * tile.rows);
-      for (int64_t m = 0; m < rows; ++m) offsets[m] = (block * tile.rows + m) * grad_weight.stride(0);
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        A* const from = sums + unit * c.sums_size() +
-                        ((other % c.large_unit * c.small_unit + block % c.small_unit) * taps + tap) * size;
-        for (int64_t part = 1; part < c.parts; ++part) {
-          const A* const more = from + part * units * c.sums_size();
-          for (int64_t i = 0; i < size; ++i) from[i] += more[i];
-        }
-        if (!c.patches) {
-          T* const at = to + tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3) +
-                        other * tile.columns * grad_weight.stride(1);
-          store(from, tile.columns, rows, std::min<int64_t>(tile.columns, channels - other * tile.columns), nullptr, A(0),
-                offsets, grad_weight.stride(1), at);
-          continue;
-        }
-        for (int64_t n = 0; n < std::min<int64_t>(tile.columns, channels * c.kernel[0] * width - other * tile.columns); ++n) {
-          const int64_t column = other * tile.columns + n, place = column / channels;
-          T* const at = to + place / width * grad_weight.stride(2) + place % width * grad_weight.stride(3) +
-                        column % channels * grad_weight.stride(1);
-          for (int64_t m = 0; m < rows; ++m) at[offsets[m]] = from_compute<T>(static_cast<Compute<T>>(from[m * tile.columns + n]));
-        }
-      }
+  int64_t offsets[kMaxTileRows];
+  for (int64_t m = 0; m < rows; ++m) offsets[m] = (block * tile.rows + m) * grad_weight.stride(0);
+  const int64_t apart = c.units_down() * c.units_across() * c.sums_size();
+  sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() +
+          (other % c.large_unit * c.small_unit + block % c.small_unit) * taps * size;
+  for (int64_t tap = 0; tap < taps; ++tap, sums += size) {
+    for (int64_t part = 1; part < c.parts; ++part) {
+      const Compute<S>* const more = sums + part * apart;
+      for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
     }
-  });
+    const int64_t first = other * tile.columns;
+    if (!c.patches) {
+      packing<T, S>().store[static_cast<int>(Activation::none)](
+          sums, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first), nullptr, 0, offsets,
+          grad_weight.stride(1), to + place(tap) + first * grad_weight.stride(1));
+      continue;
+    }
+    const int64_t columns = c.large.channels * c.kernel[0] * width;
+    for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
+      T* const at = to + place((first + n) / c.large.channels) + (first + n) % c.large.channels * grad_weight.stride(1);
+      for (int64_t m = 0; m < rows; ++m) at[offsets[m]] = from_compute<T>(static_cast<Compute<T>>(sums[m * tile.columns + n]));
+    }
+  }
 }
 
 template <class T, class S>
@@ -329,11 +352,11 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_sma
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
   const int64_t across = c.units_across(), units = c.units_down() * across;
   const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
-  Compute<S>* const sums = scratch<Compute<S>, 4>(c.parts * units * c.sums_size());
-  // As many chunks of every part as packed left operands fit.
+  // As many chunks of every part at a time as packed left operands fit.
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
   const int64_t some = std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks);
   S* const left = scratch<S, 5>(c.parts * some * c.left_size());
+  Compute<S>* const sums = scratch<Compute<S>, 4>(c.parts * units * c.sums_size());
   for (int64_t first = 0; first < c.part_chunks; first += some) {
     const int64_t count = std::min(some, c.part_chunks - first);
     torch::stable::parallel_for(0, c.parts * count, 1, [&](int64_t begin, int64_t end) {
@@ -349,11 +372,16 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_sma
         const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
         Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
         add_products<T, S>(c, left + part * count * c.left_size(), from, unit / across * c.small_unit, from,
-                           std::min({from + count, (part + 1) * c.part_chunks, c.chunks()}), first > 0, right, sums + i * c.sums_size());
+                           std::min({from + count, (part + 1) * c.part_chunks, c.chunks()}), first > 0, right,
+                           sums + i * c.sums_size());
       }
     });
   }
-  store_sums<T, S>(c, sums, grad_weight);
+  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
+    }
+  });
 }
 
 }  // namespace
