@@ -124,7 +124,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   batch_norm_act::activation_of(op, activation);
   const Tensor like = input.like();
   const Engine engine = engine_for(Pass::forward, like, weight, conv);
-  const Pending taken = is_fused(Pass::forward, engine, like) ? input : input.materialised();
+  const Pending taken = is_fused(engine, like) ? input : input.materialised();
   Tensor output;
   OptionalTensor moments;
   {
@@ -155,7 +155,7 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& 
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
-  const Pending taken = wanted[1] && !is_fused(Pass::wgrad, wgrad_engine, like) ? input.materialised() : input;
+  const Pending taken = wanted[1] && !is_fused(wgrad_engine, like) ? input.materialised() : input;
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
     const Engine engine = engine_for(Pass::dgrad, like, weight, conv);

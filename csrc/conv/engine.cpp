@@ -85,7 +85,7 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
-bool is_fused(Pass pass, Engine engine, const Tensor& input) {
+bool is_fused(Engine engine, const Tensor& input) {
   // Where pixels are packed in the input's own dtype (prologue.h).
   const auto dtype = input.scalar_type();
   const bool packs_float = dtype == ScalarType::Float || dtype == ScalarType::Double;

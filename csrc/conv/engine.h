@@ -72,7 +72,7 @@ void gather(Engine engine, const Tensor& input, const Tensor& weight, const Conv
             const Epilogue& epilogue, const Tensor& output);
 
 // Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
-bool is_fused(Pass pass, Engine engine, const Tensor& input);
+bool is_fused(Engine engine, const Tensor& input);
 
 // The forward, with the moments of the output where the engine takes them and batch_groups is not 0: [batch_groups, chunks,
 // channels, 3], as batch_norm_act::statistics takes them.

@@ -66,6 +66,11 @@ struct Packing {
   void (*runs)(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
                int64_t columns, int step, S* out);
 
+  // A weight's gradient from its sums, [taps][rows][columns]: out[row * row_stride + places[tap] + column * column_stride]. `rows` and
+  // `columns` are what is there of each, and some of it is wanted.
+  void (*taps)(const A* sums, int64_t tap_count, int64_t rows, int64_t columns, int64_t row_count, int64_t column_count,
+               const int64_t* places, int64_t row_stride, int64_t column_stride, T* out);
+
   // sums[x * stride + tap - padding][channel] += products[x][tap][channel], where that is in [0, width).
   void (*add_row)(const ScatteredRow&, const A* products, A* sums);
 

@@ -59,14 +59,23 @@ void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t 
   int64_t c = 0;
   if constexpr (kTurns<T, S>) {
     using Square = Turn<T, S>;
-    for (int64_t k = 0, s = 0, first = 0; channel_stride == 1 && first < segment_count * extent; first += Square::kRows) {
-      const T* rows[Square::kRows];  // null where zeros belong
-      for (auto& row : rows) {
+    int64_t s = 0, k = 0;
+    const T *rows[Square::kRows], *next[Square::kRows];  // null where zeros belong
+    const auto advance = [&] {
+      for (auto& row : next) {
         row = s < segment_count && k < k_count ? in + segments[s] + k * k_stride : nullptr;
         if (++k == extent) ++s, k = 0;
       }
+    };
+    advance();
+    for (int64_t first = 0; channel_stride == 1 && first < segment_count * extent; first += Square::kRows) {
+      std::copy_n(next, Square::kRows, rows);
+      advance();
       const auto count = static_cast<int>(std::min<int64_t>(Square::kRows, segment_count * extent - first));
       for (c = 0; c + Square::kColumns <= channel_count; c += Square::kColumns) {
+        if (c * sizeof(T) % 64 == 0) {
+          for (const T* row : next) __builtin_prefetch(row ? row + c : row);
+        }
         const Square square([&](int row) { return rows[row] ? rows[row] + c : nullptr; });
 #pragma GCC unroll 16
         for (int i = 0; i < Square::kColumns; ++i) store_first(out + (c + i) * line + first, square.lines[i], count);
@@ -182,6 +191,8 @@ void columns(const T* in, const int64_t* segments, int64_t segment_count, int64_
   pack(in, segments, segment_count, k_count, k_stride, column_count, column_stride, extent, columns, out);
 }
 
+constexpr int64_t kSegmentsAhead = 2;  // asked for ahead of their use: they may lie pages apart
+
 template <class T, class S, int step>
 void columns_within_of(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end, int64_t k_stride,
                        int64_t column_count, int64_t extent, int64_t columns, S* out) {
@@ -193,6 +204,9 @@ void columns_within_of(const T* in, const int64_t* segments, int64_t segment_cou
       continue;
     }
     const auto row = [&](int64_t k) { return k >= begin && k < end ? in + (segments[s] + k * k_stride) : kZeros; };
+    if (s + kSegmentsAhead < segment_count && segments[s + kSegmentsAhead] != kNoSegment) {
+      for (int64_t k = begin; k < end; ++k) __builtin_prefetch(in + (segments[s + kSegmentsAhead] + k * k_stride));
+    }
     for (int64_t k = 0; k < extent; k += step) {
       if constexpr (step == 2) {
         pair_rows(row(k), row(k + 1), column_count, out + k * columns);
@@ -383,6 +397,54 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
   }
 }
 
+// Squares of taps and columns change sides: for a weight whose taps lie together. numbers: where a tap's sums are.
+template <class T>
+void turn_taps(const float* sums, const int64_t* numbers, int64_t tap_count, int64_t apart, int64_t column_count, T* out) {
+  constexpr int W = kLanes<float>;
+  for (int64_t n = 0; n < column_count; n += W) {
+    const auto some = static_cast<int>(std::min<int64_t>(W, column_count - n));
+    for (int64_t tap = 0; tap < tap_count; tap += W) {
+      Vec<float> square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = load(sums + numbers[tap + i] * apart + n);
+      transpose(square);
+      for (int i = 0; i < some; ++i) store(out + (n + i) * tap_count + tap, square[i]);
+    }
+  }
+}
+
+template <class T, class S>
+void taps(const Compute<S>* sums, int64_t tap_count, int64_t rows, int64_t columns, int64_t row_count, int64_t column_count,
+          const int64_t* places, int64_t row_stride, int64_t column_stride, T* out) {
+  using A = Compute<S>;
+  constexpr int64_t kMostTurned = 64;
+  int64_t numbers[kMostTurned];
+  const bool turns = std::is_same_v<A, float> && column_stride == tap_count && tap_count % kLanes<float> == 0 &&
+                     tap_count <= kMostTurned && std::all_of(places, places + tap_count, [&](int64_t place) { return place < tap_count; });
+  for (int64_t tap = 0; turns && tap < tap_count; ++tap) numbers[places[tap]] = tap;
+  // Row by row, because rows of the gradient are pages apart; the next one's lines are asked for ahead.
+  for (int64_t m = 0; m < row_count; ++m, sums += columns, out += row_stride) {
+    if constexpr (std::is_same_v<A, float>) {
+      if (turns) {
+        turn_taps(sums, numbers, tap_count, rows * columns, column_count, out);
+        continue;
+      }
+    }
+    for (int64_t tap = 0; tap < tap_count; ++tap) {
+      const A* const from = sums + tap * rows * columns;
+      T* const to = out + places[tap];
+      if (column_stride == 1 && column_count % kLanes<A> == 0) {
+        if (m + 1 < row_count) {
+          for (int64_t n = 0; n < column_count; n += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(to + row_stride + n, 1);
+        }
+        for (int64_t n = 0; n < column_count; n += kLanes<A>) store(to + n, load(from + n));
+      } else {
+        for (int64_t n = 0; n < column_count; ++n) to[n * column_stride] = from_compute<T>(static_cast<Compute<T>>(from[n]));
+      }
+    }
+  }
+}
+
 template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
@@ -390,6 +452,7 @@ constexpr Packing<T, S> table() {
           columns<T, S>,
           columns_within<T, S>,
           runs<T, S>,
+          taps<T, S>,
           add_row<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
            store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,

@@ -102,7 +102,7 @@ constexpr bool kTurns<BFloat16, BFloat16> = true;
 // The first `count` elements of a line, in pieces of fixed sizes: each is a move, where one of any size would be a call.
 template <class S, class Line>
 inline void store_first(S* to, const Line& line, int count) {
-  if (count * sizeof(S) == sizeof(line)) {
+  if (count * sizeof(S) >= sizeof(line)) {
     std::memcpy(to, &line, sizeof(line));
     return;
   }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <tuple>
 
 #include "conv/engine.h"
 #include "conv/matmul.h"
@@ -27,9 +28,9 @@ constexpr int64_t kPackedBatchBytes = 64 << 20;  // of packed left operands at a
 struct Residue {
   int64_t row, more;
 };
-// Where a tap reads: the columns packed for it, and the rows of them that it skips.
+// Where a tap reads: the columns packed for it, and the rows of them that it skips. `place` is its number in the weight.
 struct TapView {
-  int64_t x, residue, skip;
+  int64_t x, residue, skip, place;
 };
 
 struct Correlation {
@@ -84,7 +85,7 @@ Correlation correlation_of(const Tensor& small, const Tensor& large, const Tenso
   c.small_blocks = divide_up(c.small.channels, tile.rows);
   c.large_blocks = divide_up(c.large.channels * (c.patches ? taps : 1), tile.columns);
   if (c.patches) {
-    c.taps = {{0, 0, 0}};
+    c.taps = {{0, 0, 0, 0}};
     c.residues = {{0, 0}};
   } else {
     for (int64_t y = 0; y < c.kernel[0]; ++y) {
@@ -93,9 +94,16 @@ Correlation correlation_of(const Tensor& small, const Tensor& large, const Tenso
       while (residue < c.residues.size() && c.residues[residue].row != row % c.stride[0]) ++residue;
       if (residue == c.residues.size()) c.residues.push_back({row % c.stride[0], 0});
       c.residues[residue].more = std::max(c.residues[residue].more, skip);
-      for (int64_t x = 0; x < c.kernel[1]; ++x) c.taps.push_back({x, static_cast<int64_t>(residue), skip});
+      for (int64_t x = 0; x < c.kernel[1]; ++x) {
+        c.taps.push_back({x, static_cast<int64_t>(residue), skip, y * c.kernel[1] + x});
+      }
     }
   }
+
+  // Those that read the same columns one after the other, while these are in cache.
+  std::sort(c.taps.begin(), c.taps.end(), [](const TapView& a, const TapView& b) {
+    return std::tie(a.x, a.residue, a.skip) < std::tie(b.x, b.residue, b.skip);
+  });
 
   using A = Compute<S>;
   const int64_t block = static_cast<int64_t>(c.taps.size() * sizeof(A)) * tile.rows * tile.columns;
@@ -277,10 +285,11 @@ class Right {
   S *data_ = nullptr, *window_ = nullptr;
 };
 
-// sums: [large blocks][small blocks][taps][rows][columns], overwritten by the first chunk. left: of chunks from first_chunk on.
-template <class T, class S>
-void add_products(const Correlation& c, const S* left, int64_t first_chunk, int64_t first_small, int64_t begin, int64_t end,
-                  bool add, Right<T, S>& right, Compute<S>* sums) {
+// sums: [small blocks][large blocks][taps][rows][columns], one after the other, overwritten by the first chunk unless `add`. left_of(chunk) gives its
+// packed left operand.
+template <class T, class S, class LeftOf>
+void add_products(const Correlation& c, const LeftOf& left_of, int64_t first_small, int64_t begin, int64_t end, bool add,
+                  Right<T, S>& right, Compute<S>* sums) {
   const auto& tile = tile_of<S>();
   int64_t reads[kMaxTileRows];
   for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
@@ -289,7 +298,8 @@ void add_products(const Correlation& c, const S* left, int64_t first_chunk, int6
     const Chunk chunk = chunk_at(c, at);
     right.pack(chunk);
     const int64_t depth = chunk.rows * chunk.images * c.extent;
-    const S* rows = left + (at - first_chunk) * c.left_size() + first_small * tile.rows * c.line();
+    Compute<S>* out = sums;
+    const S* rows = left_of(at) + first_small * tile.rows * c.line();
     for (int64_t block = 0; block < blocks; ++block, rows += tile.rows * c.line()) {
       // The next block's rows come from memory; they are asked for a few lines before each product.
       const int64_t products = right.blocks() * static_cast<int64_t>(c.taps.size());
@@ -302,7 +312,6 @@ void add_products(const Correlation& c, const S* left, int64_t first_chunk, int6
       };
       int64_t product = 0;
       for (int64_t other = 0; other < right.blocks(); ++other) {
-        Compute<S>* out = sums + (other * c.small_unit + block) * static_cast<int64_t>(c.taps.size()) * tile.rows * tile.columns;
         for (const auto& tap : c.taps) {
           ahead(product++);
           tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
@@ -318,30 +327,29 @@ template <class T, class S>
 void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums, const Tensor& grad_weight) {
   const auto& tile = tile_of<S>();
   const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
-  const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows);
-  const auto place = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
-  T* const to = mutable_data<T>(grad_weight);
-  int64_t offsets[kMaxTileRows];
-  for (int64_t m = 0; m < rows; ++m) offsets[m] = (block * tile.rows + m) * grad_weight.stride(0);
-  const int64_t apart = c.units_down() * c.units_across() * c.sums_size();
+  const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows), first = other * tile.columns;
+  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
+  const int64_t unit = other / c.large_unit * c.large_unit, across = std::min(c.large_unit, c.large_blocks - unit);
   sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() +
-          (other % c.large_unit * c.small_unit + block % c.small_unit) * taps * size;
-  for (int64_t tap = 0; tap < taps; ++tap, sums += size) {
-    for (int64_t part = 1; part < c.parts; ++part) {
-      const Compute<S>* const more = sums + part * apart;
-      for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
-    }
-    const int64_t first = other * tile.columns;
-    if (!c.patches) {
-      packing<T, S>().store[static_cast<int>(Activation::none)](
-          sums, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first), nullptr, 0, offsets,
-          grad_weight.stride(1), to + place(tap) + first * grad_weight.stride(1));
-      continue;
-    }
-    const int64_t columns = c.large.channels * c.kernel[0] * width;
-    for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
-      T* const at = to + place((first + n) / c.large.channels) + (first + n) % c.large.channels * grad_weight.stride(1);
-      for (int64_t m = 0; m < rows; ++m) at[offsets[m]] = from_compute<T>(static_cast<Compute<T>>(sums[m * tile.columns + n]));
+          (block % c.small_unit * across + other - unit) * taps * size;
+  for (int64_t part = 1; part < c.parts; ++part) {
+    const Compute<S>* const more = sums + part * c.units_down() * c.units_across() * c.sums_size();
+    for (int64_t i = 0; i < taps * size; ++i) sums[i] += more[i];
+  }
+  const auto place_of = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
+  T* const to = mutable_data<T>(grad_weight) + block * tile.rows * row_stride;
+  if (!c.patches) {
+    std::vector<int64_t> places;
+    for (const auto& tap : c.taps) places.push_back(place_of(tap.place));
+    packing<T, S>().taps(sums, taps, tile.rows, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first),
+                         places.data(), row_stride, channel_stride, to + first * channel_stride);
+    return;
+  }
+  const int64_t columns = c.kernel[0] * width * c.large.channels;
+  for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
+    T* const at = to + place_of((first + n) / c.large.channels) + (first + n) % c.large.channels * channel_stride;
+    for (int64_t m = 0; m < rows; ++m) {
+      at[m * row_stride] = from_compute<T>(static_cast<Compute<T>>(sums[m * tile.columns + n]));
     }
   }
 }
@@ -349,38 +357,43 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* 
 template <class T, class S>
 void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_small, const Pending& on_large,
                  const Convolution& conv, const Tensor& grad_weight) {
+  using A = Compute<S>;
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
   const int64_t across = c.units_across(), units = c.units_down() * across;
   const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
-  // As many chunks of every part at a time as packed left operands fit.
+  const auto pack = [&](int64_t chunk, S* out) {
+    pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, out);
+    return out;
+  };
+  // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
+  const bool is_shared = units > 1;
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
-  const int64_t some = std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks);
-  S* const left = scratch<S, 5>(c.parts * some * c.left_size());
-  Compute<S>* const sums = scratch<Compute<S>, 4>(c.parts * units * c.sums_size());
+  const int64_t some = is_shared ? std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks) : c.part_chunks;
+  S* const left = scratch<S, 5>(is_shared ? c.parts * some * c.left_size() : 0);
+  A* const sums = scratch<A, 4>(c.parts * units * c.sums_size());
   for (int64_t first = 0; first < c.part_chunks; first += some) {
     const int64_t count = std::min(some, c.part_chunks - first);
-    torch::stable::parallel_for(0, c.parts * count, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, is_shared ? c.parts * count : 0, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t chunk = i / count * c.part_chunks + first + i % count;
-        if (chunk >= c.chunks()) continue;
-        pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, left + i * c.left_size());
+        if (chunk < c.chunks()) pack(chunk, left + i * c.left_size());
       }
     });
     torch::stable::parallel_for(0, c.parts * units, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
       for (int64_t i = begin; i < end; ++i) {
         const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
+        const int64_t to = std::min({from + count, (part + 1) * c.part_chunks, c.chunks()});
+        const auto left_of = [&](int64_t chunk) -> const S* {
+          return is_shared ? left + (part * count + chunk - from) * c.left_size() : pack(chunk, scratch<S, 7>(c.left_size()));
+        };
         Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
-        add_products<T, S>(c, left + part * count * c.left_size(), from, unit / across * c.small_unit, from,
-                           std::min({from + count, (part + 1) * c.part_chunks, c.chunks()}), first > 0, right,
-                           sums + i * c.sums_size());
+        add_products<T, S>(c, left_of, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
       }
     });
   }
   torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
-    }
+    for (int64_t i = begin; i < end; ++i) store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
   });
 }
 
