@@ -43,6 +43,9 @@ struct Packing {
   // The left operand of a convolution, pixels by channels: out[y][x][channel], channels padded with zeros to `channels`.
   void (*pixels)(const T* image, const Image&, const Window&, int64_t channels, S* out);
 
+  // Deals a line of pixels out: out[x % ways * way + x / ways * apart + channel] from line[x][channel].
+  void (*deal)(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out);
+
   // The left operand of a weight gradient, channels by pixels: out[channel * plane_stride][y][x % stride][x / stride], a line
   // of `line` elements for each remainder, padded with zeros.
   void (*planes)(const T* image, const Image&, const Window&, int64_t stride, int64_t line, int64_t plane_stride, S* out);

@@ -43,6 +43,20 @@ void pixels(const T* image, const Image& of, const Window& window, int64_t chann
   }
 }
 
+template <class S>
+void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out) {
+  constexpr int64_t W = 64 / sizeof(S);
+  for (int64_t i = 0; i < std::min(ways, count); ++i) {
+    S* to = out + i * way;
+    for (int64_t x = i; x < count; x += ways, to += apart) {
+      const S* const from = line + x * channels;
+      int64_t c = 0;
+      for (; c + W <= channels; c += W) std::memcpy(to + c, from + c, W * sizeof(S));
+      for (; c < channels; ++c) to[c] = from[c];
+    }
+  }
+}
+
 template <class T, class S>
 void planes(const T* image, const Image& of, const Window& window, int64_t stride, int64_t line, int64_t plane_stride,
             S* out) {
@@ -320,6 +334,7 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
 template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
+          deal<S>,
           planes<T, S>,
           columns<T, S>,
           runs<T, S>,
