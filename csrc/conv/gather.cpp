@@ -18,11 +18,13 @@ namespace {
 
 constexpr int64_t kEven = 16;                  // pixels that a tile wants evenly spaced
 constexpr int64_t kLeftBytes = 1024 * 1024;  // of an item: in a second-level cache, beside what passes through it
+constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay there too
 
 // The right operands of all phases and column blocks, one after another.
 template <class S>
 struct Panels {
   const S* data;
+  int64_t bytes;
   int64_t blocks, channels;  // column blocks; channels padded to whole steps
   std::vector<int64_t> at;   // [phases], of the phase's first block
   std::vector<int64_t> size;  // [phases], of one block
@@ -50,7 +52,7 @@ template <class T, class S>
 Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   const auto& tile = tile_of<S>();
   const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim);
-  Panels<S> panels{nullptr, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}};
+  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}};
   std::vector<std::vector<int64_t>> segments(g.phases());
   int64_t total = 0;
   for (int64_t phase = 0; phase < g.phases(); ++phase) {
@@ -75,6 +77,7 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
     }
   });
   panels.data = data;
+  panels.bytes = total * static_cast<int64_t>(sizeof(S));
   return panels;
 }
 
@@ -140,17 +143,16 @@ struct Chunk {
   int64_t channel, extent;
 };
 
-// Of a length for which a block's columns of the weight, and the pixels of a tile, stay in the first-level cache.
-std::vector<Chunk> chunks_of(int64_t taps, int64_t channels, int64_t step) {
-  constexpr int64_t kDepth = 512;
+// Of about `depth` elements.
+std::vector<Chunk> chunks_of(int64_t taps, int64_t channels, int64_t depth, int64_t step) {
   std::vector<Chunk> chunks;
   if (taps == 0) {
     chunks.push_back({0, 0, 0, channels});  // a sum of nothing
-  } else if (channels <= kDepth) {
-    const int64_t count = divide_up(taps, kDepth / channels), some = divide_up(taps, count);
+  } else if (channels <= depth) {
+    const int64_t count = divide_up(taps, depth / channels), some = divide_up(taps, count);
     for (int64_t first = 0; first < taps; first += some) chunks.push_back({first, std::min(some, taps - first), 0, channels});
   } else {
-    const int64_t some = round_up(divide_up(channels, divide_up(channels, kDepth)), step);
+    const int64_t some = round_up(divide_up(channels, divide_up(channels, depth)), step);
     for (int64_t first = 0; first < taps; ++first) {
       for (int64_t k = 0; k < channels; k += some) chunks.push_back({first, 1, k, std::min(some, channels - k)});
     }
@@ -201,7 +203,7 @@ struct Places {
 };
 
 template <class S>
-Places places_of(const Gather& g, int64_t phase, const Left<S>& left, const Tensor& output) {
+Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t depth, const Tensor& output) {
   const auto& tile = tile_of<S>();
   const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
   const Layout& layout = left.layout;
@@ -223,40 +225,78 @@ Places places_of(const Gather& g, int64_t phase, const Left<S>& left, const Tens
       places.segments.push_back((y.offset + g.y.before) * layout.row() + layout.column(x.offset + g.x.before));
     }
   }
-  places.chunks = chunks_of(static_cast<int64_t>(places.segments.size()), layout.channels, tile.step);
+  places.chunks = chunks_of(static_cast<int64_t>(places.segments.size()), layout.channels, depth, tile.step);
   return places;
 }
 
-// One phase of an item, for a block of output channels after the other. `out`: where the item's output begins.
+// The order of a phase's products. Either way the operands of some in succession stay in the first-level cache.
+struct Order {
+  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next. Otherwise: a block
+  // of channels with all pixels of the item, while the next part of the weight is fetched.
+  bool is_by_pixels;
+  int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
+};
+
+inline void fetch(const void* memory, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
+}
+
+// One phase of an item, for blocks of output channels. `out`: where the item's output begins.
 template <class T, class S>
-void gather_phase(const Places& places, const S* left, const Panels<S>& panels, int64_t phase, int64_t first_block,
-                  int64_t last_block, const Output<S>& output, T* out) {
-  const auto& tile = tile_of<S>();
-  const auto pixels = static_cast<int64_t>(places.writes.size());
-  auto* const sums = scratch<Compute<S>, 14>(static_cast<int64_t>(places.reads.size()) * tile.columns);
-  for (int64_t block = first_block; block < last_block; ++block) {
-    const int64_t channel = block * tile.columns, channels = std::min<int64_t>(tile.columns, output.channels - channel);
-    T* const to = out + channel * output.channel_stride;
-    const S* right = panels.panel(phase, block);
-    for (const Chunk& chunk : places.chunks) {
-      const bool is_first = &chunk == &places.chunks.front(), is_last = &chunk == &places.chunks.back();
-      for (int64_t p = 0; p < pixels; p += tile.rows) {
-        const int64_t count = std::min<int64_t>(tile.rows, pixels - p);
-        const int64_t* const writes = places.writes.data() + p;
-        if (is_last) {  // a store that waits for its line holds up the stores behind it, those of tiles among them
-          for (int64_t m = 0; m < count; ++m) __builtin_prefetch(to + writes[m], 1);
-        }
-        tile.gemm(left + chunk.channel, places.reads.data() + p, places.segments.data() + chunk.first, chunk.count, chunk.extent,
-                  right, !is_first, sums + p * tile.columns);
-        if (is_last) {
-          packing<T, S>().store[output.activation](sums + p * tile.columns, tile.columns, count, channels, output.bias_of(channel),
-                                                   output.negative_slope, writes, output.channel_stride, to);
+class PhaseProducts {
+ public:
+  PhaseProducts(const Places& places, const S* left, const Output<S>& output, T* out)
+      : places_(places), left_(left), output_(output), out_(out), pixels_(static_cast<int64_t>(places.writes.size())) {}
+
+  void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
+    // Of one chunk no sums go to and fro, so that the weight's part may stay where it is.
+    const bool is_by_pixels = order.is_by_pixels && places_.chunks.size() > 1;
+    const int64_t blocks = is_by_pixels ? last_block - first_block : 1;
+    const int64_t rows = is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+    A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
+    for (int64_t block = first_block; block < last_block; block += blocks) {
+      for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {
+        const S* right = panels.panel(phase, block);
+        for (const Chunk& chunk : places_.chunks) {
+          const int64_t size = chunk.count * chunk.extent * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
+          for (int64_t i = 0; i < blocks; ++i) {
+            for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
+              if (!order.is_by_pixels) fetch(right + size + p / tile_.rows * ahead, ahead * sizeof(S));
+              add(chunk, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
+                  sums + (i * rows + p) * tile_.columns);
+            }
+          }
+          right += size;
         }
       }
-      right += chunk.count * chunk.extent * tile.columns;
     }
   }
-}
+
+ private:
+  using A = Compute<S>;
+
+  // A tile's products of some k; with the last ones, its sums are stored.
+  void add(const Chunk& chunk, const S* right, int64_t pixel, int64_t channel, A* sums) const {
+    const bool is_first = &chunk == &places_.chunks.front(), is_last = &chunk == &places_.chunks.back();
+    const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
+    const int64_t* const writes = places_.writes.data() + pixel;
+    T* const to = out_ + channel * output_.channel_stride;
+    tile_.gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent,
+               right, !is_first, sums);
+    if (is_last) {
+      packing<T, S>().store[output_.activation](sums, tile_.columns, pixels,
+                                                std::min<int64_t>(tile_.columns, output_.channels - channel),
+                                                output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);
+    }
+  }
+
+  const Tile<S>& tile_ = tile_of<S>();
+  const Places& places_;
+  const S* const left_;
+  const Output<S>& output_;
+  T* const out_;
+  const int64_t pixels_;
+};
 
 }  // namespace
 
@@ -277,6 +317,7 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
     const Prologue<S> prologue(pending, 0, panels.channels);
+    const Order order{panels.bytes <= kRightBytes};
     // Where items are few, those of one share it by blocks of channels.
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
@@ -293,12 +334,12 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
           const bool is_last_band = left.first_row + left.rows == g.y.most();  // in which phases may differ
           if ((is_last_band && items.bands > 1) || left.images != before.images || left.rows != before.rows) {
             places.clear();
-            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, left, output));
+            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, left, order.depth(), output));
           }
         }
         T* const out = mutable_data<T>(output) + left.first_image * output.stride(0) + left.first_row * g.y.step * output.stride(2);
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
-          gather_phase(places[phase], left.data, panels, phase, first, last, to, out);
+          PhaseProducts<T, S>(places[phase], left.data, to, out).run(order, panels, phase, first, last);
         }
       }
     });

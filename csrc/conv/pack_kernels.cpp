@@ -296,10 +296,30 @@ inline bool store_squares(const float* lines, int64_t columns, int64_t row_count
   return true;
 }
 
+#if defined(__AVX512BF16__)
+// Whole lines of a tile.
+template <Activation kind>
+void store_lines(const float* tile, int64_t row_count, const float* bias, float slope, const int64_t* offsets, BFloat16* out) {
+  const auto slopes = Vec<float>{} + slope;
+  constexpr int W = kLanes<float>;
+  const auto left = bias ? load(bias) : Vec<float>{}, right = bias ? load(bias + W) : Vec<float>{};
+  for (int64_t m = 0; m < row_count; ++m, tile += 2 * W) {
+    const auto a = activate<kind>(load(tile) + left, slopes), b = activate<kind>(load(tile + W) + right, slopes);
+    const auto packed = _mm512_cvtne2ps_pbh(bits_as<__m512>(b), bits_as<__m512>(a));
+    std::memcpy(out + offsets[m], &packed, sizeof(packed));
+  }
+}
+#endif
+
 template <class T, class S, Activation kind, class A = Compute<S>>
 void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias, A slope,
                 const int64_t* offsets, int64_t column_stride, T* out) {
   constexpr int W = kLanes<A>;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
+    if (column_stride == 1 && column_count == 2 * W && columns == 2 * W) return store_lines<kind>(tile, row_count, bias, slope, offsets, out);
+  }
+#endif
   const auto slopes = Vec<A>{} + slope;
   const bool direct = column_stride == 1 && column_count == columns;
   [[maybe_unused]] A line[kMaxTileColumns];
