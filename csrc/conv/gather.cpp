@@ -1,4 +1,9 @@
+// A convolution's forward and its data gradient: every output pixel from the input pixels under the kernel.
+//
+// An item of the input, some images or a band of one, is packed; its pixels are multiplied with a block of output channels after
+// the other, for some hundreds of k at a time.
 #include <algorithm>
+#include <numeric>
 
 #include "conv/engine.h"
 #include "conv/matmul.h"
@@ -11,10 +16,15 @@
 namespace fastgan::conv {
 namespace {
 
+constexpr int64_t kEven = 16;                  // pixels that a tile wants evenly spaced
+constexpr int64_t kLeftBytes = 1024 * 1024;  // of an item: in a second-level cache, beside what passes through it
+constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay there too
+
 // The right operands of all phases and column blocks, one after another.
 template <class S>
 struct Panels {
   const S* data;
+  int64_t bytes;
   int64_t blocks, channels;  // column blocks; channels padded to whole steps
   std::vector<int64_t> at;   // [phases], of the phase's first block
   std::vector<int64_t> size;  // [phases], of one block
@@ -42,7 +52,7 @@ template <class T, class S>
 Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   const auto& tile = tile_of<S>();
   const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim);
-  Panels<S> panels{nullptr, divide_up(outs, tile.columns), round_up(ins, tile.step), {}, {}};
+  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}};
   std::vector<std::vector<int64_t>> segments(g.phases());
   int64_t total = 0;
   for (int64_t phase = 0; phase < g.phases(); ++phase) {
@@ -67,91 +77,226 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
     }
   });
   panels.data = data;
+  panels.bytes = total * static_cast<int64_t>(sizeof(S));
   return panels;
 }
 
-// What is computed at a time: whole images where they are small, a band of rows of one where they are not.
+// What is computed at a time: some whole images where they are small, a band of rows of one where they are not.
 struct Items {
   int64_t images, rows;   // of one item
   int64_t bands;          // of an image
   int64_t count;
 };
 
+// Which images lie side by side changes no sum, so that the cache may decide it.
 Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
-  constexpr int64_t kPixels = 256, kLeastItems = 16;
+  constexpr int64_t kPixels = 256;  // enough for a weight to be worth fetching
   const int64_t rows = g.y.most(), columns = g.x.most();
   const auto bytes = [&](int64_t rows) { return g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
   Items items{1, rows, 1, 0};
-  if (bytes(rows) > kPackedBytes) {
-    while (items.rows > 1 && bytes(items.rows) > kPackedBytes) items.rows = divide_up(items.rows, 2);
+  if (bytes(rows) > kLeftBytes) {
+    while (items.rows > 1 && bytes(items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
   } else {
-    const int64_t wanted = divide_up(kPixels, rows * columns), spread = std::max<int64_t>(1, batch / kLeastItems);
-    items.images = std::max<int64_t>(1, std::min({kPackedBytes / bytes(rows), wanted, spread}));
+    // As many as fill whole groups of pixels that lie evenly spaced (Layout).
+    const int64_t even = kEven / std::gcd(kEven, columns), wanted = round_up(divide_up(kPixels, rows * columns), even);
+    items.images = std::clamp<int64_t>(kLeftBytes / bytes(rows) / even * even, 1, std::min(batch, wanted));
   }
   items.bands = divide_up(rows, items.rows);
   items.count = divide_up(batch, items.images) * items.bands;
   return items;
 }
 
+// Where the left operand's pixels lie: [row][column % read][column / read][image][channel]. The outputs of a row, image after image
+// in each column, then read evenly spaced lines through every tap, which is what a tile likes best (tile_amx.cpp).
+struct Layout {
+  int64_t images, channels;
+  int64_t read, columns;  // columns: of a remainder
+  int64_t pixel() const { return images * channels; }
+  int64_t remainder() const { return columns * pixel(); }
+  int64_t row() const { return read * remainder(); }
+  int64_t column(int64_t x) const { return x % read * remainder() + x / read * pixel(); }
+  bool is_plain() const { return images == 1 && read == 1; }
+};
+
 template <class T, class S>
-void gather_item(const Gather& g, const Items& items, int64_t item, const Tensor& input, const Prologue<S>& prologue,
-                 const Panels<S>& panels, const std::vector<Compute<S>>& bias, const Epilogue& epilogue, const Tensor& output) {
-  using A = Compute<S>;
-  const auto& tile = tile_of<S>();
-  const int64_t first_image = item / items.bands * items.images;
-  const int64_t images = std::min(items.images, input.size(0) - first_image);
-  const int64_t first_row = item % items.bands * items.rows;
-  const int64_t rows = std::min(items.rows, g.y.most() - first_row);
-  const Window window{g.y.before, g.x.before, first_row * g.y.read, g.y.span(rows), g.x.span(g.x.most())};
-  const int64_t image_size = window.height * window.width * panels.channels;
-
-  S* const left = scratch<S, 1>(images * image_size);
-  for (int64_t i = 0; i < images; ++i) {
-    packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), image_of(input), window, panels.channels,
-                           left + i * image_size);
-    prologue.apply(first_image + i, image_of(input), window, left + i * image_size);
+void pack_images(const Tensor& input, int64_t first, const Window& window, const Layout& to, const Prologue<S>& prologue, S* out) {
+  const auto& pack = packing<T, S>();
+  const Image shape = image_of(input);
+  if (to.is_plain()) {
+    pack.pixels(data<T>(input) + first * input.stride(0), shape, window, to.channels, out);
+    return prologue.apply(first, shape, window, out);
   }
-
-  const auto store = packing<T, S>().store[epilogue.activation];
-  std::vector<int64_t> reads, writes, segments;
-  alignas(64) A result[kMaxTileRows * kMaxTileColumns];
-  for (int64_t phase = 0; phase < g.phases(); ++phase) {
-    const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
-    reads.clear(), writes.clear(), segments.clear();
-    for (int64_t i = 0; i < images; ++i) {
-      for (int64_t y = 0; y < std::min(rows, py.count - first_row); ++y) {
-        for (int64_t x = 0; x < px.count; ++x) {
-          reads.push_back(i * image_size + (y * g.y.read * window.width + x * g.x.read) * panels.channels);
-          writes.push_back((first_image + i) * output.stride(0) +
-                           (py.start + (first_row + y) * g.y.step) * output.stride(2) +
-                           (px.start + x * g.x.step) * output.stride(3));
-        }
-      }
-    }
-    // Neighbouring taps of a row read neighbouring pixels: one longer segment.
-    const bool joined = px.is_consecutive() && !px.taps.empty();
-    const int64_t extent = panels.channels * (joined ? static_cast<int64_t>(px.taps.size()) : 1);
-    for (const auto& y : py.taps) {
-      for (const auto& x : px.taps) {
-        segments.push_back(((y.offset + g.y.before) * window.width + x.offset + g.x.before) * panels.channels);
-        if (joined) break;
-      }
-    }
-    const auto pixels = static_cast<int64_t>(reads.size());
-    reads.resize(round_up(pixels, tile.rows), 0);  // what the last tile's spare rows read is not stored
-    for (int64_t block = 0; block < panels.blocks; ++block) {
-      const int64_t channel = block * tile.columns;
-      for (int64_t p = 0; p < pixels; p += tile.rows) {
-        tile.gemm(left, reads.data() + p, segments.data(), segments.size(), extent, panels.panel(phase, block), false,
-                  result);
-        store(result, tile.columns, std::min<int64_t>(tile.rows, pixels - p),
-              std::min<int64_t>(tile.columns, output.size(1) - channel), bias.empty() ? nullptr : bias.data() + channel,
-              static_cast<A>(epilogue.negative_slope), writes.data() + p, output.stride(1),
-              mutable_data<T>(output) + channel * output.stride(1));
-      }
+  S* const line = scratch<S, 13>(window.width * to.channels);
+  for (int64_t y = 0; y < window.height; ++y, out += to.row()) {
+    const Window one{window.top, window.left, window.first + y, 1, window.width};
+    for (int64_t i = 0; i < to.images; ++i) {
+      pack.pixels(data<T>(input) + (first + i) * input.stride(0), shape, one, to.channels, line);
+      prologue.apply(first + i, shape, one, line);
+      pack.deal(line, window.width, to.channels, to.read, to.remainder(), to.pixel(), out + i * to.channels);
     }
   }
 }
+
+// Some successive k of a phase: parts of taps, each of `extent` channels from `channel` on.
+struct Chunk {
+  int64_t first, count;  // taps
+  int64_t channel, extent;
+};
+
+// Of about `depth` elements.
+std::vector<Chunk> chunks_of(int64_t taps, int64_t channels, int64_t depth, int64_t step) {
+  std::vector<Chunk> chunks;
+  if (taps == 0) {
+    chunks.push_back({0, 0, 0, channels});  // a sum of nothing
+  } else if (channels <= depth) {
+    const int64_t count = divide_up(taps, depth / channels), some = divide_up(taps, count);
+    for (int64_t first = 0; first < taps; first += some) chunks.push_back({first, std::min(some, taps - first), 0, channels});
+  } else {
+    const int64_t some = round_up(divide_up(channels, divide_up(channels, depth)), step);
+    for (int64_t first = 0; first < taps; ++first) {
+      for (int64_t k = 0; k < channels; k += some) chunks.push_back({first, 1, k, std::min(some, channels - k)});
+    }
+  }
+  return chunks;
+}
+
+// What of the left operand is packed: an item's window of the input.
+template <class S>
+struct Left {
+  int64_t first_image = 0, images = 0, first_row = 0, rows = 0;
+  Window window;
+  Layout layout;
+  const S* data = nullptr;
+};
+
+template <class T, class S>
+Left<S> pack_item(const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
+                  const Prologue<S>& prologue) {
+  Left<S> left;
+  left.first_image = item / items.bands * items.images;
+  left.images = std::min(items.images, input.size(0) - left.first_image);
+  left.first_row = item % items.bands * items.rows;
+  left.rows = std::min(items.rows, g.y.most() - left.first_row);
+  left.window = {g.y.before, g.x.before, left.first_row * g.y.read, g.y.span(left.rows), g.x.span(g.x.most())};
+  left.layout = {left.images, channels, g.x.read, divide_up(left.window.width, g.x.read)};
+  // Spare rows of a last tile read on beyond the end.
+  S* const data = scratch<S, 1>(left.window.height * left.layout.row() + kMaxTileRows * channels);
+  pack_images<T, S>(input, left.first_image, left.window, left.layout, prologue, data);
+  left.data = data;
+  return left;
+}
+
+// The output's channels, and what happens to them.
+template <class S>
+struct Output {
+  int64_t channels, channel_stride, activation;
+  Compute<S> negative_slope;
+  std::vector<Compute<S>> bias;  // empty, or in whole blocks
+  const Compute<S>* bias_of(int64_t channel) const { return bias.empty() ? nullptr : bias.data() + channel; }
+};
+
+// Where a phase's pixels of an item read and write, from where the item itself does.
+struct Places {
+  std::vector<int64_t> reads, writes;  // reads: for whole tiles; what the spare ones read is not stored
+  std::vector<int64_t> segments;       // of the taps
+  std::vector<Chunk> chunks;
+};
+
+template <class S>
+Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t depth, const Tensor& output) {
+  const auto& tile = tile_of<S>();
+  const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
+  const Layout& layout = left.layout;
+  const int64_t image = output.stride(0), row = output.stride(2), column = output.stride(3);
+  Places places;
+  for (int64_t y = 0; y < std::min(left.rows, py.count - left.first_row); ++y) {
+    for (int64_t x = 0; x < px.count; ++x) {
+      const int64_t from = y * g.y.read * layout.row() + x * layout.pixel();
+      const int64_t to = (py.start + y * g.y.step) * row + (px.start + x * g.x.step) * column;
+      for (int64_t i = 0; i < left.images; ++i) {
+        places.reads.push_back(from + i * layout.channels);
+        places.writes.push_back(to + i * image);
+      }
+    }
+  }
+  while (static_cast<int64_t>(places.reads.size()) % tile.rows != 0) places.reads.push_back(places.reads.back() + layout.channels);
+  for (const auto& y : py.taps) {
+    for (const auto& x : px.taps) {
+      places.segments.push_back((y.offset + g.y.before) * layout.row() + layout.column(x.offset + g.x.before));
+    }
+  }
+  places.chunks = chunks_of(static_cast<int64_t>(places.segments.size()), layout.channels, depth, tile.step);
+  return places;
+}
+
+// The order of a phase's products. Either way the operands of some in succession stay in the first-level cache.
+struct Order {
+  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next. Otherwise: a block
+  // of channels with all pixels of the item, while the next part of the weight is fetched.
+  bool is_by_pixels;
+  int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
+};
+
+inline void fetch(const void* memory, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
+}
+
+// One phase of an item, for blocks of output channels. `out`: where the item's output begins.
+template <class T, class S>
+class PhaseProducts {
+ public:
+  PhaseProducts(const Places& places, const S* left, const Output<S>& output, T* out)
+      : places_(places), left_(left), output_(output), out_(out), pixels_(static_cast<int64_t>(places.writes.size())) {}
+
+  void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
+    // Of one chunk no sums go to and fro, so that the weight's part may stay where it is.
+    const bool is_by_pixels = order.is_by_pixels && places_.chunks.size() > 1;
+    const int64_t blocks = is_by_pixels ? last_block - first_block : 1;
+    const int64_t rows = is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+    A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
+    for (int64_t block = first_block; block < last_block; block += blocks) {
+      for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {
+        const S* right = panels.panel(phase, block);
+        for (const Chunk& chunk : places_.chunks) {
+          const int64_t size = chunk.count * chunk.extent * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
+          for (int64_t i = 0; i < blocks; ++i) {
+            for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
+              if (!order.is_by_pixels) fetch(right + size + p / tile_.rows * ahead, ahead * sizeof(S));
+              add(chunk, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
+                  sums + (i * rows + p) * tile_.columns);
+            }
+          }
+          right += size;
+        }
+      }
+    }
+  }
+
+ private:
+  using A = Compute<S>;
+
+  // A tile's products of some k; with the last ones, its sums are stored.
+  void add(const Chunk& chunk, const S* right, int64_t pixel, int64_t channel, A* sums) const {
+    const bool is_first = &chunk == &places_.chunks.front(), is_last = &chunk == &places_.chunks.back();
+    const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
+    const int64_t* const writes = places_.writes.data() + pixel;
+    T* const to = out_ + channel * output_.channel_stride;
+    tile_.gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent,
+               right, !is_first, sums);
+    if (is_last) {
+      packing<T, S>().store[output_.activation](sums, tile_.columns, pixels,
+                                                std::min<int64_t>(tile_.columns, output_.channels - channel),
+                                                output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);
+    }
+  }
+
+  const Tile<S>& tile_ = tile_of<S>();
+  const Places& places_;
+  const S* const left_;
+  const Output<S>& output_;
+  T* const out_;
+  const int64_t pixels_;
+};
 
 }  // namespace
 
@@ -167,15 +312,35 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     using A = Compute<S>;
     const Gather g = gather_of(weight, conv, backward, output);
     const Panels<S> panels = pack_weight<T, S>(g, weight);
-    std::vector<A> bias;
-    if (epilogue.bias) bias = values<A>(epilogue.bias, output.size(1), A(0));
-    if (!bias.empty()) bias.resize(panels.blocks * tile_of<S>().columns);
+    Output<S> to{output.size(1), output.stride(1), epilogue.activation, static_cast<A>(epilogue.negative_slope), {}};
+    if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
+    if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
     const Prologue<S> prologue(pending, 0, panels.channels);
-    torch::stable::parallel_for(0, items.count, 1, [&](int64_t begin, int64_t end) {
+    const Order order{panels.bytes <= kRightBytes};
+    // Where items are few, those of one share it by blocks of channels.
+    constexpr int64_t kLeastUnits = 16;
+    const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
+    const int64_t share = divide_up(panels.blocks, shares);
+    torch::stable::parallel_for(0, items.count * shares, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
-      for (int64_t item = begin; item < end; ++item) {
-        gather_item<T, S>(g, items, item, input, prologue, panels, bias, epilogue, output);
+      Left<S> left;
+      std::vector<Places> places;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t first = unit % shares * share, last = std::min(panels.blocks, first + share);
+        if (unit == begin || first == 0) {
+          const Left<S> before = left;
+          left = pack_item<T, S>(g, items, unit / shares, panels.channels, input, prologue);
+          const bool is_last_band = left.first_row + left.rows == g.y.most();  // in which phases may differ
+          if ((is_last_band && items.bands > 1) || left.images != before.images || left.rows != before.rows) {
+            places.clear();
+            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, left, order.depth(), output));
+          }
+        }
+        T* const out = mutable_data<T>(output) + left.first_image * output.stride(0) + left.first_row * g.y.step * output.stride(2);
+        for (int64_t phase = 0; phase < g.phases(); ++phase) {
+          PhaseProducts<T, S>(places[phase], left.data, to, out).run(order, panels, phase, first, last);
+        }
       }
     });
   });

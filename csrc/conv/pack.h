@@ -46,6 +46,9 @@ struct Packing {
   // The left operand of a convolution, pixels by channels: out[y][x][channel], channels padded with zeros to `channels`.
   void (*pixels)(const T* image, const Image&, const Window&, int64_t channels, S* out);
 
+  // Deals a line of pixels out: out[x % ways * way + x / ways * apart + channel] from line[x][channel].
+  void (*deal)(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out);
+
   // The left operand of a weight gradient, channels by pixels: out[channel * line + segment * extent + k] from
   // in[segments[s] + k * k_stride + channel * channel_stride], padded with zeros to `extent`.
   void (*lines)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,

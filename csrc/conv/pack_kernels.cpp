@@ -53,6 +53,20 @@ void pixels(const T* image, const Image& of, const Window& window, int64_t chann
   }
 }
 
+template <class S>
+void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out) {
+  constexpr int64_t W = 64 / sizeof(S);
+  for (int64_t i = 0; i < std::min(ways, count); ++i) {
+    S* to = out + i * way;
+    for (int64_t x = i; x < count; x += ways, to += apart) {
+      const S* const from = line + x * channels;
+      int64_t c = 0;
+      for (; c + W <= channels; c += W) std::memcpy(to + c, from + c, W * sizeof(S));
+      for (; c < channels; ++c) to[c] = from[c];
+    }
+  }
+}
+
 template <class T, class S>
 void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride, int64_t channel_count,
            int64_t channel_stride, int64_t extent, int64_t line, S* out) {
@@ -362,10 +376,30 @@ inline bool store_squares(const float* lines, int64_t columns, int64_t row_count
   return true;
 }
 
+#if defined(__AVX512BF16__)
+// Whole lines of a tile.
+template <Activation kind>
+void store_lines(const float* tile, int64_t row_count, const float* bias, float slope, const int64_t* offsets, BFloat16* out) {
+  const auto slopes = Vec<float>{} + slope;
+  constexpr int W = kLanes<float>;
+  const auto left = bias ? load(bias) : Vec<float>{}, right = bias ? load(bias + W) : Vec<float>{};
+  for (int64_t m = 0; m < row_count; ++m, tile += 2 * W) {
+    const auto a = activate<kind>(load(tile) + left, slopes), b = activate<kind>(load(tile + W) + right, slopes);
+    const auto packed = _mm512_cvtne2ps_pbh(bits_as<__m512>(b), bits_as<__m512>(a));
+    std::memcpy(out + offsets[m], &packed, sizeof(packed));
+  }
+}
+#endif
+
 template <class T, class S, Activation kind, class A = Compute<S>>
 void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t column_count, const A* bias, A slope,
                 const int64_t* offsets, int64_t column_stride, T* out) {
   constexpr int W = kLanes<A>;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<A, float>) {
+    if (column_stride == 1 && column_count == 2 * W && columns == 2 * W) return store_lines<kind>(tile, row_count, bias, slope, offsets, out);
+  }
+#endif
   const auto slopes = Vec<A>{} + slope;
   const bool direct = column_stride == 1 && column_count == columns;
   [[maybe_unused]] A line[kMaxTileColumns];
@@ -448,6 +482,7 @@ void taps(const Compute<S>* sums, int64_t tap_count, int64_t rows, int64_t colum
 template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
+          deal<S>,
           lines<T, S>,
           columns<T, S>,
           columns_within<T, S>,

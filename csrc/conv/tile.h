@@ -36,6 +36,7 @@ struct Tile : TileRows<S> {
   using A = Compute<S>;
   int columns = 0;
   int step = 1;  // what `extent` is a multiple of
+  int depth = 1;  // what it should be a multiple of, to be fast
   TileRows<S> smaller[2];  // with fewer rows, for what is left at the end
   // With a left operand that is packed as the right one is, [k][columns]:  a[rows[m] + k * columns] * b[k][n]
   void (*gemm_columns)(const S* a, const int64_t* rows, int64_t extent, const S* b, bool add, A* out) = nullptr;

@@ -129,7 +129,7 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
 
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, {}, nullptr, begin, end};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end};
 
 }  // namespace fastgan::conv
 

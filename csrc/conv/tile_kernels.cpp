@@ -123,7 +123,7 @@ constexpr TileRows<S> rows() {
 
 template <class S>
 constexpr Tile<S> tile() {
-  Tile<S> tile{rows<S, kRows>(), kLanes<Compute<S>> * kVectors, Multiply<S>::kStep,
+  Tile<S> tile{rows<S, kRows>(), kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, Multiply<S>::kStep,
                {rows<S, kSmaller[0]>(), rows<S, kSmaller[1]>()}};
   if constexpr (Multiply<S>::kStep == 1) tile.gemm_columns = gemm_columns<S>;
   return tile;
