@@ -311,7 +311,8 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     using S = decltype(packed);
     using A = Compute<S>;
     const Gather g = gather_of(weight, conv, backward, output);
-    const Panels<S> panels = pack_weight<T, S>(g, weight);
+    Panels<S> panels;
+    dispatch_weight<T>(weight, [&](auto tag) { panels = pack_weight<decltype(tag), S>(g, weight); });
     Output<S> to{output.size(1), output.stride(1), epilogue.activation, static_cast<A>(epilogue.negative_slope), {}};
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);

@@ -110,6 +110,14 @@ void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t 
   }
 }
 
+#if defined(__AVX512BF16__)
+// Sixteen numbers of each, rounded: those of `low`, then those of `high`.
+inline VecN<uint16_t, 32> narrow_both(const float* low, const float* high) {
+  const __m512 above = high ? _mm512_loadu_ps(high) : _mm512_setzero_ps();
+  return bits_as<VecN<uint16_t, 32>>(_mm512_cvtne2ps_pbh(above, _mm512_loadu_ps(low)));
+}
+#endif
+
 // Two rows of k, side by side: out[column][2].
 template <class T, class S>
 inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
@@ -143,24 +151,51 @@ inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
     }
   }
 #endif
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<S, BFloat16>) {
+    VecN<uint16_t, 32> pairs;
+    for (int lane = 0; lane < 32; ++lane) pairs[lane] = lane / 2 + lane % 2 * 16;
+    for (; n + 16 <= count; n += 16) {
+      const auto both = narrow_both(even + n, odd ? odd + n : nullptr);
+      const auto line = __builtin_shuffle(both, pairs);
+      std::memcpy(out + 2 * n, &line, sizeof(line));
+    }
+  }
+#endif
   for (; n < count; ++n) {
     out[2 * n] = convert<S>(even[n]);
     out[2 * n + 1] = odd ? convert<S>(odd[n]) : S{};
   }
 }
 
+// Elements of k in a row for a lane each: `step` of them, side by side.
+template <class T, class S>
+inline Vec<float> load_lanes(const T* from) {
+#if defined(__AVX512BF16__)
+  if constexpr (!std::is_same_v<T, S>) return bits_as<Vec<float>>(narrow_both(from, from + 16));
+#endif
+  return load_raw<Vec<float>>(from);
+}
+
+template <class T, class S>
+constexpr bool kLanesLoad = std::is_same_v<T, S>;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool kLanesLoad<float, BFloat16> = true;
+#endif
+
 // Whole steps of k that lie side by side, for whole vectors of columns; returns how many of k that was.
 template <class T, class S, int step>
 int64_t turn_columns(const T* from, int64_t k_count, int64_t column_count, int64_t column_stride, int64_t columns, S* out) {
   constexpr int W = kLanes<float>;
-  if constexpr (step * sizeof(S) == sizeof(float) && std::is_same_v<T, S>) {
+  if constexpr (step * sizeof(S) == sizeof(float) && kLanesLoad<T, S>) {
     if (column_count % W != 0) return 0;
     const int64_t done = k_count - k_count % (W * step);
     for (int64_t k = 0; k < done; k += W * step, out += W * step * columns) {
       for (int64_t n = 0; n < column_count; n += W) {
         Vec<float> lines[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) lines[i] = load_raw<Vec<float>>(from + (n + i) * column_stride + k);
+        for (int i = 0; i < W; ++i) lines[i] = load_lanes<T, S>(from + (n + i) * column_stride + k);
         transpose(lines);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) std::memcpy(out + (i * columns + n) * step, &lines[i], sizeof(lines[i]));
@@ -259,7 +294,7 @@ void runs_of(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, in
       }
       if constexpr (step == 2) {
         pair_rows(from, rows == step ? from + k_stride : nullptr, run->length, to);
-      } else if constexpr (std::is_same_v<T, Compute<S>>) {
+      } else if constexpr (std::is_same_v<T, S> && std::is_same_v<T, Compute<T>>) {
         int64_t i = 0;
         for (; i + kLanes<S> <= run->length; i += kLanes<S>) store(to + i, load(from + i));
         for (; i < run->length; ++i) to[i] = from[i];
@@ -503,6 +538,7 @@ FASTGAN_PACKING(float, float)
 FASTGAN_PACKING(double, double)
 FASTGAN_PACKING(BFloat16, BFloat16)
 FASTGAN_PACKING(BFloat16, float)
+FASTGAN_PACKING(float, BFloat16)
 FASTGAN_PACKING(Half, float)
 
 }  // namespace fastgan::conv

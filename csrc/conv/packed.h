@@ -71,4 +71,14 @@ void dispatch_packed(const char* op, ScalarType dtype, const Body& body) {
   });
 }
 
+// A weight may be wider than an input of bfloat16: autocast's own, not rounded to it before (engine.h, takes_float32_weight).
+// Calls body(W{}) with the element type of such a weight, or of its gradient.
+template <class T, class Body>
+void dispatch_weight(const Tensor& weight, const Body& body) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (weight.scalar_type() == ScalarType::Float) return body(float{});
+  }
+  body(T{});
+}
+
 }  // namespace fastgan::conv

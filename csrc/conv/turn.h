@@ -15,7 +15,7 @@ inline S convert(T value) {
   if constexpr (std::is_same_v<S, T>) {
     return value;
   } else {
-    return to_compute(value);
+    return from_compute<S>(to_compute(value));
   }
 }
 
