@@ -12,6 +12,7 @@
 namespace fastgan::conv {
 
 inline constexpr int kMaxStoredRows = 64;
+inline constexpr int kSparePatch = 16;
 
 // One image of a batch.
 struct Image {
@@ -45,6 +46,11 @@ struct Packing {
 
   // Deals a line of pixels out: out[x % ways * way + x / ways * apart + channel] from line[x][channel].
   void (*deal)(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out);
+
+  // Lines of all that an output pixel reads: out[x * apart + i * length + k] from pixels[starts[i] + x * step + k] for k < length, padded
+  // with zeros to `extent`. May read kSparePatch elements beyond the last.
+  void (*patches)(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
+                  int64_t extent, int64_t apart, S* out);
 
   // The left operand of a weight gradient, channels by pixels: out[channel * plane_stride][y][x % stride][x / stride], a line
   // of `line` elements for each remainder, padded with zeros.

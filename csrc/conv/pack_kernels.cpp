@@ -57,6 +57,28 @@ void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t 
   }
 }
 
+template <class S>
+void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
+             int64_t extent, int64_t apart, S* out) {
+  constexpr int64_t W = kSparePatch;  // moved at a time: what is too much of one run, the next or the zeros overwrite
+  const int64_t end = start_count * length;
+  for (int64_t x = 0; x < count; ++x, pixels += step, out += apart) {
+    for (int64_t i = 0, at = 0; i < start_count; ++i, at += length) {
+      const S* const from = pixels + starts[i];
+      if (at + (length + W - 1) / W * W <= extent) {
+        for (int64_t k = 0; k < length; k += W) std::memcpy(out + at + k, from + k, W * sizeof(S));
+      } else {
+        for (int64_t k = 0; k < length; ++k) out[at + k] = from[k];
+      }
+    }
+    if (end + W <= extent) {
+      for (int64_t k = end; k < extent; k += W) std::fill_n(out + std::min(k, extent - W), W, S{});
+    } else {
+      for (int64_t k = end; k < extent; ++k) out[k] = S{};
+    }
+  }
+}
+
 template <class T, class S>
 void planes(const T* image, const Image& of, const Window& window, int64_t stride, int64_t line, int64_t plane_stride,
             S* out) {
@@ -355,6 +377,7 @@ template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           deal<S>,
+          patches<S>,
           planes<T, S>,
           columns<T, S>,
           runs<T, S>,
