@@ -60,22 +60,27 @@ void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t 
 template <class S>
 void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
              int64_t extent, int64_t apart, S* out) {
-  constexpr int64_t W = kSparePatch;  // moved at a time: what is too much of one run, the next or the zeros overwrite
-  const int64_t end = start_count * length;
+  // Moved at a time: what is too much of one run, the next or the zeros overwrite. Not of the last runs, if the line ends before.
+  constexpr int64_t W = kSparePatch;
+  struct Some {
+    S at[W];
+  };
+  const int64_t end = start_count * length, whole = (length + W - 1) / W * W;
+  int64_t fast = 0;
+  while (fast < start_count && fast * length + whole <= extent) ++fast;
+  const bool is_wide = end + W <= extent;
   for (int64_t x = 0; x < count; ++x, pixels += step, out += apart) {
-    for (int64_t i = 0, at = 0; i < start_count; ++i, at += length) {
+    S* to = out;
+    for (int64_t i = 0; i < fast; ++i, to += length) {
       const S* const from = pixels + starts[i];
-      if (at + (length + W - 1) / W * W <= extent) {
-        for (int64_t k = 0; k < length; k += W) std::memcpy(out + at + k, from + k, W * sizeof(S));
-      } else {
-        for (int64_t k = 0; k < length; ++k) out[at + k] = from[k];
-      }
+      for (int64_t k = 0; k < length; k += W) std::memcpy(to + k, from + k, sizeof(Some));
     }
-    if (end + W <= extent) {
-      for (int64_t k = end; k < extent; k += W) std::fill_n(out + std::min(k, extent - W), W, S{});
-    } else {
-      for (int64_t k = end; k < extent; ++k) out[k] = S{};
+    for (int64_t i = fast; i < start_count; ++i, to += length) {
+      for (int64_t k = 0; k < length; ++k) to[k] = pixels[starts[i] + k];
     }
+    constexpr Some kZeros = {};
+    for (int64_t k = end; is_wide && k < extent; k += W) std::memcpy(out + std::min(k, extent - W), &kZeros, sizeof(Some));
+    for (int64_t k = end; !is_wide && k < extent; ++k) out[k] = S{};
   }
 }
 
