@@ -13,6 +13,7 @@ namespace fastgan::conv {
 
 inline constexpr int kMaxStoredRows = 64;
 inline constexpr int kSparePatch = 16;
+inline constexpr int kSpareSums = 64;
 
 // One image of a batch.
 struct Image {
@@ -66,8 +67,9 @@ struct Packing {
   void (*runs)(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
                int64_t columns, int step, S* out);
 
-  // sums[x * stride + tap - padding][channel] += products[x][tap][channel], where that is in [0, width).
-  void (*add_row)(const ScatteredRow&, const A* products, A* sums);
+  // sums[x * stride + tap - padding][channel] = bias[channel] + products[i][x][tap][channel] over all that meet there and i < count.
+  // May write kSpareSums elements more on either side.
+  void (*add_rows)(const ScatteredRow&, const A* const* products, int64_t count, const A* bias, A* sums);
 
   // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias. Of at most kMaxStoredRows
   // rows.

@@ -254,6 +254,46 @@ void add_row(const ScatteredRow& row, const A* products, A* sums) {
   }
 }
 
+#if defined(__AVX512F__)
+// Where a pixel's products fit a vector: it adds them to what the pixels before left, and hands on what later ones still add to.
+inline void add_rows_in_vectors(const ScatteredRow& row, const float* const* products, int64_t count, const float* bias, float* sums) {
+  constexpr int64_t W = kLanes<float>;
+  const int64_t length = row.taps * row.channels, some = row.stride * row.channels, end = row.width * row.channels;
+  const auto all = static_cast<__mmask16>((1u << length) - 1);
+  VecN<int32_t, W> next;
+  Vec<float> biases;
+  for (int64_t lane = 0; lane < W; ++lane) {
+    next[lane] = static_cast<int32_t>(std::min(lane + some, 2 * W - 1));
+    biases[lane] = bias[lane % row.channels];
+  }
+  Vec<float> sum{};
+  int64_t at = -row.padding * row.channels;
+  for (int64_t from = 0; from < row.pixels * row.line; from += row.line, at += some) {
+    for (int64_t i = 0; i < count; ++i) sum += bits_as<Vec<float>>(_mm512_maskz_loadu_ps(all, products[i] + from));
+    store(sums + at, sum + biases);
+    sum = __builtin_shuffle(sum, Vec<float>{}, next);
+  }
+  for (; at < end; at += some) {
+    store(sums + at, sum + biases);
+    sum = __builtin_shuffle(sum, Vec<float>{}, next);
+  }
+}
+#endif
+
+template <class A>
+void add_rows(const ScatteredRow& row, const A* const* products, int64_t count, const A* bias, A* sums) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float>) {
+    static_assert(2 * kLanes<A> <= kSpareSums);
+    if (row.taps * row.channels <= kLanes<A> && row.stride <= row.taps && row.padding < row.taps) {
+      return add_rows_in_vectors(row, products, count, bias, sums);
+    }
+  }
+#endif
+  for (int64_t x = 0; x < row.width; ++x) std::copy_n(bias, row.channels, sums + x * row.channels);
+  for (int64_t i = 0; i < count; ++i) add_row(row, products[i], sums);
+}
+
 template <class T, class A>
 inline void narrow(const A* from, int64_t n, T* to) {
 #if defined(__AVX512BF16__)
@@ -386,7 +426,7 @@ constexpr Packing<T, S> table() {
           planes<T, S>,
           columns<T, S>,
           runs<T, S>,
-          add_row<Compute<S>>,
+          add_rows<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
            store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,
            store_tile<T, S, Activation::sigmoid>}};

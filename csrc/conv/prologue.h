@@ -35,6 +35,8 @@ class Prologue {
     }
   }
 
+  explicit operator bool() const { return kernel_; }  // whether anything is pending
+
   // To what Packing::pixels has made of one image. Padding pixels stay zero: they are the activation's. What an activation makes of
   // padding channels meets zeros in the other operand.
   void apply(int64_t image, const Image& of, const Window& window, S* pixels) const {
