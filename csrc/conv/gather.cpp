@@ -34,6 +34,7 @@ struct Panels {
 struct Gather {
   Axis y, x;
   int out_dim;  // of the weight: that of the channels written
+  bool in_patches = false;  // one tap: all that an output reads is packed side by side (patches_of)
   int64_t phases() const { return static_cast<int64_t>(y.phases.size() * x.phases.size()); }
   const Phase& phase_y(int64_t phase) const { return y.phases[phase / x.phases.size()]; }
   const Phase& phase_x(int64_t phase) const { return x.phases[phase % x.phases.size()]; }
@@ -76,6 +77,39 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
                               data + panels.at[phase] + i % panels.blocks * panels.size[phase]);
     }
   });
+  panels.data = data;
+  panels.bytes = total * static_cast<int64_t>(sizeof(S));
+  return panels;
+}
+
+// A few channels would be padded to a whole step in every tap. Instead all that an output reads is packed side by side, [tap][channel],
+// and what is left is a convolution of single pixels.
+bool suit_patches(const Gather& g, int64_t ins, int64_t depth) {
+  return g.phases() == 1 && ins * 4 <= depth && !g.phase_y(0).taps.empty() && !g.phase_x(0).taps.empty() && g.phase_x(0).is_consecutive();
+}
+
+Gather patches_of(const Gather& g) {
+  return {convolution_axis(g.y.most(), 1, 1, 0, 1), convolution_axis(g.x.most(), 1, 1, 0, 1), g.out_dim, true};
+}
+
+template <class T, class S>
+Panels<S> pack_patch_weight(const Gather& g, const Tensor& weight) {
+  const auto& tile = tile_of<S>();
+  const auto &ys = g.phase_y(0).taps, &xs = g.phase_x(0).taps;
+  const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim), out = weight.stride(g.out_dim);
+  const int64_t length = static_cast<int64_t>(ys.size() * xs.size()) * ins, depth = round_up(length, tile.depth);
+  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), depth, {0}, {depth * tile.columns}};
+  const int64_t total = panels.blocks * panels.size[0];
+  S* const data = scratch<S, 0>(total);
+  std::fill_n(data, total, S{});
+  for (int64_t k = 0; k < length; ++k) {
+    const int64_t tap = k / ins, y = ys[tap / xs.size()].kernel, x = xs[tap % xs.size()].kernel;
+    const T* const from = fastgan::data<T>(weight) + y * weight.stride(2) + x * weight.stride(3) + k % ins * weight.stride(1 - g.out_dim);
+    S* const to = data + k / tile.step * tile.columns * tile.step + k % tile.step;
+    for (int64_t n = 0; n < outs; ++n) {
+      to[n / tile.columns * panels.size[0] + n % tile.columns * tile.step] = from_compute<S>(static_cast<Compute<S>>(to_compute(from[n * out])));
+    }
+  }
   panels.data = data;
   panels.bytes = total * static_cast<int64_t>(sizeof(S));
   return panels;
@@ -137,6 +171,28 @@ void pack_images(const Tensor& input, int64_t first, const Window& window, const
   }
 }
 
+// The same for patches: `rows` rows of outputs from `first_row` on.
+template <class T, class S>
+void pack_patches(const Gather& whole, const Tensor& input, int64_t first, int64_t first_row, int64_t rows, const Layout& to,
+                  const Prologue<S>& prologue, S* out) {
+  const auto& pack = packing<T, S>();
+  const Image shape = image_of(input);
+  const auto &ys = whole.phase_y(0).taps, &xs = whole.phase_x(0).taps;
+  const Window window{whole.y.before, whole.x.before, first_row * whole.y.read, whole.y.span(rows), whole.x.span(to.columns)};
+  const int64_t line = window.width * shape.channels;
+  std::vector<int64_t> starts;
+  for (const auto& y : ys) starts.push_back((y.offset + whole.y.before) * line + (xs[0].offset + whole.x.before) * shape.channels);
+  S* const pixels = scratch<S, 13>(window.height * line + kSparePatch);
+  for (int64_t i = 0; i < to.images; ++i) {
+    pack.pixels(data<T>(input) + (first + i) * input.stride(0), shape, window, shape.channels, pixels);
+    prologue.apply(first + i, shape, window, pixels);
+    for (int64_t y = 0; y < rows; ++y) {
+      pack.patches(pixels + y * whole.y.read * line, to.columns, whole.x.read * shape.channels, starts.data(), ys.size(),
+                   static_cast<int64_t>(xs.size()) * shape.channels, to.channels, to.pixel(), out + y * to.row() + i * to.channels);
+    }
+  }
+}
+
 // Some successive k of a phase: parts of taps, each of `extent` channels from `channel` on.
 struct Chunk {
   int64_t first, count;  // taps
@@ -170,7 +226,7 @@ struct Left {
 };
 
 template <class T, class S>
-Left<S> pack_item(const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
+Left<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
                   const Prologue<S>& prologue) {
   Left<S> left;
   left.first_image = item / items.bands * items.images;
@@ -181,7 +237,11 @@ Left<S> pack_item(const Gather& g, const Items& items, int64_t item, int64_t cha
   left.layout = {left.images, channels, g.x.read, divide_up(left.window.width, g.x.read)};
   // Spare rows of a last tile read on beyond the end.
   S* const data = scratch<S, 1>(left.window.height * left.layout.row() + kMaxTileRows * channels);
-  pack_images<T, S>(input, left.first_image, left.window, left.layout, prologue, data);
+  if (g.in_patches) {
+    pack_patches<T, S>(whole, input, left.first_image, left.first_row, left.rows, left.layout, prologue, data);
+  } else {
+    pack_images<T, S>(input, left.first_image, left.window, left.layout, prologue, data);
+  }
   left.data = data;
   return left;
 }
@@ -310,14 +370,19 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     using T = decltype(element);
     using S = decltype(packed);
     using A = Compute<S>;
-    const Gather g = gather_of(weight, conv, backward, output);
+    const Gather whole = gather_of(weight, conv, backward, output);
+    const bool in_patches = suit_patches(whole, input.size(1), tile_of<S>().depth);
+    const Gather g = in_patches ? patches_of(whole) : whole;
     Panels<S> panels;
-    dispatch_weight<T>(weight, [&](auto tag) { panels = pack_weight<decltype(tag), S>(g, weight); });
+    dispatch_weight<T>(weight, [&](auto tag) {
+      using W = decltype(tag);
+      panels = in_patches ? pack_patch_weight<W, S>(whole, weight) : pack_weight<W, S>(whole, weight);
+    });
     Output<S> to{output.size(1), output.stride(1), epilogue.activation, static_cast<A>(epilogue.negative_slope), {}};
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
     const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
-    const Prologue<S> prologue(pending, 0, panels.channels);
+    const Prologue<S> prologue(pending, 0, in_patches ? input.size(1) : panels.channels);
     const Order order{panels.bytes <= kRightBytes};
     // Where items are few, those of one share it by blocks of channels.
     constexpr int64_t kLeastUnits = 16;
@@ -331,7 +396,7 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
         const int64_t first = unit % shares * share, last = std::min(panels.blocks, first + share);
         if (unit == begin || first == 0) {
           const Left<S> before = left;
-          left = pack_item<T, S>(g, items, unit / shares, panels.channels, input, prologue);
+          left = pack_item<T, S>(whole, g, items, unit / shares, panels.channels, input, prologue);
           const bool is_last_band = left.first_row + left.rows == g.y.most();  // in which phases may differ
           if ((is_last_band && items.bands > 1) || left.images != before.images || left.rows != before.rows) {
             places.clear();

@@ -13,6 +13,8 @@
 namespace fastgan::conv {
 
 inline constexpr int kMaxStoredRows = 64;
+inline constexpr int kSparePatch = 16;
+inline constexpr int kSpareSums = 64;
 
 // One image of a batch.
 struct Image {
@@ -49,6 +51,11 @@ struct Packing {
   // Deals a line of pixels out: out[x % ways * way + x / ways * apart + channel] from line[x][channel].
   void (*deal)(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out);
 
+  // Lines of all that an output pixel reads: out[x * apart + i * length + k] from pixels[starts[i] + x * step + k] for k < length, padded
+  // with zeros to `extent`. May read kSparePatch elements beyond the last.
+  void (*patches)(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
+                  int64_t extent, int64_t apart, S* out);
+
   // The left operand of a weight gradient, channels by pixels: out[channel * line + segment * extent + k] from
   // in[segments[s] + k * k_stride + channel * channel_stride], padded with zeros to `extent`.
   void (*lines)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
@@ -74,8 +81,9 @@ struct Packing {
   void (*taps)(const A* sums, int64_t tap_count, int64_t rows, int64_t columns, int64_t row_count, int64_t column_count,
                const int64_t* places, int64_t row_stride, int64_t column_stride, T* out);
 
-  // sums[x * stride + tap - padding][channel] += products[x][tap][channel], where that is in [0, width).
-  void (*add_row)(const ScatteredRow&, const A* products, A* sums);
+  // sums[x * stride + tap - padding][channel] = bias[channel] + products[i][x][tap][channel] over all that meet there and i < count.
+  // May write kSpareSums elements more on either side.
+  void (*add_rows)(const ScatteredRow&, const A* const* products, int64_t count, const A* bias, A* sums);
 
   // out[offsets[m] + n * column_stride] = activation(tile[m][n] + bias[n]), where there is a bias. Of at most kMaxStoredRows
   // rows.

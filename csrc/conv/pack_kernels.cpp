@@ -67,6 +67,33 @@ void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t 
   }
 }
 
+template <class S>
+void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
+             int64_t extent, int64_t apart, S* out) {
+  // Moved at a time: what is too much of one run, the next or the zeros overwrite. Not of the last runs, if the line ends before.
+  constexpr int64_t W = kSparePatch;
+  struct Some {
+    S at[W];
+  };
+  const int64_t end = start_count * length, whole = (length + W - 1) / W * W;
+  int64_t fast = 0;
+  while (fast < start_count && fast * length + whole <= extent) ++fast;
+  const bool is_wide = end + W <= extent;
+  for (int64_t x = 0; x < count; ++x, pixels += step, out += apart) {
+    S* to = out;
+    for (int64_t i = 0; i < fast; ++i, to += length) {
+      const S* const from = pixels + starts[i];
+      for (int64_t k = 0; k < length; k += W) std::memcpy(to + k, from + k, sizeof(Some));
+    }
+    for (int64_t i = fast; i < start_count; ++i, to += length) {
+      for (int64_t k = 0; k < length; ++k) to[k] = pixels[starts[i] + k];
+    }
+    constexpr Some kZeros = {};
+    for (int64_t k = end; is_wide && k < extent; k += W) std::memcpy(out + std::min(k, extent - W), &kZeros, sizeof(Some));
+    for (int64_t k = end; !is_wide && k < extent; ++k) out[k] = S{};
+  }
+}
+
 template <class T, class S>
 void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride, int64_t channel_count,
            int64_t channel_stride, int64_t extent, int64_t line, S* out) {
@@ -342,6 +369,46 @@ void add_row(const ScatteredRow& row, const A* products, A* sums) {
   }
 }
 
+#if defined(__AVX512F__)
+// Where a pixel's products fit a vector: it adds them to what the pixels before left, and hands on what later ones still add to.
+inline void add_rows_in_vectors(const ScatteredRow& row, const float* const* products, int64_t count, const float* bias, float* sums) {
+  constexpr int64_t W = kLanes<float>;
+  const int64_t length = row.taps * row.channels, some = row.stride * row.channels, end = row.width * row.channels;
+  const auto all = static_cast<__mmask16>((1u << length) - 1);
+  VecN<int32_t, W> next;
+  Vec<float> biases;
+  for (int64_t lane = 0; lane < W; ++lane) {
+    next[lane] = static_cast<int32_t>(std::min(lane + some, 2 * W - 1));
+    biases[lane] = bias[lane % row.channels];
+  }
+  Vec<float> sum{};
+  int64_t at = -row.padding * row.channels;
+  for (int64_t from = 0; from < row.pixels * row.line; from += row.line, at += some) {
+    for (int64_t i = 0; i < count; ++i) sum += bits_as<Vec<float>>(_mm512_maskz_loadu_ps(all, products[i] + from));
+    store(sums + at, sum + biases);
+    sum = __builtin_shuffle(sum, Vec<float>{}, next);
+  }
+  for (; at < end; at += some) {
+    store(sums + at, sum + biases);
+    sum = __builtin_shuffle(sum, Vec<float>{}, next);
+  }
+}
+#endif
+
+template <class A>
+void add_rows(const ScatteredRow& row, const A* const* products, int64_t count, const A* bias, A* sums) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float>) {
+    static_assert(2 * kLanes<A> <= kSpareSums);
+    if (row.taps * row.channels <= kLanes<A> && row.stride <= row.taps && row.padding < row.taps) {
+      return add_rows_in_vectors(row, products, count, bias, sums);
+    }
+  }
+#endif
+  for (int64_t x = 0; x < row.width; ++x) std::copy_n(bias, row.channels, sums + x * row.channels);
+  for (int64_t i = 0; i < count; ++i) add_row(row, products[i], sums);
+}
+
 template <class T, class A>
 inline void narrow(const A* from, int64_t n, T* to) {
 #if defined(__AVX512BF16__)
@@ -518,12 +585,13 @@ template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           deal<S>,
+          patches<S>,
           lines<T, S>,
           columns<T, S>,
           columns_within<T, S>,
           runs<T, S>,
           taps<T, S>,
-          add_row<Compute<S>>,
+          add_rows<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
            store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,
            store_tile<T, S, Activation::sigmoid>}};

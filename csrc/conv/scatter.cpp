@@ -40,20 +40,30 @@ struct Taps {
   int64_t slots;                    // channels of a block
   int64_t blocks, panels;           // panels: of a block
   int64_t depth;                    // the input's channels in whole steps
+  int64_t rows_in_panel;            // of the kernel; 0 where panels are filled without regard to them
   bool channels_first;              // whether a block's columns are [channel][tap], as they lie in memory, or [tap][channel]
 
   int64_t count() const { return height * width; }
   int64_t in_block(int64_t block) const { return std::min(slots, channels - block * slots); }
+  int64_t column(int64_t tap, int64_t channel, int64_t panel_columns) const {
+    if (channels_first) return channel * count() + tap;
+    const int64_t in_row = tap % width * slots + channel, row = tap / width;
+    if (rows_in_panel == 0) return row * width * slots + in_row;
+    return row / rows_in_panel * panel_columns + row % rows_in_panel * width * slots + in_row;
+  }
 };
 
 template <class T, class S>
 Taps taps_of(const Tensor& weight) {
   const auto& tile = tile_of<S>();
   constexpr int64_t kLine = 64 / sizeof(T);
-  Taps taps{weight.size(2), weight.size(3), weight.size(1), 0, 0, 0, round_up(weight.size(0), tile.step), false};
+  Taps taps{weight.size(2), weight.size(3), weight.size(1), 0, 0, 0, round_up(weight.size(0), tile.depth), 0, false};
   taps.slots = taps.channels <= kFewChannels ? taps.channels : kLine;
   taps.blocks = divide_up(taps.channels, taps.slots);
   taps.panels = divide_up(taps.count() * taps.slots, tile.columns);
+  // Where whole rows of the kernel fit panels, a panel's products may stay as a tile leaves them.
+  const int64_t fitting = taps.channels <= kFewChannels ? tile.columns / (taps.width * taps.slots) : 0;
+  if (fitting > 0 && divide_up(taps.height, fitting) <= taps.panels) taps.rows_in_panel = fitting;
   taps.channels_first = taps.channels > kFewChannels && weight.stride(3) == 1 && weight.stride(2) == taps.width &&
                         weight.stride(1) == taps.count();
   return taps;
@@ -66,7 +76,7 @@ void pack_block(const Taps& taps, const Tensor& weight, int64_t block, S* out) {
   const int64_t channels = taps.in_block(block), panel = taps.depth * tile.columns;
   std::vector<Run> runs;
   const auto add = [&](int64_t tap, int64_t channel) {
-    const int64_t column = taps.channels_first ? channel * taps.count() + tap : tap * taps.slots + channel;
+    const int64_t column = taps.column(tap, channel, tile.columns);
     const int64_t from = channel * weight.stride(1) + tap / taps.width * weight.stride(2) + tap % taps.width * weight.stride(3);
     const int64_t to = column / tile.columns * panel + column % tile.columns * tile.step;
     const bool joins = !runs.empty() && from == runs.back().from + runs.back().length &&
@@ -119,21 +129,43 @@ Plan plan_of(const Convolution& conv, const Taps& taps, const Tensor& input, con
   return plan;
 }
 
-// out[pixel][column] for the columns of a block.
+// A block's products: [pixel][panel][column], or, where panels hold whole rows of the kernel, [panel][pixel][column].
 template <class S>
-void multiply(const Taps& taps, const S* left, int64_t pixels, const S* right, Compute<S>* out) {
+struct Products {
+  using A = Compute<S>;
+  A* data;
+  int64_t line, panel;  // from a pixel to the next, from a panel to the next
+
+  Products(const Taps& taps, int64_t pixels) {
+    const int64_t columns = tile_of<S>().columns;
+    line = taps.rows_in_panel > 0 ? columns : taps.panels * columns;
+    panel = taps.rows_in_panel > 0 ? (pixels + kMaxTileRows) * columns : columns;  // a last tile has spare rows
+    data = scratch<A, 8>(taps.panels * columns * (pixels + kMaxTileRows));
+  }
+  const A* at(const Taps& taps, int64_t pixel, int64_t row) const {
+    const int64_t length = taps.width * taps.slots;
+    if (taps.rows_in_panel == 0) return data + pixel * line + row * length;
+    return data + row / taps.rows_in_panel * panel + pixel * line + row % taps.rows_in_panel * length;
+  }
+};
+
+// Lines of `left` that do not exist are not read.
+template <class S>
+void multiply(const Taps& taps, const S* left, int64_t pixels, const S* right, const Products<S>& out) {
   const auto& tile = tile_of<S>();
-  const int64_t line = taps.panels * tile.columns, segment = 0;
+  const int64_t segment = 0;
   alignas(64) Compute<S> result[kMaxTileRows * kMaxTileColumns];
   int64_t reads[kMaxTileRows];
-  for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * taps.depth;
   for (int64_t panel = 0; panel < taps.panels; ++panel) {
     for (int64_t at = 0; at < pixels;) {
       const auto& some = tile.next(pixels - at);
-      some.gemm(left + at * taps.depth, reads, &segment, 1, taps.depth, right + panel * taps.depth * tile.columns, false, result);
-      for (int64_t m = 0; m < std::min<int64_t>(some.rows, pixels - at); ++m) {
-        std::copy_n(result + m * tile.columns, tile.columns, out + (at + m) * line + panel * tile.columns);
-      }
+      const int64_t count = std::min<int64_t>(some.rows, pixels - at);
+      for (int64_t m = 0; m < some.rows; ++m) reads[m] = std::min(m, count - 1) * taps.depth;
+      auto* const to = out.data + panel * out.panel + at * out.line;
+      const bool is_in_place = out.line == tile.columns;
+      some.gemm(left + at * taps.depth, reads, &segment, 1, taps.depth, right + panel * taps.depth * tile.columns, false,
+                is_in_place ? to : result);
+      for (int64_t m = 0; !is_in_place && m < count; ++m) std::copy_n(result + m * tile.columns, tile.columns, to + m * out.line);
       at += some.rows;
     }
   }
@@ -146,10 +178,15 @@ struct Outputs {
   const Taps& taps;
   const Epilogue& epilogue;
   const Tensor& output;
+  const Packing<T, S>& pack = packing<T, S>();
   int64_t width;
+  int64_t image_stride, channel_stride, row_stride, pixel_stride;
+  T* data;
   std::vector<A> bias;  // in whole blocks
 
   Outputs(const Taps& of, const Epilogue& at_end, const Tensor& to) : taps(of), epilogue(at_end), output(to), width(to.size(3)) {
+    image_stride = to.stride(0), channel_stride = to.stride(1), row_stride = to.stride(2), pixel_stride = to.stride(3);
+    data = mutable_data<T>(to);
     bias.resize(taps.blocks * taps.slots);
     if (epilogue.bias) {
       const auto given = values<A>(epilogue.bias, taps.channels, A(0));
@@ -157,15 +194,12 @@ struct Outputs {
     }
   }
 
-  void begin(int64_t block, A* sums) const {
-    const A* const from = bias.data() + block * taps.slots;
-    for (int64_t x = 0; x < width; ++x) std::copy_n(from, taps.slots, sums + x * taps.slots);
-  }
+  const A* bias_of(int64_t block) const { return bias.data() + block * taps.slots; }
 
   // sums: [pixels][slots].
   void store(int64_t block, int64_t image, int64_t y, const A* sums) const {
-    const int64_t pixel = output.stride(3), channel = output.stride(1);
-    T* const to = mutable_data<T>(output) + image * output.stride(0) + y * output.stride(2) + block * taps.slots * channel;
+    const int64_t pixel = pixel_stride, channel = channel_stride;
+    T* const to = data + image * image_stride + y * row_stride + block * taps.slots * channel;
     if (taps.channels > kFewChannels) {
       int64_t offsets[kMaxStoredRows];
       for (int64_t first = 0; first < width; first += kMaxStoredRows) {
@@ -187,8 +221,7 @@ struct Outputs {
  private:
   void store_lines(const A* lines, int64_t columns, int64_t count, int64_t length, const int64_t* offsets, int64_t stride,
                    T* out) const {
-    packing<T, S>().store[epilogue.activation](lines, columns, count, length, nullptr, static_cast<A>(epilogue.negative_slope),
-                                               offsets, stride, out);
+    pack.store[epilogue.activation](lines, columns, count, length, nullptr, static_cast<A>(epilogue.negative_slope), offsets, stride, out);
   }
   void store_run(const A* run, int64_t length, int64_t stride, T* out) const {
     for (int64_t at = 0; at < length; at += kMaxTileColumns) {
@@ -198,46 +231,64 @@ struct Outputs {
   }
 };
 
+// The left operand, a line of channels for each pixel: the input itself where it lies like that, and nothing is pending on it.
+template <class T, class S>
+const S* lines_of(const Taps& taps, const Tensor& input, int64_t first_image, int64_t images, const Plan::Range& rows,
+                  const Prologue<S>& prologue) {
+  const Image shape = image_of(input);
+  const int64_t in_image = rows.count * shape.width;
+  const T* const from = data<T>(input) + first_image * input.stride(0);
+  if constexpr (std::is_same_v<T, S>) {
+    const bool is_whole = images == 1 || (rows.count == shape.height && input.stride(0) == in_image * taps.depth);
+    const bool is_dense = shape.channels == taps.depth && shape.channel_stride == 1 && shape.pixel_stride == taps.depth &&
+                          shape.row_stride == shape.width * taps.depth;
+    if (is_whole && is_dense && !prologue) return from + rows.first * shape.row_stride;
+  }
+  S* const left = scratch<S, 1>(images * in_image * taps.depth);
+  for (int64_t i = 0; i < images; ++i) {
+    const Window window{0, 0, rows.first, rows.count, shape.width};
+    S* const to = left + i * in_image * taps.depth;
+    packing<T, S>().pixels(from + i * input.stride(0), shape, window, taps.depth, to);
+    prologue.apply(first_image + i, shape, window, to);
+  }
+  return left;
+}
+
 template <class T, class S>
 void scatter_item(const Plan& plan, const Taps& taps, int64_t block, int64_t item, const Tensor& input,
                   const Prologue<S>& prologue, const S* right, const Outputs<T, S>& outputs) {
   using A = Compute<S>;
-  const auto& tile = tile_of<S>();
   const Image shape = image_of(input);
   const int64_t first_image = item / plan.bands * plan.images, images = std::min(plan.images, input.size(0) - first_image);
   const int64_t first = item % plan.bands * plan.rows, last = std::min(outputs.output.size(2), first + plan.rows);
   const auto read = plan.reaching(first, last, taps.height, shape.height);
-  const int64_t in_image = read.count * shape.width, pixels = images * in_image, line = taps.panels * tile.columns;
+  const int64_t in_image = read.count * shape.width, pixels = images * in_image;
 
-  S* const left = scratch<S, 1>((pixels + tile.rows) * taps.depth);
-  for (int64_t i = 0; i < images; ++i) {
-    const Window window{0, 0, read.first, read.count, shape.width};
-    S* const to = left + i * in_image * taps.depth;
-    packing<T, S>().pixels(data<T>(input) + (first_image + i) * input.stride(0), shape, window, taps.depth, to);
-    prologue.apply(first_image + i, shape, window, to);
-  }
-  A* const products = scratch<A, 8>(pixels * line);
+  const S* const left = lines_of<T>(taps, input, first_image, images, read, prologue);
+  const Products<S> products(taps, pixels);
   multiply(taps, left, pixels, right, products);
   if (taps.channels_first) {
-    A* const turned = scratch<A, 11>(line);
+    A* const turned = scratch<A, 11>(products.line);
     const Image columns{taps.in_block(block), 1, taps.count(), taps.count(), 0, 1};
     for (int64_t p = 0; p < pixels; ++p) {
-      packing<A, A>().pixels(products + p * line, columns, {0, 0, 0, 1, taps.count()}, taps.slots, turned);
-      std::copy_n(turned, taps.count() * taps.slots, products + p * line);
+      A* const line = products.data + p * products.line;
+      packing<A, A>().pixels(line, columns, {0, 0, 0, 1, taps.count()}, taps.slots, turned);
+      std::copy_n(turned, taps.count() * taps.slots, line);
     }
   }
 
-  const ScatteredRow row{shape.width, taps.width, taps.slots, line, plan.stride[1], plan.padding[1], outputs.width};
-  A* const sums = scratch<A, 9>(round_up(row.width * taps.slots, kMaxTileColumns));
+  const ScatteredRow row{shape.width, taps.width, taps.slots, products.line, plan.stride[1], plan.padding[1], outputs.width};
+  A* const sums = scratch<A, 9>(round_up(row.width * taps.slots, kMaxTileColumns) + 2 * kSpareSums) + kSpareSums;
+  std::vector<const A*> rows;
   for (int64_t i = 0; i < images; ++i) {
     for (int64_t y = first; y < last; ++y) {
-      outputs.begin(block, sums);
+      rows.clear();
       for (int64_t tap = (y + plan.padding[0]) % plan.stride[0]; tap < taps.height; tap += plan.stride[0]) {
         const int64_t from = (y + plan.padding[0] - tap) / plan.stride[0];
         if (y + plan.padding[0] < tap || from >= shape.height) continue;
-        packing<T, S>().add_row(
-            row, products + (i * in_image + (from - read.first) * shape.width) * line + tap * taps.width * taps.slots, sums);
+        rows.push_back(products.at(taps, i * in_image + (from - read.first) * shape.width, tap));
       }
+      outputs.pack.add_rows(row, rows.data(), static_cast<int64_t>(rows.size()), outputs.bias_of(block), sums);
       outputs.store(block, first_image + i, y, sums);
     }
   }

@@ -45,11 +45,11 @@ FASTGAN_AMX inline void multiply(const BFloat16* upper, int64_t upper_stride, co
   _tile_dpbf16ps(3, 5, 7);
 }
 
-bool are_evenly_spaced(const int64_t* rows) {
-  for (int m = 2; m < kSide; ++m) {
-    if (rows[m] - rows[m - 1] != rows[1] - rows[0]) return false;
-  }
-  return true;
+FASTGAN_AMX inline bool are_evenly_spaced(const int64_t* rows) {
+  const int64_t apart = rows[1] - rows[0];
+  int64_t differences = 0;  // without a branch, so that vectors compare them
+  for (int m = 0; m < kSide; ++m) differences |= rows[m] - rows[0] - m * apart;
+  return differences == 0;
 }
 
 // Rows of A that a tile cannot read where they lie: brings kDepth of k after kDepth to a place, across segments.
