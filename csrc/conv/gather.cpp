@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "conv/engine.h"
+#include "conv/fetch.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/plan.h"
@@ -296,10 +297,6 @@ struct Order {
   bool is_by_pixels;
   int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
 };
-
-inline void fetch(const void* memory, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
-}
 
 // One phase of an item, for blocks of output channels. `out`: where the item's output begins.
 template <class T, class S>

@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "conv/engine.h"
+#include "conv/fetch.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/prologue.h"
@@ -182,6 +183,13 @@ class Right {
     c_.patches ? pack_patches(chunk) : pack_columns(chunk);
   }
 
+  // What packing this chunk will read.
+  Fetch source(const Chunk& chunk) const {
+    const int64_t rows = (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1;
+    return {large_, c_.large, chunk.first_image, chunk.images, chunk.first_row * c_.stride[0] - c_.padding[0], rows,
+            c_.patches ? 0 : first_block_ * c_.tile_columns, c_.patches ? c_.large.channels : blocks_ * c_.tile_columns};
+  }
+
   const S* panel(int64_t block, const TapView& tap) const {
     return data_ + (block * (c_.patches ? 1 : c_.kernel[1]) + tap.x) * size_ + ats_[tap.residue] + tap.skip * line_;
   }
@@ -285,36 +293,56 @@ class Right {
   S *data_ = nullptr, *window_ = nullptr;
 };
 
-// sums: [small blocks][large blocks][taps][rows][columns], one after the other, overwritten by the first chunk unless `add`. left_of(chunk) gives its
-// packed left operand.
-template <class T, class S, class LeftOf>
-void add_products(const Correlation& c, const LeftOf& left_of, int64_t first_small, int64_t begin, int64_t end, bool add,
+// Left operands: packed before by all threads, or, where one unit alone reads them, by that.
+template <class T, class S>
+struct Left {
+  const Correlation& c;
+  const Tensor& small;
+  const Prologue<S> prologue;
+  S* packed = nullptr;
+  int64_t first = 0;  // chunk of what is packed
+
+  const S* rows(int64_t chunk) const {
+    if (packed) return packed + (chunk - first) * c.left_size();
+    S* const out = scratch<S, 7>(c.left_size());
+    pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, out);
+    return out;
+  }
+  // What rows() will read.
+  Fetch source(const Chunk& chunk) const {
+    if (packed) return {};
+    return {small, c.small, chunk.first_image, chunk.images, chunk.first_row, chunk.rows, 0, c.small.channels};
+  }
+};
+
+// sums: [small blocks][large blocks][taps][rows][columns], one after the other, overwritten by the first chunk unless `add`.
+template <class T, class S>
+void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_small, int64_t begin, int64_t end, bool add,
                   Right<T, S>& right, Compute<S>* sums) {
   const auto& tile = tile_of<S>();
   int64_t reads[kMaxTileRows];
   for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
   const int64_t segment = 0, blocks = std::min(c.small_unit, c.small_blocks - first_small);
+  const int64_t block_size = tile.rows * c.line(), products = right.blocks() * static_cast<int64_t>(c.taps.size());
   for (int64_t at = begin; at < end; ++at, add = true) {
     const Chunk chunk = chunk_at(c, at);
     right.pack(chunk);
-    const int64_t depth = chunk.rows * chunk.images * c.extent;
+    const S* rows = left.rows(at) + first_small * block_size;
+    // While the processor multiplies, memory is idle: a few lines of the next chunk, and of the next block, before each product.
+    Fetch next[2];
+    if (at + 1 < end) next[0] = left.source(chunk_at(c, at + 1)), next[1] = right.source(chunk_at(c, at + 1));
+    int64_t shares[2];
+    for (int i = 0; i < 2; ++i) shares[i] = divide_up(next[i].lines(), products * blocks);
+    const int64_t share = divide_up(block_size, products), depth = chunk.rows * chunk.images * c.extent;
     Compute<S>* out = sums;
-    const S* rows = left_of(at) + first_small * tile.rows * c.line();
-    for (int64_t block = 0; block < blocks; ++block, rows += tile.rows * c.line()) {
-      // The next block's rows come from memory; they are asked for a few lines before each product.
-      const int64_t products = right.blocks() * static_cast<int64_t>(c.taps.size());
-      const int64_t lines = tile.rows * c.line() * static_cast<int64_t>(sizeof(S)) / 64;
-      const char* const next = reinterpret_cast<const char*>(rows + tile.rows * c.line());
-      const auto ahead = [&](int64_t product) {
-        for (int64_t i = product * lines / products; i < (product + 1) * lines / products; ++i) {
-          __builtin_prefetch(next + 64 * i, 0, 2);
-        }
-      };
-      int64_t product = 0;
+    for (int64_t block = 0; block < blocks; ++block, rows += block_size) {
+      const S* next_rows = rows + block_size;
       for (int64_t other = 0; other < right.blocks(); ++other) {
         for (const auto& tap : c.taps) {
-          ahead(product++);
+          if (left.packed) fetch(next_rows, share * static_cast<int64_t>(sizeof(S)));
+          for (int i = 0; i < 2; ++i) next[i].ask(shares[i]);
           tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
+          next_rows += share;
           out += tile.rows * tile.columns;
         }
       }
@@ -364,22 +392,19 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_sma
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
   const int64_t across = c.units_across(), units = c.units_down() * across;
   const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
-  const auto pack = [&](int64_t chunk, S* out) {
-    pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, out);
-    return out;
-  };
   // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
   const bool is_shared = units > 1;
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
   const int64_t some = is_shared ? std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks) : c.part_chunks;
-  S* const left = scratch<S, 5>(is_shared ? c.parts * some * c.left_size() : 0);
+  S* const packed = scratch<S, 5>(is_shared ? c.parts * some * c.left_size() : 0);
   A* const sums = scratch<A, 4>(c.parts * units * c.sums_size());
   for (int64_t first = 0; first < c.part_chunks; first += some) {
     const int64_t count = std::min(some, c.part_chunks - first);
     torch::stable::parallel_for(0, is_shared ? c.parts * count : 0, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t chunk = i / count * c.part_chunks + first + i % count;
-        if (chunk < c.chunks()) pack(chunk, left + i * c.left_size());
+        if (chunk >= c.chunks()) continue;
+        pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, packed + i * c.left_size());
       }
     });
     torch::stable::parallel_for(0, c.parts * units, 1, [&](int64_t begin, int64_t end) {
@@ -387,11 +412,9 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_sma
       for (int64_t i = begin; i < end; ++i) {
         const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
         const int64_t to = std::min({from + count, (part + 1) * c.part_chunks, c.chunks()});
-        const auto left_of = [&](int64_t chunk) -> const S* {
-          return is_shared ? left + (part * count + chunk - from) * c.left_size() : pack(chunk, scratch<S, 7>(c.left_size()));
-        };
+        const Left<T, S> left{c, small, prologue, is_shared ? packed + part * count * c.left_size() : nullptr, from};
         Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
-        add_products<T, S>(c, left_of, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
+        add_products<T, S>(c, left, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
       }
     });
   }
