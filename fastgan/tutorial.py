@@ -98,7 +98,7 @@ class Loop:
         self.generator, self.discriminator = (network.to(**place) for network in made)
         self.opt_g, self.opt_d = optimizer(self.generator), optimizer(self.discriminator)
         self.criterion = nn.BCELoss()
-        self.autocast = autocast
+        self.dtype, self.autocast = dtype, autocast
 
     def compile(self) -> None:
         """Has torch.compile take the networks, each by itself; it does its work when they first run."""
@@ -117,20 +117,20 @@ class Loop:
             What the tutorial prints, under the names that :class:`fastgan.training.AdversarialStep` gives it.
         """
         self.discriminator.zero_grad()
-        on_real = self._run(self.discriminator, real).view(-1)
+        on_real = self._judge(real)
         loss_real = self.criterion(on_real, torch.ones_like(on_real))
         loss_real.backward()
         d_real = on_real.mean().item()
 
         fake = self._run(self.generator, latent)
-        on_fake = self._run(self.discriminator, fake.detach()).view(-1)
+        on_fake = self._judge(fake.detach())
         loss_fake = self.criterion(on_fake, torch.zeros_like(on_fake))
         loss_fake.backward()
         d_fake_before = on_fake.mean().item()
         self.opt_d.step()
 
         self.generator.zero_grad()
-        on_fake = self._run(self.discriminator, fake).view(-1)
+        on_fake = self._judge(fake)
         loss_g = self.criterion(on_fake, torch.ones_like(on_fake))
         loss_g.backward()
         self.opt_g.step()
@@ -144,5 +144,7 @@ class Loop:
 
     def _run(self, network: Module, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, self.autocast, enabled=self.autocast is not None):
-            output = network(input)
-        return output.to(input.dtype)
+            return network(input)
+
+    def _judge(self, images: Tensor) -> Tensor:
+        return self._run(self.discriminator, images).view(-1).to(self.dtype)

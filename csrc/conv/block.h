@@ -150,13 +150,15 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
 
 // Gradients of input, weight and bias from that of the convolution's output; where `wanted` says no, an undefined tensor.
 // aten is called for each by itself, as it works inside anyway, so that each is counted and timed under its own name.
-inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& grad, const Pending& input,
+inline std::array<Tensor, 3> convolution_backward(const char* op, const PendingGradient& given, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
                                                   std::array<bool, 3> wanted) {
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
   const Pending taken = wanted[1] && !is_fused(wgrad_engine, like) ? input.materialised() : input;
+  const bool reads_pending = !wanted[0] && !wanted[2] && is_fused(wgrad_engine, given, conv);
+  const Tensor grad = reads_pending ? given.grad : given.materialise();
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
     const Engine engine = engine_for(Pass::dgrad, like, weight, conv);
@@ -173,7 +175,7 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& 
     const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like));
     const auto dtype = takes_float32_weight(wgrad_engine) ? weight.scalar_type() : like.scalar_type();
     gradients[1] = empty(sizes_of(weight), dtype, weight, format_of(weight, weight));
-    wgrad(wgrad_engine, taken, grad, conv, gradients[1]);
+    wgrad(wgrad_engine, taken, reads_pending ? given : PendingGradient::nothing_on(grad), conv, gradients[1]);
     gradients[1] = to_dtype(gradients[1], weight.scalar_type());
     wanted[1] = false;
   }
@@ -198,16 +200,18 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
   FASTGAN_CHECK(op, sizes_of(output) == output_sizes(input.input, weight, conv), "argument 'output' has shape ",
                 shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),
                 " do not make such a one; give what the forward returned.");
-  Tensor grad, grad_bn_weight, grad_bn_bias;
+  Tensor grad_bn_weight, grad_bn_bias;
+  PendingGradient grad = PendingGradient::nothing_on(grad_output);
   if (mean) {
     FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
     auto gradients = batch_norm_act::backward(grad_output, output, *mean, *invstd, bn_weight, bn_bias, activation,
                                               negative_slope, training);
-    grad = gradients.input;
+    grad.grad = gradients.input;
     grad_bn_weight = gradients.weight;
     grad_bn_bias = gradients.bias;
   } else {
-    grad = batch_norm_act::activation_backward(grad_output, output, activation, negative_slope);
+    batch_norm_act::activation_of(op, activation);
+    if (activation != 0) grad = {grad_output, output, activation, negative_slope};
     grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
     grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
   }

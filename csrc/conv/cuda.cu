@@ -121,6 +121,7 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
 
 }  // namespace
 
+bool is_fused(Engine, const PendingGradient&, const Convolution&) { return false; }
 bool takes_float32_weight(Engine) { return false; }
 bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
 
@@ -136,7 +137,8 @@ OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const 
   return run_gather(taken(input, groups), weight, conv, false, epilogue, groups, output);
 }
 
-void wgrad(Engine, const Pending& input, const Tensor& grad_output, const Convolution& conv, const Tensor& grad_weight) {
+void wgrad(Engine, const Pending& input, const PendingGradient& pending_grad, const Convolution& conv, const Tensor& grad_weight) {
+  const Tensor& grad_output = pending_grad.grad;
   const Pending pending = taken(input, 0);
   const Tensor small = as_format(conv.transposed ? pending.input : grad_output, MemoryFormat::ChannelsLast);
   const Tensor large = as_format(conv.transposed ? grad_output : pending.input, MemoryFormat::ChannelsLast);

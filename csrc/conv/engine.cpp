@@ -95,6 +95,12 @@ bool is_fused(Engine engine, const Tensor& input) {
   return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
 
+bool is_fused(Engine engine, const PendingGradient& grad, const Convolution& conv) {
+  // Where it is the left operand, whose chunks of pixels lie in one piece.
+  return grad.output && !conv.transposed && engine == Engine::direct && is_fused(engine, grad.grad) && is_channels_last(grad.grad) &&
+         is_channels_last(*grad.output);
+}
+
 bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {

@@ -74,6 +74,9 @@ void gather(Engine engine, const Tensor& input, const Tensor& weight, const Conv
 // Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
 bool is_fused(Engine engine, const Tensor& input);
 
+// Whether a weight's gradient takes an activation's as it reads it. Of others nothing is pending.
+bool is_fused(Engine engine, const PendingGradient& grad, const Convolution& conv);
+
 // Whether an engine reads a float32 weight beside an input of bfloat16, and writes such a gradient; others are given a rounded one.
 bool takes_float32_weight(Engine engine);
 
@@ -87,7 +90,7 @@ OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight,
                       const Epilogue& epilogue, int64_t batch_groups, const Tensor& output);
 
 // The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
-void wgrad(Engine engine, const Pending& input, const Tensor& grad_output, const Convolution& conv,
+void wgrad(Engine engine, const Pending& input, const PendingGradient& grad_output, const Convolution& conv,
            const Tensor& grad_weight);
 
 }  // namespace fastgan::conv

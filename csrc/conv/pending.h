@@ -34,4 +34,17 @@ struct Pending {
   Pending materialised() const { return nothing_on(materialise()); }
 };
 
+// The gradient of a block's output, with its activation's still to be taken where `output` is there; otherwise of what is before it.
+struct PendingGradient {
+  Tensor grad;
+  OptionalTensor output;
+  int64_t activation;
+  double negative_slope;
+
+  Tensor materialise() const {
+    return output ? batch_norm_act::activation_backward(grad, *output, activation, negative_slope) : grad;
+  }
+  static PendingGradient nothing_on(const Tensor& tensor) { return {tensor, {}, 0, 0.0}; }
+};
+
 }  // namespace fastgan::conv

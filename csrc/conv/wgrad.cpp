@@ -128,9 +128,47 @@ Chunk chunk_at(const Correlation& c, int64_t chunk) {
   return {image, std::min(c.images, c.batch - image), row, std::min(c.rows, c.small.height - row)};
 }
 
+// What is pending on small's pixels: normalise + activate of an input, or the activation's gradient of a gradient.
+template <class S>
+class SmallPrologue {
+ public:
+  SmallPrologue(const Pending& input, int64_t padded) : prologue_(input, 0, padded) {}
+  explicit SmallPrologue(const PendingGradient& grad) : prologue_(Pending::nothing_on(grad.grad), 0, 0) {
+    if (!grad.output) return;
+    output_ = &*grad.output;
+    kernel_ = batch_norm_act::kernels<S>().activation_backward[grad.activation];
+    slope_ = static_cast<Compute<S>>(grad.negative_slope);
+  }
+
+  explicit operator bool() const { return prologue_ || kernel_; }
+  // Channels of a pixel that apply() makes.
+  int64_t channels(const Image& image, int64_t padded) const { return kernel_ ? image.channels : padded; }
+
+  template <class T>
+  void apply(const Tensor& small, const Image& shape, int64_t image, int64_t first_row, int64_t rows, int64_t padded, S* out) const {
+    const T* const from = data<T>(small) + image * small.stride(0);
+    if (kernel_) {
+      if constexpr (std::is_same_v<T, S>) {
+        const int64_t size = shape.width * shape.channels, at = first_row * size;
+        kernel_(from + at, data<T>(*output_) + image * output_->stride(0) + at, out, rows * size, slope_);
+      }
+      return;
+    }
+    const Window window{0, 0, first_row, rows, shape.width};
+    packing<T, S>().pixels(from, shape, window, padded, out);
+    prologue_.apply(image, shape, window, out);
+  }
+
+ private:
+  const Prologue<S> prologue_;
+  void (*kernel_)(const S*, const S*, S*, int64_t, Compute<S>) = nullptr;
+  const Tensor* output_ = nullptr;
+  Compute<S> slope_{};
+};
+
 // Channels of small by k.
 template <class T, class S>
-void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
+void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const SmallPrologue<S>& prologue, S* out) {
   std::vector<int64_t> segments;
   const auto segments_of = [&](int64_t image_stride, int64_t row_stride) {
     segments.clear();
@@ -138,23 +176,21 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
       for (int64_t i = 0; i < chunk.images; ++i) segments.push_back(i * image_stride + y * row_stride);
     }
   };
-  const int64_t rows = c.small_blocks * c.tile_rows, channels = c.small.channels;
-  const T* const from = data<T>(small) + chunk.first_image * small.stride(0);
+  const int64_t padded = c.small_blocks * c.tile_rows;
   if (!prologue) {
     segments_of(small.stride(0), c.small.row_stride);
-    packing<T, S>().lines(from + chunk.first_row * c.small.row_stride, segments.data(), segments.size(), c.small.width,
-                          c.small.pixel_stride, channels, c.small.channel_stride, c.extent, c.line(), out);
+    packing<T, S>().lines(data<T>(small) + chunk.first_image * small.stride(0) + chunk.first_row * c.small.row_stride, segments.data(),
+                          segments.size(), c.small.width, c.small.pixel_stride, c.small.channels, c.small.channel_stride, c.extent,
+                          c.line(), out);
     return;
   }
-  const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
-  const int64_t row_size = c.small.width * rows, image_size = chunk.rows * row_size;
+  const int64_t pixel = prologue.channels(c.small, padded), row_size = c.small.width * pixel, image_size = chunk.rows * row_size;
   S* const pixels = scratch<S, 1>(chunk.images * image_size);
   for (int64_t i = 0; i < chunk.images; ++i) {
-    packing<T, S>().pixels(from + i * small.stride(0), c.small, window, rows, pixels + i * image_size);
-    prologue.apply(chunk.first_image + i, c.small, window, pixels + i * image_size);
+    prologue.template apply<T>(small, c.small, chunk.first_image + i, chunk.first_row, chunk.rows, padded, pixels + i * image_size);
   }
   segments_of(image_size, row_size);
-  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, rows, channels, 1, c.extent, c.line(), out);
+  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, pixel, c.small.channels, 1, c.extent, c.line(), out);
 }
 
 // k by channels of large: [blocks][x][residue][row][image][pixel / step][columns][step], or by patches: [blocks][row]...
@@ -298,7 +334,7 @@ template <class T, class S>
 struct Left {
   const Correlation& c;
   const Tensor& small;
-  const Prologue<S> prologue;
+  const SmallPrologue<S>& prologue;
   S* packed = nullptr;
   int64_t first = 0;  // chunk of what is packed
 
@@ -386,12 +422,13 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* 
 }
 
 template <class T, class S>
-void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_small, const Pending& on_large,
-                 const Convolution& conv, const Tensor& grad_weight) {
+void wgrad_typed(const Pending& input, const PendingGradient& grad, const Convolution& conv, const Tensor& grad_weight) {
   using A = Compute<S>;
+  const Tensor &small = conv.transposed ? input.input : grad.grad, &large = conv.transposed ? grad.grad : input.input;
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
   const int64_t across = c.units_across(), units = c.units_down() * across;
-  const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
+  const auto prologue = conv.transposed ? SmallPrologue<S>(input, c.small_blocks * c.tile_rows) : SmallPrologue<S>(grad);
+  const Pending on_large = conv.transposed ? Pending::nothing_on(large) : input;
   // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
   const bool is_shared = units > 1;
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
@@ -425,20 +462,14 @@ void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_sma
 
 }  // namespace
 
-void wgrad(Engine engine, const Pending& pending, const Tensor& grad_output, const Convolution& conv,
+void wgrad(Engine engine, const Pending& input, const PendingGradient& grad, const Convolution& conv,
            const Tensor& grad_weight) {
-  if (engine == Engine::winograd) return winograd_wgrad(pending, grad_output, conv, grad_weight);
-  const Tensor& input = pending.input;
-  if (engine == Engine::matmul) return matmul_wgrad(input, grad_output, conv, grad_weight);
-  const Pending nothing = Pending::nothing_on(grad_output);
-  dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
+  if (engine == Engine::winograd) return winograd_wgrad(input, grad.grad, conv, grad_weight);
+  if (engine == Engine::matmul) return matmul_wgrad(input.input, grad.grad, conv, grad_weight);
+  dispatch_packed("conv", input.input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
-    if (conv.transposed) {
-      wgrad_typed<T, S>(input, grad_output, pending, nothing, conv, grad_weight);
-    } else {
-      wgrad_typed<T, S>(grad_output, input, nothing, pending, conv, grad_weight);
-    }
+    wgrad_typed<T, S>(input, grad, conv, grad_weight);
   });
 }
 
