@@ -54,6 +54,25 @@ void fold_moments(const Runs& runs, int64_t length, const T* x, const A* origin,
   });
 }
 
+// From those of chunks, in order.
+Moments moments_of(const Tensor& chunks, const Geometry& g) {
+  const int64_t count = chunks.size(1), channels = g.channels;
+  Moments result{std::vector<double>(g.groups * channels), std::vector<double>(g.groups * channels)};
+  for (int64_t group = 0; group < g.groups; ++group) {
+    const auto* const all = static_cast<const ChannelMoments*>(chunks.const_data_ptr()) + group * count * channels;
+    double *const mean = result.mean.data() + group * channels, *const variance = result.variance.data() + group * channels;
+    for (int64_t at = 0; at < count * channels; ++at) mean[at % channels] += all[at].count * all[at].mean;
+    const auto total = static_cast<double>(g.count());
+    for (int64_t c = 0; c < channels; ++c) mean[c] /= total;
+    for (int64_t at = 0; at < count * channels; ++at) {
+      const double d = all[at].mean - mean[at % channels];
+      variance[at % channels] += all[at].square + all[at].count * d * d;
+    }
+    for (int64_t c = 0; c < channels; ++c) variance[c] /= total;
+  }
+  return result;
+}
+
 template <class T>
 Moments moments(const Tensor& input, const Geometry& g) {
   using A = Compute<T>;
@@ -157,8 +176,29 @@ Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
 
 }  // namespace
 
+template <class T>
+void row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result) {
+  using A = Compute<T>;
+  const Runs runs(Geometry{1, 1, channels, count, true});
+  std::vector<A> lanes(3 * runs.period());
+  std::vector<double> means(channels), squares(channels);
+  A *const origin = lanes.data(), *const mean = origin + runs.period(), *const square = mean + runs.period();
+  std::fill_n(result, channels, ChannelMoments{});
+  for (int64_t run = 0; run < runs.size(); ++run) {
+    const T* const from = rows + runs.offset(run);
+    const int64_t length = runs.length(run);
+    kernels<T>().moments(from, length * channels, runs.period(), origin, mean, square);
+    fold_moments(runs, length, from, origin, mean, square, means.data(), squares.data());
+    for (int64_t c = 0; c < channels; ++c) result[c].add({static_cast<double>(length), means[c], squares[c]});
+  }
+}
+template void row_moments<float>(const float*, int64_t, int64_t, ChannelMoments*);
+template void row_moments<double>(const double*, int64_t, int64_t, ChannelMoments*);
+template void row_moments<BFloat16>(const BFloat16*, int64_t, int64_t, ChannelMoments*);
+template void row_moments<Half>(const Half*, int64_t, int64_t, ChannelMoments*);
+
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor&) {
+                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& chunks) {
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
@@ -172,8 +212,8 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
     } else {
       const Counted counted = counted_kernel("statistics", g, input.scalar_type());
-      batch = dispatch_dtype(op, input.scalar_type(),
-                             [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
+      batch = chunks ? moments_of(*chunks, g)
+                     : dispatch_dtype(op, input.scalar_type(), [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
       if (running_mean) {
         const auto n = static_cast<double>(g.count());
         update_running(op, *running_mean, batch.mean, g.groups, momentum, 1.0);

@@ -191,6 +191,21 @@ void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, const 
   for (int64_t run = first; run < end; run += step) visit(run * runs.channels(), runs.length(run));
 }
 
+// A chunk's, of one channel: what a CPU's kernels hand to `statistics` as moments, in float64.
+struct ChannelMoments {
+  double count, mean, square;
+  void add(const ChannelMoments& other) {
+    const double total = count + other.count, d = other.mean - mean;
+    mean += d * other.count / total;
+    square += other.square + d * d * count * other.count / total;
+    count = total;
+  }
+};
+
+// Of `count` rows of `channels` that lie together.
+template <class T>
+void row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result);
+
 // body(first element, elements) over n elements that have no channels.
 template <class Body>
 void for_each_run(int64_t n, const Body& body) {
