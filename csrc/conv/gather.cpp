@@ -291,15 +291,12 @@ Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t de
 
 // The order of a phase's products. Either way the operands of some in succession stay in the first-level cache.
 struct Order {
-  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next. Otherwise: a block
-  // of channels with all pixels of the item, while the next part of the weight is fetched.
+  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next; so they are also
+  // written in the order that they lie in. Otherwise: a block of channels with all pixels of the item, while the next part of the
+  // weight is fetched.
   bool is_by_pixels;
   int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
 };
-
-inline void fetch(const void* memory, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
-}
 
 // One phase of an item, for blocks of output channels. `out`: where the item's output begins.
 template <class T, class S>
@@ -309,10 +306,8 @@ class PhaseProducts {
       : places_(places), left_(left), output_(output), out_(out), pixels_(static_cast<int64_t>(places.writes.size())) {}
 
   void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
-    // Of one chunk no sums go to and fro, so that the weight's part may stay where it is.
-    const bool is_by_pixels = order.is_by_pixels && places_.chunks.size() > 1;
-    const int64_t blocks = is_by_pixels ? last_block - first_block : 1;
-    const int64_t rows = is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+    const int64_t blocks = order.is_by_pixels ? last_block - first_block : 1;
+    const int64_t rows = order.is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
     A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
     for (int64_t block = first_block; block < last_block; block += blocks) {
       for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {

@@ -55,6 +55,11 @@ S* scratch(int64_t elements) {
   return kept.data() + (round_up(static_cast<int64_t>(address), 64) - static_cast<int64_t>(address)) / sizeof(S);
 }
 
+// Asks for memory that is read soon.
+inline void fetch(const void* memory, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
+}
+
 inline Image image_of(const Tensor& tensor) {
   return {tensor.size(1), tensor.size(2), tensor.size(3), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
 }
