@@ -1,10 +1,9 @@
 // The micro-kernel for AMX: 32 rows by 32 columns in 2x2 accumulators of 16x16, 32 bfloat16 of k at a time.
 //
-// It has run under emulation only (amx.h), so it is never the default. What to know when it is measured on hardware: a step of
-// k is four multiplications of 16 cycles; it loads 64 lines of 64 bytes, which two load ports do in 32 cycles where the
-// lines are in the first-level cache. So multiplication bounds it as long as they are: 256 of k are 16 KiB of A and 16 of B.
-// gather and wgrad hand over a tile's whole k, for which long panels come from the second-level cache: there, summing over
-// blocks of about 256 of k is the first thing to try.
+// A step of k is four multiplications of 16 cycles; it loads 64 lines of 64 bytes, which two load ports do in 32 cycles where the
+// lines are in the first-level cache. So multiplication bounds it as long as they are, and callers hand over some hundreds of k at a
+// time: 256 of k are 16 KiB of A and 16 of B. Rows of A that are not evenly spaced, in each half, are copied, which takes longer than
+// their products. Fetching lines in here was slower than leaving it to the hardware.
 #include "conv/tile.h"
 
 #if FASTGAN_EMULATE_AMX || (FASTGAN_X86 && (__has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>)))
@@ -91,19 +90,24 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
     _tile_zero(2);
     _tile_zero(3);
   }
+  // Whole steps are read where they lie, unless they end in the middle of segments, and then what is left.
   const int64_t* const lower = rows + kSide;
-  if (extent % kDepth == 0 && are_evenly_spaced(rows) && are_evenly_spaced(lower)) {
+  const bool is_whole = extent % kDepth == 0, is_even = are_evenly_spaced(rows) && are_evenly_spaced(lower);
+  Collect collect{a, rows, segments, segment_count, extent};
+  if (is_even && (is_whole || segment_count == 1)) {
     constexpr auto kBytes = static_cast<int64_t>(sizeof(BFloat16));
     const int64_t upper_stride = (rows[1] - rows[0]) * kBytes, lower_stride = (lower[1] - lower[0]) * kBytes;
+    const int64_t whole = extent - extent % kDepth;
     for (int64_t s = 0; s < segment_count; ++s) {
-      for (int64_t k = segments[s]; k < segments[s] + extent; k += kDepth, b += kDepth * kColumns) {
+      for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
         multiply(a + rows[0] + k, upper_stride, a + lower[0] + k, lower_stride, b);
       }
     }
-  } else {
+    collect.segment = is_whole ? segment_count : 0, collect.k = is_whole ? 0 : whole;
+  }
+  if (collect.segment < segment_count) {
     // A step's lines are written while the one before is multiplied, so that no load waits for a store just made.
     alignas(64) BFloat16 lines[2][kRows][kDepth], last[kDepth * kColumns];
-    Collect collect{a, rows, segments, segment_count, extent};
     int64_t count = collect.next(lines[0]);
     for (int i = 0; count > 0; i ^= 1, b += kDepth * kColumns) {
       const int64_t next = collect.next(lines[i ^ 1]);
