@@ -7,6 +7,7 @@ imports, with one warning, and torch's own kernels do the work. Under ``FASTGAN_
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.machinery
 import os
@@ -231,6 +232,13 @@ def keep_heap() -> bool:
     return _keeps_heap
 
 
+@functools.cache
+def cpu_isa() -> str:
+    """The instruction set that the kernels for CPUs run on."""
+    load()
+    return _module.cpu_isa() if _module else "unknown"
+
+
 def info() -> dict[str, Any]:
     """What :func:`fastgan.info` says, but for the version."""
     import torch
@@ -239,7 +247,7 @@ def info() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "build": build_info() or f"unknown, because _C is not loaded: {_state['_C']}",
-        "cpu_isa": _module.cpu_isa() if _module else "unknown",
+        "cpu_isa": cpu_isa(),
         "keeps_heap": _keeps_heap,
         "ops": {device: _registered(device) for device in ("cpu", "cuda")},
         "libraries": {"_C": _state["_C"], "_cpu": _state["cpu"], "_cuda": _state["cuda"]},

@@ -232,7 +232,8 @@ class Proof:
         for network, same in zip(built, (start.generator, start.discriminator), strict=True):
             network.to(self.device, options.get("dtype"), memory_format=options.get("memory_format"))
             network.main.load_state_dict(same.state_dict())
-        optimizers = map(tutorial.optimizer, built)
+        # Fused, as the trainer's are: what the whole step is worth, and no more than its users get.
+        optimizers = (tutorial.optimizer(network, fused=True) for network in built)
         return training.AdversarialStep(*built, *optimizers, precision="bf16" if autocast else "fp32")
 
     def _finish(self, step: Callable[..., Any], real: Tensor, latent: Tensor) -> None:

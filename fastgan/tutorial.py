@@ -57,9 +57,9 @@ def _weights_init(module: Module) -> None:
         torch.nn.init.zeros_(module.bias)
 
 
-def optimizer(network: Module) -> torch.optim.Adam:
-    """The tutorial's."""
-    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+def optimizer(network: Module, fused: bool | None = None) -> torch.optim.Adam:
+    """The tutorial's; ``fused`` as :class:`torch.optim.Adam` takes it."""
+    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=fused)
 
 
 def inputs(batch_size: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,15 @@ inline void store(Half* to, Vec<float> value) {
 #endif
 }
 
+inline void store(BFloat16* to, Vec<float> value) {
+#if defined(__AVX512BF16__)
+  const auto packed = _mm512_cvtneps_pbh(bits_as<__m512>(value));
+  std::memcpy(to, &packed, sizeof(packed));
+#else
+  for (int lane = 0; lane < kLanes<float>; ++lane) to[lane] = from_compute<BFloat16>(value[lane]);
+#endif
+}
+
 // ---- what one step of a kernel works on -------------------------------------------------------------------------------
 
 // Two vectors where an element is half as wide as its compute type and can be widened without being moved: the even

@@ -40,7 +40,8 @@ inline void check(const char* op, const Tensor& input, const Tensor& weight, con
   FASTGAN_CHECK(op, weight.dim() == 4, "argument 'weight' has shape ", shape_text(weight), "; it must have four ",
                 conv.transposed ? "dimensions, [in, out / groups, kH, kW]." : "dimensions, [out, in / groups, kH, kW].");
   check_like(op, "weight", weight, input);
-  FASTGAN_CHECK(op, weight.scalar_type() == input.scalar_type(), "argument 'weight' has dtype ",
+  const bool is_wider = weight.scalar_type() == ScalarType::Float && input.scalar_type() == ScalarType::BFloat16;
+  FASTGAN_CHECK(op, is_wider || weight.scalar_type() == input.scalar_type(), "argument 'weight' has dtype ",
                 dtype_name(weight.scalar_type()), " but 'input' has ", dtype_name(input.scalar_type()),
                 "; give both the same dtype, or use autocast.");
   for (const auto& [name, values, least] :
@@ -124,17 +125,17 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   batch_norm_act::activation_of(op, activation);
   const Tensor like = input.like();
   const Engine engine = engine_for(Pass::forward, like, weight, conv);
-  const Pending taken = is_fused(Pass::forward, engine, like) ? input : input.materialised();
+  const Pending taken = is_fused(engine, like) ? input : input.materialised();
   Tensor output;
   OptionalTensor moments;
   {
     const Counted counted(op, engine_name("forward", engine, like));
     if (engine != Engine::aten) {
       output = empty(output_sizes(like, weight, conv), like.scalar_type(), like, format_of(like, weight));
-      moments = gather(engine, taken, weight, conv, {bias, batch_norm ? 0 : activation, negative_slope},
+      moments = gather(engine, taken, weight_for(engine, weight, like), conv, {bias, batch_norm ? 0 : activation, negative_slope},
                        batch_norm && training ? batch_groups : 0, output);
     } else {
-      output = convolve(taken.input, weight, bias, conv);
+      output = convolve(taken.input, weight_for(engine, weight, like), bias, conv);
     }
   }
   if (batch_norm) {
@@ -155,29 +156,32 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Tensor& 
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
-  const Pending taken = wanted[1] && !is_fused(Pass::wgrad, wgrad_engine, like) ? input.materialised() : input;
+  const Pending taken = wanted[1] && !is_fused(wgrad_engine, like) ? input.materialised() : input;
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
     const Engine engine = engine_for(Pass::dgrad, like, weight, conv);
     const Counted counted(op, engine_name("backward_dgrad", engine, like));
     if (engine != Engine::aten) {
       gradients[0] = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
-      gather(engine, grad, weight, conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+      gather(engine, grad, weight_for(engine, weight, like), conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
     } else {
-      const auto found = convolve_backward(grad, like, weight, conv, {true, false, false});
+      const auto found = convolve_backward(grad, like, weight_for(engine, weight, like), conv, {true, false, false});
       gradients[0] = as_format(found[0], format_of(like, weight));
     }
   }
   if (wanted[1] && wgrad_engine != Engine::aten) {
     const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like));
-    gradients[1] = empty(sizes_of(weight), weight.scalar_type(), weight, format_of(weight, weight));
+    const auto dtype = takes_float32_weight(wgrad_engine) ? weight.scalar_type() : like.scalar_type();
+    gradients[1] = empty(sizes_of(weight), dtype, weight, format_of(weight, weight));
     wgrad(wgrad_engine, taken, grad, conv, gradients[1]);
+    gradients[1] = to_dtype(gradients[1], weight.scalar_type());
     wanted[1] = false;
   }
   if (wanted[1] || wanted[2]) {
     const Counted counted(op, wanted[1] ? "backward_wgrad_aten" : "backward_bias_aten");
-    const auto found = convolve_backward(grad, taken.input, weight, conv, {false, wanted[1], wanted[2]});
-    if (wanted[1]) gradients[1] = as_format(found[1], format_of(weight, weight));
+    const auto found = convolve_backward(grad, taken.input, to_dtype(weight, like.scalar_type()), conv,
+                                         {false, wanted[1], wanted[2]});
+    if (wanted[1]) gradients[1] = to_dtype(as_format(found[1], format_of(weight, weight)), weight.scalar_type());
     if (wanted[2]) gradients[2] = found[2];
   }
   return gradients;

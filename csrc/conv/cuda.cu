@@ -121,7 +121,8 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
 
 }  // namespace
 
-bool is_fused(Pass, Engine engine, const Tensor&) { return engine == Engine::direct; }
+bool takes_float32_weight(Engine) { return false; }
+bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
 
 void gather(Engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output) {

@@ -37,6 +37,7 @@ FASTGAN_USE_PACKING(float, float)
 FASTGAN_USE_PACKING(double, double)
 FASTGAN_USE_PACKING(BFloat16, BFloat16)
 FASTGAN_USE_PACKING(BFloat16, float)
+FASTGAN_USE_PACKING(float, BFloat16)
 FASTGAN_USE_PACKING(Half, float)
 
 namespace {
@@ -66,11 +67,11 @@ constexpr int64_t kLargeWeight = 1 << 21;  // of 256 by 512 channels
 
 Rule rule_for(ScalarType dtype) {
   const bool has_vectors = cpu_isa() >= Isa::avx2;
-  const bool direct = is_forced() || (has_vectors && !aten_is_fast(dtype));
+  const bool direct = is_forced() || uses_amx(dtype) || (has_vectors && !aten_is_fast(dtype));
   const bool is_bfloat16 = dtype == ScalarType::BFloat16, has_own_tile = is_bfloat16 && tiles().bfloat16.gemm;
   const bool as_float32 = dtype == ScalarType::Float || (is_bfloat16 && !cpu_features().avx512_bf16);
   return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), has_vectors, direct,
-          !is_forced() && aten_is_fast(dtype), is_bfloat16 && cpu_isa() >= Isa::avx512 && !is_forced()};
+          !is_forced() && aten_is_fast(dtype), is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
 }
 
 }  // namespace
@@ -85,14 +86,16 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
-bool is_fused(Pass pass, Engine engine, const Tensor& input) {
+bool is_fused(Engine engine, const Tensor& input) {
   // Where pixels are packed in the input's own dtype (prologue.h).
   const auto dtype = input.scalar_type();
   const bool packs_float = dtype == ScalarType::Float || dtype == ScalarType::Double;
   if (engine == Engine::winograd) return packs_float;
   const bool packs_own = packs_float || (dtype == ScalarType::BFloat16 && tiles().bfloat16.gemm);
-  return pass != Pass::wgrad && packs_own && (engine == Engine::direct || engine == Engine::scatter);
+  return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
+
+bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
   static constexpr const char* kNames[] = {"_aten", "_", "_winograd_", "_scatter_", "_aten_matmul"};  // in the order of Engine

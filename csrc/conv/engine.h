@@ -72,7 +72,14 @@ void gather(Engine engine, const Tensor& input, const Tensor& weight, const Conv
             const Epilogue& epilogue, const Tensor& output);
 
 // Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
-bool is_fused(Pass pass, Engine engine, const Tensor& input);
+bool is_fused(Engine engine, const Tensor& input);
+
+// Whether an engine reads a float32 weight beside an input of bfloat16, and writes such a gradient; others are given a rounded one.
+bool takes_float32_weight(Engine engine);
+
+inline Tensor weight_for(Engine engine, const Tensor& weight, const Tensor& input) {
+  return takes_float32_weight(engine) ? weight : to_dtype(weight, input.scalar_type());
+}
 
 // The forward, with the moments of the output where the engine takes them and batch_groups is not 0: [batch_groups, chunks,
 // channels, 3], as batch_norm_act::statistics takes them.

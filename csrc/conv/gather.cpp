@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "conv/engine.h"
+#include "conv/fetch.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/plan.h"
@@ -368,7 +369,11 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     const Gather whole = gather_of(weight, conv, backward, output);
     const bool in_patches = suit_patches(whole, input.size(1), tile_of<S>().depth);
     const Gather g = in_patches ? patches_of(whole) : whole;
-    const Panels<S> panels = in_patches ? pack_patch_weight<T, S>(whole, weight) : pack_weight<T, S>(whole, weight);
+    Panels<S> panels;
+    dispatch_weight<T>(weight, [&](auto tag) {
+      using W = decltype(tag);
+      panels = in_patches ? pack_patch_weight<W, S>(whole, weight) : pack_weight<W, S>(whole, weight);
+    });
     Output<S> to{output.size(1), output.stride(1), epilogue.activation, static_cast<A>(epilogue.negative_slope), {}};
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "common/activation.h"
 #include "common/element.h"
@@ -32,6 +33,8 @@ struct Run {
   int64_t from, to, length;
 };
 
+inline constexpr int64_t kNoSegment = std::numeric_limits<int64_t>::min();
+
 // A row of a scatter's products, [pixels][taps][channels] with `line` elements from pixel to pixel, and where they fall.
 struct ScatteredRow {
   int64_t pixels, taps, channels, line;
@@ -53,19 +56,30 @@ struct Packing {
   void (*patches)(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
                   int64_t extent, int64_t apart, S* out);
 
-  // The left operand of a weight gradient, channels by pixels: out[channel * plane_stride][y][x % stride][x / stride], a line
-  // of `line` elements for each remainder, padded with zeros.
-  void (*planes)(const T* image, const Image&, const Window&, int64_t stride, int64_t line, int64_t plane_stride, S* out);
+  // The left operand of a weight gradient, channels by pixels: out[channel * line + segment * extent + k] from
+  // in[segments[s] + k * k_stride + channel * channel_stride], padded with zeros to `extent`.
+  void (*lines)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
+                int64_t channel_count, int64_t channel_stride, int64_t extent, int64_t line, S* out);
 
   // The right operand: out[segment][k / step][column][step] from in[segments[s] + k * k_stride + column * column_stride],
   // padded with zeros to `extent` and to `columns` columns.
   void (*columns)(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride,
                   int64_t column_count, int64_t column_stride, int64_t extent, int64_t columns, int step, S* out);
 
+  // The same for neighbouring columns and part of each segment's k, [begin, end); what lies before and behind is zeros, and so is
+  // a segment of kNoSegment. `in` and segments may be offset, as long as what is read lies in the tensor.
+  void (*columns_within)(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end,
+                         int64_t k_stride, int64_t column_count, int64_t extent, int64_t columns, int step, S* out);
+
   // The same for runs of columns: out[run.to + (k / step * columns + i) * step + k % step] from in[k * k_stride + run.from + i],
   // padded with zeros to `extent`; other columns are left as they are.
   void (*runs)(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, int64_t run_count, int64_t extent,
                int64_t columns, int step, S* out);
+
+  // A weight's gradient from its sums, [taps][rows][columns]: out[row * row_stride + places[tap] + column * column_stride]. `rows` and
+  // `columns` are what is there of each, and some of it is wanted.
+  void (*taps)(const A* sums, int64_t tap_count, int64_t rows, int64_t columns, int64_t row_count, int64_t column_count,
+               const int64_t* places, int64_t row_stride, int64_t column_stride, T* out);
 
   // sums[x * stride + tap - padding][channel] = bias[channel] + products[i][x][tap][channel] over all that meet there and i < count.
   // May write kSpareSums elements more on either side.

@@ -11,6 +11,16 @@ namespace {
 
 template <class T, class S>
 inline void copy(const T* from, int64_t n, S* to) {
+  if constexpr (std::is_same_v<T, S>) {  // by hand, or the compiler would call memmove for a few numbers
+    constexpr int64_t kSome = kVectorBytes / sizeof(S);
+    int64_t i = 0;
+    for (; i + kSome <= n; i += kSome) {
+      const auto some = load_raw<VecN<uint8_t, kVectorBytes>>(from + i);
+      std::memcpy(to + i, &some, sizeof(some));
+    }
+    for (; i < n; ++i) to[i] = from[i];
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
 }
 
@@ -85,23 +95,55 @@ void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts
 }
 
 template <class T, class S>
-void planes(const T* image, const Image& of, const Window& window, int64_t stride, int64_t line, int64_t plane_stride,
-            S* out) {
-  const int64_t row_size = stride * line;
-  const int64_t begin = std::max<int64_t>(0, window.left), end = std::min(window.width, window.left + of.width);
-  for (int64_t c = 0; c < of.channels; ++c) std::fill_n(out + c * plane_stride, window.height * row_size, S{});
-  for (int64_t y = 0; y < window.height; ++y) {
-    const int64_t row = window.first + y - window.top;
-    if (row < 0 || row >= of.height) continue;
-    const T* const from = image + row * of.row_stride - window.left * of.pixel_stride;
-    for (int64_t remainder = 0; remainder < stride; ++remainder) {
-      const int64_t first = std::max<int64_t>(0, (begin - remainder + stride - 1) / stride);
-      const int64_t last = (end - remainder + stride - 1) / stride;
-      deinterleave(from + (first * stride + remainder) * of.pixel_stride, of.channel_stride, stride * of.pixel_stride,
-                   std::max<int64_t>(0, last - first), of.channels, plane_stride, out + y * row_size + remainder * line + first);
+void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride, int64_t channel_count,
+           int64_t channel_stride, int64_t extent, int64_t line, S* out) {
+  int64_t c = 0;
+  if constexpr (kTurns<T, S>) {
+    using Square = Turn<T, S>;
+    int64_t s = 0, k = 0;
+    const T *rows[Square::kRows], *next[Square::kRows];  // null where zeros belong
+    const auto advance = [&] {
+      for (auto& row : next) {
+        row = s < segment_count && k < k_count ? in + segments[s] + k * k_stride : nullptr;
+        if (++k == extent) ++s, k = 0;
+      }
+    };
+    advance();
+    for (int64_t first = 0; channel_stride == 1 && first < segment_count * extent; first += Square::kRows) {
+      std::copy_n(next, Square::kRows, rows);
+      advance();
+      const auto count = static_cast<int>(std::min<int64_t>(Square::kRows, segment_count * extent - first));
+      for (c = 0; c + Square::kColumns <= channel_count; c += Square::kColumns) {
+        if (c * sizeof(T) % 64 == 0) {
+          for (const T* row : next) __builtin_prefetch(row ? row + c : row);
+        }
+        const Square square([&](int row) { return rows[row] ? rows[row] + c : nullptr; });
+#pragma GCC unroll 16
+        for (int i = 0; i < Square::kColumns; ++i) store_first(out + (c + i) * line + first, square.lines[i], count);
+      }
+    }
+  }
+  for (; c < channel_count; ++c) {
+    S* to = out + c * line;
+    for (int64_t s = 0; s < segment_count; ++s, to += extent) {
+      const T* const from = in + segments[s] + c * channel_stride;
+      if (k_stride == 1) {
+        copy(from, k_count, to);
+      } else {
+        for (int64_t k = 0; k < k_count; ++k) to[k] = convert<S>(from[k * k_stride]);
+      }
+      std::fill(to + k_count, to + extent, S{});
     }
   }
 }
+
+#if defined(__AVX512BF16__)
+// Sixteen numbers of each, rounded: those of `low`, then those of `high`.
+inline VecN<uint16_t, 32> narrow_both(const float* low, const float* high) {
+  const __m512 above = high ? _mm512_loadu_ps(high) : _mm512_setzero_ps();
+  return bits_as<VecN<uint16_t, 32>>(_mm512_cvtne2ps_pbh(above, _mm512_loadu_ps(low)));
+}
+#endif
 
 // Two rows of k, side by side: out[column][2].
 template <class T, class S>
@@ -121,6 +163,30 @@ inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
       std::memcpy(out + 2 * n, &first, sizeof(first));
       std::memcpy(out + 2 * n + 32, &second, sizeof(second));
     }
+    if (n < count) {
+      const int64_t left = count - n;
+      const auto some = static_cast<__mmask32>((uint64_t{1} << left) - 1);
+      const auto a = bits_as<Line>(_mm512_maskz_loadu_epi16(some, even + n));
+      const auto b = odd ? bits_as<Line>(_mm512_maskz_loadu_epi16(some, odd + n)) : Line{};
+      const uint64_t wanted = (uint64_t{1} << 2 * left) - 1;
+      _mm512_mask_storeu_epi16(out + 2 * n, static_cast<__mmask32>(wanted), bits_as<__m512i>(__builtin_shuffle(a, b, low)));
+      if (left > 16) {
+        _mm512_mask_storeu_epi16(out + 2 * n + 32, static_cast<__mmask32>(wanted >> 32),
+                                 bits_as<__m512i>(__builtin_shuffle(a, b, high)));
+      }
+      return;
+    }
+  }
+#endif
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<S, BFloat16>) {
+    VecN<uint16_t, 32> pairs;
+    for (int lane = 0; lane < 32; ++lane) pairs[lane] = lane / 2 + lane % 2 * 16;
+    for (; n + 16 <= count; n += 16) {
+      const auto both = narrow_both(even + n, odd ? odd + n : nullptr);
+      const auto line = __builtin_shuffle(both, pairs);
+      std::memcpy(out + 2 * n, &line, sizeof(line));
+    }
   }
 #endif
   for (; n < count; ++n) {
@@ -129,18 +195,34 @@ inline void pair_rows(const T* even, const T* odd, int64_t count, S* out) {
   }
 }
 
+// Elements of k in a row for a lane each: `step` of them, side by side.
+template <class T, class S>
+inline Vec<float> load_lanes(const T* from) {
+#if defined(__AVX512BF16__)
+  if constexpr (!std::is_same_v<T, S>) return bits_as<Vec<float>>(narrow_both(from, from + 16));
+#endif
+  return load_raw<Vec<float>>(from);
+}
+
+template <class T, class S>
+constexpr bool kLanesLoad = std::is_same_v<T, S>;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool kLanesLoad<float, BFloat16> = true;
+#endif
+
 // Whole steps of k that lie side by side, for whole vectors of columns; returns how many of k that was.
 template <class T, class S, int step>
 int64_t turn_columns(const T* from, int64_t k_count, int64_t column_count, int64_t column_stride, int64_t columns, S* out) {
   constexpr int W = kLanes<float>;
-  if constexpr (step * sizeof(S) == sizeof(float) && std::is_same_v<T, S>) {
+  if constexpr (step * sizeof(S) == sizeof(float) && kLanesLoad<T, S>) {
     if (column_count % W != 0) return 0;
     const int64_t done = k_count - k_count % (W * step);
     for (int64_t k = 0; k < done; k += W * step, out += W * step * columns) {
       for (int64_t n = 0; n < column_count; n += W) {
         Vec<float> lines[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) lines[i] = load_raw<Vec<float>>(from + (n + i) * column_stride + k);
+        for (int i = 0; i < W; ++i) lines[i] = load_lanes<T, S>(from + (n + i) * column_stride + k);
         transpose(lines);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) std::memcpy(out + (i * columns + n) * step, &lines[i], sizeof(lines[i]));
@@ -185,6 +267,39 @@ void columns(const T* in, const int64_t* segments, int64_t segment_count, int64_
   pack(in, segments, segment_count, k_count, k_stride, column_count, column_stride, extent, columns, out);
 }
 
+constexpr int64_t kSegmentsAhead = 2;  // asked for ahead of their use: they may lie pages apart
+
+template <class T, class S, int step>
+void columns_within_of(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end, int64_t k_stride,
+                       int64_t column_count, int64_t extent, int64_t columns, S* out) {
+  static constexpr T kZeros[kMaxTileColumns] = {};
+  if (column_count < columns) std::fill_n(out, segment_count * extent * columns, S{});
+  for (int64_t s = 0; s < segment_count; ++s, out += extent * columns) {
+    if (segments[s] == kNoSegment) {
+      std::fill_n(out, extent * columns, S{});
+      continue;
+    }
+    const auto row = [&](int64_t k) { return k >= begin && k < end ? in + (segments[s] + k * k_stride) : kZeros; };
+    if (s + kSegmentsAhead < segment_count && segments[s + kSegmentsAhead] != kNoSegment) {
+      for (int64_t k = begin; k < end; ++k) __builtin_prefetch(in + (segments[s + kSegmentsAhead] + k * k_stride));
+    }
+    for (int64_t k = 0; k < extent; k += step) {
+      if constexpr (step == 2) {
+        pair_rows(row(k), row(k + 1), column_count, out + k * columns);
+      } else {
+        copy(row(k), column_count, out + k * columns);
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void columns_within(const T* in, const int64_t* segments, int64_t segment_count, int64_t begin, int64_t end, int64_t k_stride,
+                    int64_t column_count, int64_t extent, int64_t columns, int step, S* out) {
+  const auto pack = step == 2 ? columns_within_of<T, S, 2> : columns_within_of<T, S, 1>;
+  pack(in, segments, segment_count, begin, end, k_stride, column_count, extent, columns, out);
+}
+
 // What is asked for ahead of its use, in rows of k: such rows may lie pages apart, where the hardware does not look ahead.
 constexpr int64_t kRowsAhead = 8;
 
@@ -206,7 +321,7 @@ void runs_of(const T* in, int64_t k_count, int64_t k_stride, const Run* runs, in
       }
       if constexpr (step == 2) {
         pair_rows(from, rows == step ? from + k_stride : nullptr, run->length, to);
-      } else if constexpr (std::is_same_v<T, Compute<S>>) {
+      } else if constexpr (std::is_same_v<T, S> && std::is_same_v<T, Compute<T>>) {
         int64_t i = 0;
         for (; i + kLanes<S> <= run->length; i += kLanes<S>) store(to + i, load(from + i));
         for (; i < run->length; ++i) to[i] = from[i];
@@ -418,14 +533,64 @@ void store_tile(const A* tile, int64_t columns, int64_t row_count, int64_t colum
   }
 }
 
+// Squares of taps and columns change sides: for a weight whose taps lie together. numbers: where a tap's sums are.
+template <class T>
+void turn_taps(const float* sums, const int64_t* numbers, int64_t tap_count, int64_t apart, int64_t column_count, T* out) {
+  constexpr int W = kLanes<float>;
+  for (int64_t n = 0; n < column_count; n += W) {
+    const auto some = static_cast<int>(std::min<int64_t>(W, column_count - n));
+    for (int64_t tap = 0; tap < tap_count; tap += W) {
+      Vec<float> square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = load(sums + numbers[tap + i] * apart + n);
+      transpose(square);
+      for (int i = 0; i < some; ++i) store(out + (n + i) * tap_count + tap, square[i]);
+    }
+  }
+}
+
+template <class T, class S>
+void taps(const Compute<S>* sums, int64_t tap_count, int64_t rows, int64_t columns, int64_t row_count, int64_t column_count,
+          const int64_t* places, int64_t row_stride, int64_t column_stride, T* out) {
+  using A = Compute<S>;
+  constexpr int64_t kMostTurned = 64;
+  int64_t numbers[kMostTurned];
+  const bool turns = std::is_same_v<A, float> && column_stride == tap_count && tap_count % kLanes<float> == 0 &&
+                     tap_count <= kMostTurned && std::all_of(places, places + tap_count, [&](int64_t place) { return place < tap_count; });
+  for (int64_t tap = 0; turns && tap < tap_count; ++tap) numbers[places[tap]] = tap;
+  // Row by row, because rows of the gradient are pages apart; the next one's lines are asked for ahead.
+  for (int64_t m = 0; m < row_count; ++m, sums += columns, out += row_stride) {
+    if constexpr (std::is_same_v<A, float>) {
+      if (turns) {
+        turn_taps(sums, numbers, tap_count, rows * columns, column_count, out);
+        continue;
+      }
+    }
+    for (int64_t tap = 0; tap < tap_count; ++tap) {
+      const A* const from = sums + tap * rows * columns;
+      T* const to = out + places[tap];
+      if (column_stride == 1 && column_count % kLanes<A> == 0) {
+        if (m + 1 < row_count) {
+          for (int64_t n = 0; n < column_count; n += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(to + row_stride + n, 1);
+        }
+        for (int64_t n = 0; n < column_count; n += kLanes<A>) store(to + n, load(from + n));
+      } else {
+        for (int64_t n = 0; n < column_count; ++n) to[n * column_stride] = from_compute<T>(static_cast<Compute<T>>(from[n]));
+      }
+    }
+  }
+}
+
 template <class T, class S>
 constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           deal<S>,
           patches<S>,
-          planes<T, S>,
+          lines<T, S>,
           columns<T, S>,
+          columns_within<T, S>,
           runs<T, S>,
+          taps<T, S>,
           add_rows<Compute<S>>,
           {store_tile<T, S, Activation::none>, store_tile<T, S, Activation::relu>,
            store_tile<T, S, Activation::leaky_relu>, store_tile<T, S, Activation::tanh>,
@@ -441,6 +606,7 @@ FASTGAN_PACKING(float, float)
 FASTGAN_PACKING(double, double)
 FASTGAN_PACKING(BFloat16, BFloat16)
 FASTGAN_PACKING(BFloat16, float)
+FASTGAN_PACKING(float, BFloat16)
 FASTGAN_PACKING(Half, float)
 
 }  // namespace fastgan::conv

@@ -55,11 +55,6 @@ S* scratch(int64_t elements) {
   return kept.data() + (round_up(static_cast<int64_t>(address), 64) - static_cast<int64_t>(address)) / sizeof(S);
 }
 
-// Asks for memory that is read soon.
-inline void fetch(const void* memory, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(memory) + i, 0, 2);
-}
-
 inline Image image_of(const Tensor& tensor) {
   return {tensor.size(1), tensor.size(2), tensor.size(3), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
 }
@@ -74,6 +69,16 @@ void dispatch_packed(const char* op, ScalarType dtype, const Body& body) {
     }
     body(T{}, Compute<T>{});
   });
+}
+
+// A weight may be wider than an input of bfloat16: autocast's own, not rounded to it before (engine.h, takes_float32_weight).
+// Calls body(W{}) with the element type of such a weight, or of its gradient.
+template <class T, class Body>
+void dispatch_weight(const Tensor& weight, const Body& body) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (weight.scalar_type() == ScalarType::Float) return body(float{});
+  }
+  body(T{});
 }
 
 }  // namespace fastgan::conv

@@ -2,6 +2,7 @@
 // cache, as a convolution's do. What a convolution reaches of it is the engine's own doing.
 #include <algorithm>
 #include <chrono>
+#include <random>
 
 #include "conv/exports.h"
 #include "conv/packed.h"
@@ -50,12 +51,12 @@ class Sweeps {
   static void sweep() {
     const auto& tile = tile_of<S>();
     const InUse<S> in_use(tile);
-    const S* const left = ones<100>(left_tiles() * tile.rows * kExtent);
-    const S* const right = ones<101>(right_panels() * tile.columns * kExtent);
+    const S* const left = operand<100>(left_tiles() * tile.rows * kExtent);
+    const S* const right = operand<101>(right_panels() * tile.columns * kExtent);
     int64_t rows[kMaxTileRows];
     for (int64_t m = 0; m < tile.rows; ++m) rows[m] = m * kExtent;
     const int64_t segment = 0;
-    Compute<S> result[kMaxTileRows * kMaxTileColumns];
+    alignas(64) Compute<S> result[kMaxTileRows * kMaxTileColumns];
     for (int64_t panel = 0; panel < right_panels(); ++panel) {
       for (int64_t t = 0; t < left_tiles(); ++t) {
         tile.gemm(left + t * tile.rows * kExtent, rows, &segment, 1, kExtent, right + panel * tile.columns * kExtent, false,
@@ -64,11 +65,15 @@ class Sweeps {
     }
   }
 
+  // Numbers of all kinds, as a convolution's are: of zeros or ones a processor multiplies more a second, because few bits change.
   template <int purpose>  // of the scratch memory
-  static const S* ones(int64_t elements) {
+  static const S* operand(int64_t elements) {
     S* const memory = scratch<S, purpose>(elements);
     if (to_compute(memory[elements - 1]) != Compute<S>(1)) {
-      std::fill_n(memory, elements, from_compute<S>(Compute<S>(1)));
+      std::minstd_rand random;
+      std::normal_distribution<float> normal;
+      for (int64_t i = 0; i < elements; ++i) memory[i] = from_compute<S>(static_cast<Compute<S>>(normal(random)));
+      memory[elements - 1] = from_compute<S>(Compute<S>(1));  // it is filled
     }
     return memory;
   }

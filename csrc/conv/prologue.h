@@ -35,7 +35,7 @@ class Prologue {
     }
   }
 
-  explicit operator bool() const { return kernel_; }  // whether anything is pending
+  explicit operator bool() const { return kernel_ != nullptr; }  // whether anything is pending
 
   // To what Packing::pixels has made of one image. Padding pixels stay zero: they are the activation's. What an activation makes of
   // padding channels meets zeros in the other operand.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "conv/fetch.h"
 #include "conv/packed.h"
 #include "conv/prologue.h"
 

@@ -21,7 +21,7 @@ constexpr int kDepth = kPair * kSide;  // of k in a tile of A or B
 constexpr int kRows = 2 * kSide, kColumns = 2 * kSide;
 // Bytes from a line to the next: of copied rows of A, of B, of the result.
 constexpr int64_t kLine = kDepth * sizeof(BFloat16), kLineB = kPair * kColumns * sizeof(BFloat16);
-constexpr int64_t kLineOut = kColumns * sizeof(float);
+constexpr int64_t kLineOut = kColumns * sizeof(float), kSumBytes = kRows * kLineOut;
 static_assert(kRows <= kMaxTileRows && kColumns <= kMaxTileColumns);
 
 // Tiles 0 to 3 are the accumulators, 4 and 5 the upper and the lower rows of A, 6 and 7 the left and the right columns of B;
@@ -98,8 +98,11 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
     constexpr auto kBytes = static_cast<int64_t>(sizeof(BFloat16));
     const int64_t upper_stride = (rows[1] - rows[0]) * kBytes, lower_stride = (lower[1] - lower[0]) * kBytes;
     const int64_t whole = extent - extent % kDepth;
+    // Whoever adds up sums in turn has the next ones behind these; they are asked for some lines a step.
+    const char *ahead = reinterpret_cast<const char*>(out + kRows * kColumns), *const end = add ? ahead + kSumBytes : ahead;
     for (int64_t s = 0; s < segment_count; ++s) {
       for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
+        for (int i = 0; i < 8 && ahead < end; ++i, ahead += 64) __builtin_prefetch(ahead);
         multiply(a + rows[0] + k, upper_stride, a + lower[0] + k, lower_stride, b);
       }
     }

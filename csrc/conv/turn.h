@@ -15,7 +15,7 @@ inline S convert(T value) {
   if constexpr (std::is_same_v<S, T>) {
     return value;
   } else {
-    return to_compute(value);
+    return from_compute<S>(to_compute(value));
   }
 }
 
@@ -49,7 +49,8 @@ inline void transpose(Vec<float>* rows) {
   if constexpr (half > 1) transpose<half / 2>(rows);
 }
 
-// Squares that turn in registers: kRows rows of kColumns neighbours, at `from` + row * `apart`, become kColumns rows.
+// Squares that turn in registers: kRows rows of kColumns neighbours become kColumns lines. `at` gives a row's address, or null
+// for one of zeros.
 template <class T, class S>
 struct Turn;
 
@@ -59,9 +60,13 @@ struct Turn<T, float> {
   using Line = Vec<float>;
   Line lines[kColumns];  // of kRows elements
 
-  Turn(const T* from, int64_t apart, int rows) {
+  template <class At>
+  explicit Turn(const At& at) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) lines[i] = i < rows ? load_floats(from + i * apart) : Line{};
+    for (int i = 0; i < kRows; ++i) {
+      const T* const row = at(i);
+      lines[i] = row ? load_floats(row) : Line{};
+    }
     transpose(lines);
   }
 };
@@ -73,10 +78,12 @@ struct Turn<BFloat16, BFloat16> {  // two rows side by side are rows of pairs
   using Line = Vec<float>;
   Line lines[kColumns];
 
-  Turn(const BFloat16* from, int64_t apart, int rows) {
-    const auto load = [&](int row) {
+  template <class At>
+  explicit Turn(const At& at) {
+    const auto load = [&](int i) {
       using Wide = VecN<uint32_t, kColumns>;
-      return row < rows ? __builtin_convertvector(load_raw<VecN<uint16_t, kColumns>>(from + row * apart), Wide) : Wide{};
+      const BFloat16* const row = at(i);
+      return row ? __builtin_convertvector(load_raw<VecN<uint16_t, kColumns>>(row), Wide) : Wide{};
     };
 #pragma GCC unroll 16
     for (int i = 0; i < kColumns; ++i) lines[i] = bits_as<Line>(load(2 * i) | load(2 * i + 1) << 16);
@@ -95,7 +102,7 @@ constexpr bool kTurns<BFloat16, BFloat16> = true;
 // The first `count` elements of a line, in pieces of fixed sizes: each is a move, where one of any size would be a call.
 template <class S, class Line>
 inline void store_first(S* to, const Line& line, int count) {
-  if (count * sizeof(S) == sizeof(line)) {
+  if (count * sizeof(S) >= sizeof(line)) {
     std::memcpy(to, &line, sizeof(line));
     return;
   }
@@ -125,7 +132,7 @@ void interleave(const T* from, int64_t plane, int64_t pixel_stride, int64_t coun
       for (; c + Square::kRows <= channel_count; c += Square::kRows) {
         for (int64_t begin = 0; begin < count; begin += Square::kColumns) {
           const int64_t x = std::min(begin, count - Square::kColumns);  // the last ones again, rather than one by one
-          const Square square(from + c * plane + x, plane, Square::kRows);
+          const Square square([&](int row) { return from + (c + row) * plane + x; });
 #pragma GCC unroll 16
           for (int i = 0; i < Square::kColumns; ++i) store_first(out + (x + i) * channels + c, square.lines[i], Square::kRows);
         }
@@ -135,28 +142,6 @@ void interleave(const T* from, int64_t plane, int64_t pixel_stride, int64_t coun
   for (; c < channel_count; ++c) {
     const T* const at = from + c * plane;
     for (int64_t x = 0; x < count; ++x) out[x * channels + c] = convert<S>(at[x * pixel_stride]);
-  }
-}
-
-// The other way, for neighbouring channels: out[channel * plane][x].
-template <class T, class S>
-void deinterleave(const T* from, int64_t channel_stride, int64_t pixel_stride, int64_t count, int64_t channel_count,
-                  int64_t plane, S* out) {
-  int64_t c = 0;
-  if constexpr (kTurns<T, S>) {
-    using Square = Turn<T, S>;
-    for (; channel_stride == 1 && c + Square::kColumns <= channel_count; c += Square::kColumns) {
-      for (int64_t x = 0; x < count; x += Square::kRows) {
-        const int rows = static_cast<int>(std::min<int64_t>(Square::kRows, count - x));
-        const Square square(from + x * pixel_stride + c, pixel_stride, rows);
-#pragma GCC unroll 16
-        for (int i = 0; i < Square::kColumns; ++i) store_first(out + (c + i) * plane + x, square.lines[i], rows);
-      }
-    }
-  }
-  for (; c < channel_count; ++c) {
-    const T* const at = from + c * channel_stride;
-    for (int64_t x = 0; x < count; ++x) out[c * plane + x] = convert<S>(at[x * pixel_stride]);
   }
 }
 

@@ -1,142 +1,425 @@
 #include <algorithm>
+#include <tuple>
 
 #include "conv/engine.h"
+#include "conv/fetch.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
+#include "conv/prologue.h"
 #include "conv/winograd.h"
 
 namespace fastgan::conv {
 namespace {
 
-constexpr int64_t kChunkBytes = 64 * 1024 * 1024;  // of packed operands at a time
-
 // The weight's gradient is a product of the two images that the convolution connects: `small` has a pixel for each position of
 // the kernel, `large` is what the kernel slides over. weight: [small's channels, large's channels, kH, kW].
-template <class S>
+//
+// It is computed in chunks of some pixels of small, the k of one product for each tap: small's channels are rows, large's are
+// columns. k goes over [row][image][column], so that a tap that reads rows of large further down reads the same packed
+// columns from further on; only taps that read further to the right have columns of their own. A large image of few channels
+// is one matrix of patches instead, with a column for each tap and channel.
+constexpr int64_t kDepth = 256;             // k of a chunk, about: a tile's two operands stay in a first-level cache
+constexpr int64_t kSumBytes = 1 << 20;      // of the sums that a chunk adds to: in a second-level cache
+constexpr int64_t kLeastUnits = 8;          // of work for threads: small's and large's channels in blocks, chunks in parts,
+constexpr int64_t kMostParts = 32;          // whose sums are added up at the end
+constexpr int64_t kPartBytes = 2 << 20;     // of all parts' sums, where there are units enough
+constexpr int64_t kPackedBatchBytes = 64 << 20;  // of packed left operands at a time
+
+// Rows of large that lie a stride apart, and how many more than small has a chunk reads.
+struct Residue {
+  int64_t row, more;
+};
+// Where a tap reads: the columns packed for it, and the rows of them that it skips. `place` is its number in the weight.
+struct TapView {
+  int64_t x, residue, skip, place;
+};
+
 struct Correlation {
   Image small, large;
-  Window window;                    // of large
-  int64_t line, plane, image_size;  // of large's planes (Packing::planes)
-  int64_t extent;                   // of a row of small, padded
-  int64_t rows;                     // large's channels times the taps
-  int64_t blocks;                   // of small's channels
-  std::vector<int64_t> taps;        // where a tap reads in a plane
+  int64_t batch, kernel[2], stride[2], padding[2], dilation[2];
+  int64_t extent;                           // of a row of small, padded
+  int64_t images, rows, groups, bands;      // of a chunk; how many there are along the batch, and along an image
+  bool patches;
+  std::vector<Residue> residues;
+  std::vector<TapView> taps;
+  int64_t tile_rows, tile_columns;
+  int64_t small_blocks, large_blocks;       // of rows and of columns
+  int64_t small_unit, large_unit;           // blocks that a unit takes at a time
+  int64_t parts, part_chunks;               // of the chunks; of each
 
-  int64_t panel() const { return small.height * extent * tile_of<S>().columns; }  // of one image and block
+  int64_t chunks() const { return groups * bands; }
+  int64_t depth() const { return rows * images * extent; }
+  int64_t line() const { return depth() + 64 / 2; }  // of left operands: not a power of two, which would share few cache sets
+  int64_t left_size() const { return small_blocks * tile_rows * line(); }  // of a chunk
+  int64_t sums_size() const { return small_unit * large_unit * static_cast<int64_t>(taps.size()) * tile_rows * tile_columns; }
+  int64_t units_down() const { return divide_up(small_blocks, small_unit); }
+  int64_t units_across() const { return divide_up(large_blocks, large_unit); }
+  // Of the window's, for one unit.
+  int64_t channels() const { return patches ? large.channels : large_unit * tile_columns; }
+  int64_t reach(int dim) const { return (kernel[dim] - 1) * dilation[dim]; }
 };
 
 template <class S>
-Correlation<S> correlation_of(const Tensor& small, const Tensor& large, const Tensor& weight, const Convolution& conv) {
+Correlation correlation_of(const Tensor& small, const Tensor& large, const Tensor& weight, const Convolution& conv) {
   const auto& tile = tile_of<S>();
-  Correlation<S> c{image_of(small), image_of(large), {}, 0, 0, 0, 0, 0, 0, {}};
-  const int64_t height = weight.size(2), width = weight.size(3), stride = conv.stride[1];
+  Correlation c{};
+  c.small = image_of(small), c.large = image_of(large), c.batch = small.size(0);
+  for (int dim = 0; dim < 2; ++dim) {
+    c.kernel[dim] = weight.size(2 + dim), c.stride[dim] = conv.stride[dim];
+    c.padding[dim] = conv.padding[dim], c.dilation[dim] = conv.dilation[dim];
+  }
   c.extent = round_up(c.small.width, tile.step);
-  c.window = {conv.padding[0], conv.padding[1], 0,
-              (c.small.height - 1) * conv.stride[0] + (height - 1) * conv.dilation[0] + 1,
-              (c.small.width - 1) * stride + (width - 1) * conv.dilation[1] + 1};
-  c.line = (width - 1) * conv.dilation[1] / stride + c.extent;
-  c.plane = c.window.height * stride * c.line;
-  c.image_size = c.large.channels * c.plane;
-  c.rows = c.large.channels * height * width;
-  c.blocks = divide_up(c.small.channels, tile.columns);
-  for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t right = x * conv.dilation[1];
-      c.taps.push_back((y * conv.dilation[0] * stride + right % stride) * c.line + right / stride);
+  if (c.small.height * c.extent >= kDepth) {
+    c.images = 1;
+    c.bands = divide_up(c.small.height, std::max<int64_t>(1, kDepth / c.extent));
+    c.rows = divide_up(c.small.height, c.bands);
+    c.bands = divide_up(c.small.height, c.rows);
+  } else {
+    c.rows = c.small.height, c.bands = 1;
+    c.images = std::min(c.batch, kDepth / (c.rows * c.extent));
+  }
+  c.groups = divide_up(c.batch, c.images);
+
+  const int64_t taps = c.kernel[0] * c.kernel[1];
+  c.tile_rows = tile.rows, c.tile_columns = tile.columns;
+  c.patches = taps > 1 && 2 * c.large.channels <= tile.columns;
+  c.small_blocks = divide_up(c.small.channels, tile.rows);
+  c.large_blocks = divide_up(c.large.channels * (c.patches ? taps : 1), tile.columns);
+  if (c.patches) {
+    c.taps = {{0, 0, 0, 0}};
+    c.residues = {{0, 0}};
+  } else {
+    for (int64_t y = 0; y < c.kernel[0]; ++y) {
+      const int64_t row = y * c.dilation[0], skip = row / c.stride[0];
+      size_t residue = 0;
+      while (residue < c.residues.size() && c.residues[residue].row != row % c.stride[0]) ++residue;
+      if (residue == c.residues.size()) c.residues.push_back({row % c.stride[0], 0});
+      c.residues[residue].more = std::max(c.residues[residue].more, skip);
+      for (int64_t x = 0; x < c.kernel[1]; ++x) {
+        c.taps.push_back({x, static_cast<int64_t>(residue), skip, y * c.kernel[1] + x});
+      }
     }
   }
+
+  // Those that read the same columns one after the other, while these are in cache.
+  std::sort(c.taps.begin(), c.taps.end(), [](const TapView& a, const TapView& b) {
+    return std::tie(a.x, a.residue, a.skip) < std::tie(b.x, b.residue, b.skip);
+  });
+
+  using A = Compute<S>;
+  const int64_t block = static_cast<int64_t>(c.taps.size() * sizeof(A)) * tile.rows * tile.columns;
+  c.small_unit = std::clamp<int64_t>(kSumBytes / block, 1, c.small_blocks);
+  c.large_unit = std::clamp<int64_t>(kSumBytes / (block * c.small_unit * 2), 1, c.large_blocks);
+  if (c.patches) c.large_unit = c.large_blocks;  // all are packed in one go
+  const int64_t units = c.units_down() * c.units_across();
+  const int64_t bytes = block * c.small_blocks * c.large_blocks;
+  c.parts = std::clamp<int64_t>(kPartBytes / bytes, divide_up(kLeastUnits, units), kMostParts);
+  c.part_chunks = divide_up(c.chunks(), std::min(c.parts, c.chunks()));
+  c.parts = divide_up(c.chunks(), c.part_chunks);
   return c;
 }
 
-// Adds the products of some images to sums: [blocks][tiles][rows][columns].
-template <class T, class S>
-void correlate(const Correlation<S>& c, const Tensor& small, const Tensor& large, int64_t row_stride, int64_t stride,
-               int64_t first, int64_t images, Compute<S>* sums) {
-  const auto& tile = tile_of<S>();
-  S* const left = scratch<S, 2>(images * c.image_size);
-  S* const right = scratch<S, 3>(c.blocks * images * c.panel());
-  torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> segments(c.small.height);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t image = first + i;
-      packing<T, S>().planes(data<T>(large) + image * large.stride(0), c.large, c.window, stride, c.line,
-                             images * c.plane, left + i * c.plane);
-      for (int64_t y = 0; y < c.small.height; ++y) segments[y] = image * small.stride(0) + y * c.small.row_stride;
-      for (int64_t block = 0; block < c.blocks; ++block) {
-        const int64_t channel = block * tile.columns;
-        packing<T, S>().columns(data<T>(small) + channel * c.small.channel_stride, segments.data(), segments.size(),
-                                c.small.width, c.small.pixel_stride,
-                                std::min<int64_t>(tile.columns, c.small.channels - channel), c.small.channel_stride,
-                                c.extent, tile.columns, tile.step, right + (block * images + i) * c.panel());
-      }
-    }
-  });
+// Some rows of some images.
+struct Chunk {
+  int64_t first_image, images, first_row, rows;
+};
+Chunk chunk_at(const Correlation& c, int64_t chunk) {
+  const int64_t image = chunk / c.bands * c.images, row = chunk % c.bands * c.rows;
+  return {image, std::min(c.images, c.batch - image), row, std::min(c.rows, c.small.height - row)};
+}
 
-  // Groups of images whose right operands, and the planes that a tile reads, stay in cache; tiles of them go to threads.
-  constexpr int64_t kTilesAtATime = 8;
-  const int64_t tiles = divide_up(c.rows, tile.rows), units = divide_up(tiles, kTilesAtATime);
-  const int64_t group = std::max<int64_t>(1, kPackedBytes / 2 / static_cast<int64_t>(c.panel() * sizeof(S)));
-  torch::stable::parallel_for(0, c.blocks * units, 1, [&](int64_t begin, int64_t end) {
-    const InUse<S> in_use(tile);
-    std::vector<int64_t> segments, reads(tile.rows);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t block = unit / units, from = unit % units * kTilesAtATime;
-      for (int64_t image = 0; image < images; image += group) {
-        segments.clear();
-        for (int64_t i = image; i < std::min(images, image + group); ++i) {
-          for (int64_t y = 0; y < c.small.height; ++y) {
-            segments.push_back(i * c.plane + y * row_stride * stride * c.line);
-          }
+// Channels of small by k.
+template <class T, class S>
+void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
+  std::vector<int64_t> segments;
+  const auto segments_of = [&](int64_t image_stride, int64_t row_stride) {
+    segments.clear();
+    for (int64_t y = 0; y < chunk.rows; ++y) {
+      for (int64_t i = 0; i < chunk.images; ++i) segments.push_back(i * image_stride + y * row_stride);
+    }
+  };
+  const int64_t rows = c.small_blocks * c.tile_rows, channels = c.small.channels;
+  const T* const from = data<T>(small) + chunk.first_image * small.stride(0);
+  if (!prologue) {
+    segments_of(small.stride(0), c.small.row_stride);
+    packing<T, S>().lines(from + chunk.first_row * c.small.row_stride, segments.data(), segments.size(), c.small.width,
+                          c.small.pixel_stride, channels, c.small.channel_stride, c.extent, c.line(), out);
+    return;
+  }
+  const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
+  const int64_t row_size = c.small.width * rows, image_size = chunk.rows * row_size;
+  S* const pixels = scratch<S, 1>(chunk.images * image_size);
+  for (int64_t i = 0; i < chunk.images; ++i) {
+    packing<T, S>().pixels(from + i * small.stride(0), c.small, window, rows, pixels + i * image_size);
+    prologue.apply(chunk.first_image + i, c.small, window, pixels + i * image_size);
+  }
+  segments_of(image_size, row_size);
+  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, rows, channels, 1, c.extent, c.line(), out);
+}
+
+// k by channels of large: [blocks][x][residue][row][image][pixel / step][columns][step], or by patches: [blocks][row]...
+template <class T, class S>
+class Right {
+ public:
+  Right(const Correlation& c, const Tensor& large, const Pending& pending, int64_t first_block)
+      : c_(c), large_(large), first_block_(first_block),
+        blocks_(std::min(c.large_unit, c.large_blocks - first_block)),
+        prologue_(pending, c.patches ? 0 : first_block * c.tile_columns, c.channels()) {}
+
+  int64_t blocks() const { return blocks_; }
+
+  void pack(const Chunk& chunk) {
+    line_ = chunk.images * c_.extent * c_.tile_columns;
+    ats_.clear();
+    size_ = 0;
+    for (const auto& residue : c_.residues) {
+      ats_.push_back(size_);
+      size_ += (chunk.rows + residue.more) * line_;
+    }
+    const int64_t views = c_.patches ? 1 : c_.kernel[1];
+    data_ = scratch<S, 3>(blocks_ * views * size_);
+    if (!c_.patches && !prologue_ && c_.large.channel_stride == 1) return pack_columns_as_they_lie(chunk);
+    pack_window(chunk);
+    c_.patches ? pack_patches(chunk) : pack_columns(chunk);
+  }
+
+  // What packing this chunk will read.
+  Fetch source(const Chunk& chunk) const {
+    const int64_t rows = (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1;
+    return {large_, c_.large, chunk.first_image, chunk.images, chunk.first_row * c_.stride[0] - c_.padding[0], rows,
+            c_.patches ? 0 : first_block_ * c_.tile_columns, c_.patches ? c_.large.channels : blocks_ * c_.tile_columns};
+  }
+
+  const S* panel(int64_t block, const TapView& tap) const {
+    return data_ + (block * (c_.patches ? 1 : c_.kernel[1]) + tap.x) * size_ + ats_[tap.residue] + tap.skip * line_;
+  }
+
+ private:
+  void pack_window(const Chunk& chunk) {
+    const int64_t channels = c_.channels(), first = c_.patches ? 0 : first_block_ * c_.tile_columns;
+    const Window window{c_.padding[0], c_.padding[1], chunk.first_row * c_.stride[0],
+                        (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1, (c_.small.width - 1) * c_.stride[1] + c_.reach(1) + 1};
+    row_size_ = window.width * channels;
+    image_size_ = window.height * row_size_;
+    window_ = scratch<S, 2>(chunk.images * image_size_);
+    Image some = c_.large;
+    some.channels = std::min(channels, c_.large.channels - first);
+    for (int64_t i = 0; i < chunk.images; ++i) {
+      packing<T, S>().pixels(data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride,
+                             some, window, channels, window_ + i * image_size_);
+      prologue_.apply(chunk.first_image + i, some, window, window_ + i * image_size_);
+    }
+  }
+
+  // Neighbouring channels, without the window.
+  void pack_columns_as_they_lie(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    for (size_t r = 0; r < c_.residues.size(); ++r) {
+      segments_.clear();
+      for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
+        const int64_t row = (chunk.first_row + y) * c_.stride[0] + c_.residues[r].row - c_.padding[0];
+        for (int64_t i = 0; i < chunk.images; ++i) {
+          const bool inside = row >= 0 && row < c_.large.height;
+          segments_.push_back(inside ? (chunk.first_image + i) * large_.stride(0) + row * c_.large.row_stride : kNoSegment);
         }
-        for (int64_t t = from; t < std::min(tiles, from + kTilesAtATime); ++t) {
-          for (int64_t m = 0; m < tile.rows; ++m) {
-            const int64_t row = std::min(t * tile.rows + m, c.rows - 1), taps = static_cast<int64_t>(c.taps.size());
-            reads[m] = row / taps * images * c.plane + c.taps[row % taps];
-          }
-          tile.gemm(left, reads.data(), segments.data(), segments.size(), c.extent,
-                    right + (block * images + image) * c.panel(), true,
-                    sums + (block * tiles + t) * tile.rows * tile.columns);
+      }
+      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+        const int64_t left = x * c_.dilation[1] - c_.padding[1];  // of the first k
+        const int64_t begin = left < 0 ? divide_up(-left, c_.stride[1]) : 0;
+        const int64_t end = std::min(c_.small.width, divide_up(c_.large.width - left, c_.stride[1]));
+        for (int64_t block = 0; block < blocks_; ++block) {
+          const int64_t channel = (first_block_ + block) * tile.columns;
+          packing<T, S>().columns_within(data<T>(large_) + left * c_.large.pixel_stride + channel, segments_.data(),
+                                         segments_.size(), begin, end, c_.stride[1] * c_.large.pixel_stride,
+                                         std::min<int64_t>(tile.columns, c_.large.channels - channel), c_.extent, tile.columns,
+                                         tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
         }
       }
     }
+  }
+
+  void pack_columns(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    for (int64_t block = 0; block < blocks_; ++block) {
+      for (size_t r = 0; r < c_.residues.size(); ++r) {
+        segments_.clear();
+        for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
+          const int64_t row = (y * c_.stride[0] + c_.residues[r].row) * row_size_;
+          for (int64_t i = 0; i < chunk.images; ++i) segments_.push_back(i * image_size_ + row);
+        }
+        for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+          packing<S, S>().columns(window_ + x * c_.dilation[1] * c_.channels() + block * tile.columns, segments_.data(),
+                                  segments_.size(), c_.small.width, c_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
+                                  tile.columns, tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
+        }
+      }
+    }
+  }
+
+  void pack_patches(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    std::vector<Run> runs;
+    const auto add_runs = [&](int64_t from, int64_t column, int64_t length) {  // a block's columns lie together
+      for (; length > 0;) {
+        const int64_t some = std::min(length, tile.columns - column % tile.columns);
+        runs.push_back({from, column / tile.columns * size_ + column % tile.columns * tile.step, some});
+        from += some, column += some, length -= some;
+      }
+    };
+    const int64_t channels = c_.channels();
+    for (int64_t y = 0; y < c_.kernel[0]; ++y) {
+      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
+        const bool whole_row = c_.dilation[1] == 1;
+        const int64_t from = y * c_.dilation[0] * row_size_ + x * c_.dilation[1] * channels;
+        add_runs(from, (y * c_.kernel[1] + x) * channels, channels * (whole_row ? c_.kernel[1] : 1));
+        if (whole_row) break;
+      }
+    }
+    S* to = data_;
+    for (int64_t y = 0; y < chunk.rows; ++y) {
+      for (int64_t i = 0; i < chunk.images; ++i, to += c_.extent * tile.columns) {
+        packing<S, S>().runs(window_ + i * image_size_ + y * c_.stride[0] * row_size_, c_.small.width, c_.stride[1] * channels,
+                             runs.data(), runs.size(), c_.extent, tile.columns, tile.step, to);
+      }
+    }
+  }
+
+  const Correlation& c_;
+  const Tensor& large_;
+  const int64_t first_block_, blocks_;
+  const Prologue<S> prologue_;
+  std::vector<int64_t> ats_, segments_;
+  int64_t line_ = 0, size_ = 0, row_size_ = 0, image_size_ = 0;
+  S *data_ = nullptr, *window_ = nullptr;
+};
+
+// Left operands: packed before by all threads, or, where one unit alone reads them, by that.
+template <class T, class S>
+struct Left {
+  const Correlation& c;
+  const Tensor& small;
+  const Prologue<S> prologue;
+  S* packed = nullptr;
+  int64_t first = 0;  // chunk of what is packed
+
+  const S* rows(int64_t chunk) const {
+    if (packed) return packed + (chunk - first) * c.left_size();
+    S* const out = scratch<S, 7>(c.left_size());
+    pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, out);
+    return out;
+  }
+  // What rows() will read.
+  Fetch source(const Chunk& chunk) const {
+    if (packed) return {};
+    return {small, c.small, chunk.first_image, chunk.images, chunk.first_row, chunk.rows, 0, c.small.channels};
+  }
+};
+
+// sums: [small blocks][large blocks][taps][rows][columns], one after the other, overwritten by the first chunk unless `add`.
+template <class T, class S>
+void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_small, int64_t begin, int64_t end, bool add,
+                  Right<T, S>& right, Compute<S>* sums) {
+  const auto& tile = tile_of<S>();
+  int64_t reads[kMaxTileRows];
+  for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
+  const int64_t segment = 0, blocks = std::min(c.small_unit, c.small_blocks - first_small);
+  const int64_t block_size = tile.rows * c.line(), products = right.blocks() * static_cast<int64_t>(c.taps.size());
+  for (int64_t at = begin; at < end; ++at, add = true) {
+    const Chunk chunk = chunk_at(c, at);
+    right.pack(chunk);
+    const S* rows = left.rows(at) + first_small * block_size;
+    // While the processor multiplies, memory is idle: a few lines of the next chunk, and of the next block, before each product.
+    Fetch next[2];
+    if (at + 1 < end) next[0] = left.source(chunk_at(c, at + 1)), next[1] = right.source(chunk_at(c, at + 1));
+    int64_t shares[2];
+    for (int i = 0; i < 2; ++i) shares[i] = divide_up(next[i].lines(), products * blocks);
+    const int64_t share = divide_up(block_size, products), depth = chunk.rows * chunk.images * c.extent;
+    Compute<S>* out = sums;
+    for (int64_t block = 0; block < blocks; ++block, rows += block_size) {
+      const S* next_rows = rows + block_size;
+      for (int64_t other = 0; other < right.blocks(); ++other) {
+        for (const auto& tap : c.taps) {
+          if (left.packed) fetch(next_rows, share * static_cast<int64_t>(sizeof(S)));
+          for (int i = 0; i < 2; ++i) next[i].ask(shares[i]);
+          tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
+          next_rows += share;
+          out += tile.rows * tile.columns;
+        }
+      }
+    }
+  }
+}
+
+// Adds up what all parts have for a block of small's channels and one of large's, and brings it to its place in the gradient.
+template <class T, class S>
+void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums, const Tensor& grad_weight) {
+  const auto& tile = tile_of<S>();
+  const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
+  const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows), first = other * tile.columns;
+  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
+  const int64_t unit = other / c.large_unit * c.large_unit, across = std::min(c.large_unit, c.large_blocks - unit);
+  sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() +
+          (block % c.small_unit * across + other - unit) * taps * size;
+  for (int64_t part = 1; part < c.parts; ++part) {
+    const Compute<S>* const more = sums + part * c.units_down() * c.units_across() * c.sums_size();
+    for (int64_t i = 0; i < taps * size; ++i) sums[i] += more[i];
+  }
+  const auto place_of = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
+  dispatch_weight<T>(grad_weight, [&](auto tag) {
+  using G = decltype(tag);
+  G* const to = mutable_data<G>(grad_weight) + block * tile.rows * row_stride;
+  if (!c.patches) {
+    std::vector<int64_t> places;
+    for (const auto& tap : c.taps) places.push_back(place_of(tap.place));
+    packing<G, S>().taps(sums, taps, tile.rows, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first),
+                         places.data(), row_stride, channel_stride, to + first * channel_stride);
+    return;
+  }
+  const int64_t columns = c.kernel[0] * width * c.large.channels;
+  for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
+    G* const at = to + place_of((first + n) / c.large.channels) + (first + n) % c.large.channels * channel_stride;
+    for (int64_t m = 0; m < rows; ++m) {
+      at[m * row_stride] = from_compute<G>(static_cast<Compute<G>>(sums[m * tile.columns + n]));
+    }
+  }
   });
 }
 
 template <class T, class S>
-void wgrad_typed(const Tensor& small, const Tensor& large, const Convolution& conv, const Tensor& grad_weight) {
+void wgrad_typed(const Tensor& small, const Tensor& large, const Pending& on_small, const Pending& on_large,
+                 const Convolution& conv, const Tensor& grad_weight) {
   using A = Compute<S>;
-  const auto& tile = tile_of<S>();
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
-  const int64_t tiles = divide_up(c.rows, tile.rows), size = c.blocks * tiles * tile.rows * tile.columns;
-  A* const sums = scratch<A, 4>(size);
-  std::fill_n(sums, size, A(0));
-  const int64_t bytes = (c.image_size + c.blocks * c.panel()) * static_cast<int64_t>(sizeof(S));
-  const int64_t chunk = std::max<int64_t>(1, kChunkBytes / bytes), batch = small.size(0);
-  for (int64_t first = 0; first < batch; first += chunk) {
-    correlate<T, S>(c, small, large, conv.stride[0], conv.stride[1], first, std::min(chunk, batch - first), sums);
-  }
-  // Where a row of sums goes: rows are channels times taps.
-  const int64_t taps = static_cast<int64_t>(c.taps.size()), width = grad_weight.size(3), outer = grad_weight.stride(0);
-  std::vector<int64_t> places(c.rows);
-  for (int64_t row = 0; row < c.rows; ++row) {
-    const int64_t tap = row % taps;
-    places[row] = row / taps * grad_weight.stride(1) + tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3);
-  }
-  dispatch_dtype("conv", grad_weight.scalar_type(), [&](auto tag) {
-    using G = decltype(tag);
-    G* const to = mutable_data<G>(grad_weight);
-    torch::stable::parallel_for(0, c.blocks * tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {  // a tile of sums after the other, as they lie
-        const int64_t channel = part / tiles * tile.columns, first = part % tiles * tile.rows;
-        const A* const from = sums + part * tile.rows * tile.columns;
-        for (int64_t n = 0; n < std::min<int64_t>(tile.columns, c.small.channels - channel); ++n) {
-          for (int64_t row = 0; row < std::min<int64_t>(tile.rows, c.rows - first); ++row) {
-            to[(channel + n) * outer + places[first + row]] =
-                from_compute<G>(static_cast<Compute<G>>(from[row * tile.columns + n]));
-          }
-        }
+  const int64_t across = c.units_across(), units = c.units_down() * across;
+  const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
+  // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
+  const bool is_shared = units > 1;
+  const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
+  const int64_t some = is_shared ? std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks) : c.part_chunks;
+  S* const packed = scratch<S, 5>(is_shared ? c.parts * some * c.left_size() : 0);
+  A* const sums = scratch<A, 4>(c.parts * units * c.sums_size());
+  for (int64_t first = 0; first < c.part_chunks; first += some) {
+    const int64_t count = std::min(some, c.part_chunks - first);
+    torch::stable::parallel_for(0, is_shared ? c.parts * count : 0, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t chunk = i / count * c.part_chunks + first + i % count;
+        if (chunk >= c.chunks()) continue;
+        pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, packed + i * c.left_size());
       }
     });
+    torch::stable::parallel_for(0, c.parts * units, 1, [&](int64_t begin, int64_t end) {
+      const InUse<S> in_use(tile_of<S>());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
+        const int64_t to = std::min({from + count, (part + 1) * c.part_chunks, c.chunks()});
+        const Left<T, S> left{c, small, prologue, is_shared ? packed + part * count * c.left_size() : nullptr, from};
+        Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
+        add_products<T, S>(c, left, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
+      }
+    });
+  }
+  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
   });
 }
 
@@ -147,11 +430,15 @@ void wgrad(Engine engine, const Pending& pending, const Tensor& grad_output, con
   if (engine == Engine::winograd) return winograd_wgrad(pending, grad_output, conv, grad_weight);
   const Tensor& input = pending.input;
   if (engine == Engine::matmul) return matmul_wgrad(input, grad_output, conv, grad_weight);
+  const Pending nothing = Pending::nothing_on(grad_output);
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
-    const Tensor &small = conv.transposed ? input : grad_output, &large = conv.transposed ? grad_output : input;
-    wgrad_typed<T, S>(small, large, conv, grad_weight);
+    if (conv.transposed) {
+      wgrad_typed<T, S>(input, grad_output, pending, nothing, conv, grad_weight);
+    } else {
+      wgrad_typed<T, S>(grad_output, input, nothing, pending, conv, grad_weight);
+    }
   });
 }
 

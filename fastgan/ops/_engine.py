@@ -59,6 +59,14 @@ def use_native(op: str, input: Tensor) -> bool:
     return False
 
 
+def reads_float32_weights(device: str) -> bool:
+    """Whether convolutions in bfloat16 mostly run on kernels that round a float32 weight while they pack it.
+
+    Those are the direct ones, which the rule in csrc/conv/engine.cpp prefers on a CPU with AMX.
+    """
+    return device == "cpu" and mode != "aten" and _native.loaded("cpu") and _native.cpu_isa() == "amx"
+
+
 def why_aten(input: Tensor) -> str | None:
     """Why an operator on ``input`` runs on torch's own kernels; None where it runs on native ones."""
     device = input.device.type

@@ -174,6 +174,7 @@ def _padded(input: Tensor, padding: Size | str, mode: str, kernel, stride, dilat
 
 def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups: int):
     """What the forward of a block returns, as empty tensors."""
+    weight = weight.to(input.dtype)  # which may be wider
     output = torch.ops.aten.convolution.default(
         input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups
     )

@@ -105,6 +105,7 @@ def run(
     """
     device = input.device.type
     if not _engine.is_autocast_enabled(device):
+        _check_dtypes(input, parameters)
         return _run(input, blocks, parameters, batch_groups, kernels)
     dtype = torch.get_autocast_dtype(device)
     with _engine.no_autocast(device):
@@ -113,8 +114,29 @@ def run(
             blocks, parameters, kernels = blocks[1:], parameters[1:], kernels and kernels[1:]
         if not blocks:
             return input
-        parameters = [p._replace(weight=_cast(p.weight, dtype), bias=_cast(p.bias, dtype)) for p in parameters]
+        parameters = [p._replace(weight=_cast_weight(p.weight, dtype), bias=_cast(p.bias, dtype)) for p in parameters]
         return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)
+
+
+def _check_dtypes(input: Tensor, parameters: Sequence[Parameters]) -> None:
+    """As torch, which takes no wider weight but from autocast."""
+    for p in parameters:
+        if p.weight is not None and _is_wider(p.weight, input.dtype):
+            raise RuntimeError(
+                f"argument 'weight' has dtype {p.weight.dtype} but 'input' has {input.dtype}; give both the same "
+                "dtype, or use autocast."
+            )
+
+
+def _is_wider(weight: Tensor, dtype: torch.dtype) -> bool:
+    return weight.dtype == torch.float32 and dtype == torch.bfloat16
+
+
+def _cast_weight(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What the kernels round as they read it is not rounded before; its gradient then is not rounded at all."""
+    if weight is not None and _is_wider(weight, dtype) and _engine.reads_float32_weights(weight.device.type):
+        return weight
+    return _cast(weight, dtype)
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -156,7 +178,7 @@ def run_reference(
         if (conv := block.conv) is not None:
             input = torch.convolution(
                 input,
-                p.weight,
+                p.weight.to(input.dtype) if _is_wider(p.weight, input.dtype) else p.weight,
                 p.bias,
                 conv.stride,
                 conv.padding,
