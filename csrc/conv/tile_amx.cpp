@@ -31,6 +31,15 @@ constexpr TileShapes kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16,
 FASTGAN_AMX void begin() { _tile_loadconfig(&kShapes); }
 FASTGAN_AMX void end() { _tile_release(); }
 
+// Asks for some lines; returns what follows them.
+template <int lines, int locality>
+FASTGAN_AMX inline const char* fetch_lines(const void* from) {
+  const auto* const memory = static_cast<const char*>(from);
+#pragma GCC unroll 8
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(memory + 64 * i, 0, locality);
+  return memory + 64 * lines;
+}
+
 // Adds a step of k. Strides are in bytes.
 FASTGAN_AMX inline void multiply(const BFloat16* upper, int64_t upper_stride, const BFloat16* lower,
                                  int64_t lower_stride, const BFloat16* b) {
@@ -76,8 +85,8 @@ struct Collect {
   }
 };
 
-FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count,
-                      int64_t extent, const BFloat16* b, bool add, float* out) {
+FASTGAN_AMX void gemm_fetching(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count,
+                               int64_t extent, const BFloat16* b, bool add, float* out, const void* next, int64_t bytes) {
   float *const lower_out = out + kSide * kColumns;
   if (add) {
     _tile_loadd(0, out, kLineOut);
@@ -100,9 +109,11 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
     const int64_t whole = extent - extent % kDepth;
     // Whoever adds up sums in turn has the next ones behind these; they are asked for some lines a step.
     const char *ahead = reinterpret_cast<const char*>(out + kRows * kColumns), *const end = add ? ahead + kSumBytes : ahead;
+    static_assert(kSumBytes % (8 * 64) == 0);
     for (int64_t s = 0; s < segment_count; ++s) {
       for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
-        for (int i = 0; i < 8 && ahead < end; ++i, ahead += 64) __builtin_prefetch(ahead);
+        if (ahead < end) ahead = fetch_lines<8, 3>(ahead);
+        if (bytes > 0) next = fetch_lines<4, 2>(next), bytes -= 4 * 64;
         multiply(a + rows[0] + k, upper_stride, a + lower[0] + k, lower_stride, b);
       }
     }
@@ -131,9 +142,14 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
   _tile_stored(3, lower_out + kSide, kLineOut);
 }
 
+void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
+          const BFloat16* b, bool add, float* out) {
+  gemm_fetching(a, rows, segments, segment_count, extent, b, add, out, nullptr, 0);
+}
+
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_fetching};
 
 }  // namespace fastgan::conv
 
