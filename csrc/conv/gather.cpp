@@ -292,8 +292,9 @@ Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t de
 
 // The order of a phase's products. Either way the operands of some in succession stay in the first-level cache.
 struct Order {
-  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next. Otherwise: a block
-  // of channels with all pixels of the item, while the next part of the weight is fetched.
+  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next; so they are also
+  // written in the order that they lie in. Otherwise: a block of channels with all pixels of the item, while the next part of the
+  // weight is fetched.
   bool is_by_pixels;
   int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
 };
@@ -306,10 +307,8 @@ class PhaseProducts {
       : places_(places), left_(left), output_(output), out_(out), pixels_(static_cast<int64_t>(places.writes.size())) {}
 
   void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
-    // Of one chunk no sums go to and fro, so that the weight's part may stay where it is.
-    const bool is_by_pixels = order.is_by_pixels && places_.chunks.size() > 1;
-    const int64_t blocks = is_by_pixels ? last_block - first_block : 1;
-    const int64_t rows = is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+    const int64_t blocks = order.is_by_pixels ? last_block - first_block : 1;
+    const int64_t rows = order.is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
     A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
     for (int64_t block = first_block; block < last_block; block += blocks) {
       for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {
@@ -318,9 +317,9 @@ class PhaseProducts {
           const int64_t size = chunk.count * chunk.extent * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
           for (int64_t i = 0; i < blocks; ++i) {
             for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
-              if (!order.is_by_pixels) fetch(right + size + p / tile_.rows * ahead, ahead * sizeof(S));
+              const S* const next = order.is_by_pixels ? nullptr : right + size + p / tile_.rows * ahead;
               add(chunk, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
-                  sums + (i * rows + p) * tile_.columns);
+                  sums + (i * rows + p) * tile_.columns, next, next ? ahead * static_cast<int64_t>(sizeof(S)) : 0);
             }
           }
           right += size;
@@ -332,14 +331,23 @@ class PhaseProducts {
  private:
   using A = Compute<S>;
 
-  // A tile's products of some k; with the last ones, its sums are stored.
-  void add(const Chunk& chunk, const S* right, int64_t pixel, int64_t channel, A* sums) const {
+  // A tile's products of some k, while `bytes` from `next` on are fetched; with the last ones, its sums are stored.
+  void add(const Chunk& chunk, const S* right, int64_t pixel, int64_t channel, A* sums, const void* next,
+           int64_t bytes) const {
     const bool is_first = &chunk == &places_.chunks.front(), is_last = &chunk == &places_.chunks.back();
     const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
     const int64_t* const writes = places_.writes.data() + pixel;
     T* const to = out_ + channel * output_.channel_stride;
-    tile_.gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent,
-               right, !is_first, sums);
+    const auto product = [&](auto gemm, auto... more) {
+      gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent, right,
+           !is_first, sums, more...);
+    };
+    if (tile_.gemm_fetching) {
+      product(tile_.gemm_fetching, next, bytes);
+    } else {
+      fetch(next, bytes);
+      product(tile_.gemm);
+    }
     if (is_last) {
       packing<T, S>().store[output_.activation](sums, tile_.columns, pixels,
                                                 std::min<int64_t>(tile_.columns, output_.channels - channel),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "conv/fetch.h"
 #include "conv/packed.h"
 #include "conv/prologue.h"
 
@@ -156,16 +157,21 @@ void multiply(const Taps& taps, const S* left, int64_t pixels, const S* right, c
   const int64_t segment = 0;
   alignas(64) Compute<S> result[kMaxTileRows * kMaxTileColumns];
   int64_t reads[kMaxTileRows];
-  for (int64_t panel = 0; panel < taps.panels; ++panel) {
+  // A tile of pixels with all panels of a small weight, or all pixels with a panel of a large one: of the two, the one is read once.
+  const int64_t group = taps.rows_in_panel > 0 ? taps.panels : 1;
+  for (int64_t first = 0; first < taps.panels; first += group) {
     for (int64_t at = 0; at < pixels;) {
       const auto& some = tile.next(pixels - at);
       const int64_t count = std::min<int64_t>(some.rows, pixels - at);
       for (int64_t m = 0; m < some.rows; ++m) reads[m] = std::min(m, count - 1) * taps.depth;
-      auto* const to = out.data + panel * out.panel + at * out.line;
-      const bool is_in_place = out.line == tile.columns;
-      some.gemm(left + at * taps.depth, reads, &segment, 1, taps.depth, right + panel * taps.depth * tile.columns, false,
-                is_in_place ? to : result);
-      for (int64_t m = 0; !is_in_place && m < count; ++m) std::copy_n(result + m * tile.columns, tile.columns, to + m * out.line);
+      const S* const lines = left + at * taps.depth;
+      if (first == 0) fetch(lines + count * taps.depth, count * taps.depth * sizeof(S));
+      for (int64_t panel = first; panel < first + group; ++panel) {
+        auto* const to = out.data + panel * out.panel + at * out.line;
+        const bool is_in_place = out.line == tile.columns;
+        some.gemm(lines, reads, &segment, 1, taps.depth, right + panel * taps.depth * tile.columns, false, is_in_place ? to : result);
+        for (int64_t m = 0; !is_in_place && m < count; ++m) std::copy_n(result + m * tile.columns, tile.columns, to + m * out.line);
+      }
       at += some.rows;
     }
   }

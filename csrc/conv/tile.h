@@ -43,6 +43,10 @@ struct Tile : TileRows<S> {
   // Where they are there, a thread calls gemm between the two: InUse (packed.h).
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
+  // As gemm; meanwhile some lines of `bytes` from `next` on are asked for in every step, as many as fit. Asked for all at once, lines
+  // that come from far away hold up those that the product reads.
+  void (*gemm_fetching)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
+                        bool add, A* out, const void* next, int64_t bytes) = nullptr;
 
   // What the next of `left` rows go to, so that few spare ones are computed.
   const TileRows<S>& next(int64_t left) const {

@@ -1,10 +1,9 @@
 // The micro-kernel for AMX: 32 rows by 32 columns in 2x2 accumulators of 16x16, 32 bfloat16 of k at a time.
 //
-// It has run under emulation only (amx.h), so it is never the default. What to know when it is measured on hardware: a step of
-// k is four multiplications of 16 cycles; it loads 64 lines of 64 bytes, which two load ports do in 32 cycles where the
-// lines are in the first-level cache. So multiplication bounds it as long as they are: 256 of k are 16 KiB of A and 16 of B.
-// gather and wgrad hand over a tile's whole k, for which long panels come from the second-level cache: there, summing over
-// blocks of about 256 of k is the first thing to try.
+// A step of k is four multiplications of 16 cycles; it loads 64 lines of 64 bytes, which two load ports do in 32 cycles where the
+// lines are in the first-level cache. So multiplication bounds it as long as they are, and callers hand over some hundreds of k at a
+// time: 256 of k are 16 KiB of A and 16 of B. Rows of A that are not evenly spaced, in each half, are copied, which takes longer than
+// their products. Fetching lines in here was slower than leaving it to the hardware.
 #include "conv/tile.h"
 
 #if FASTGAN_EMULATE_AMX || (FASTGAN_X86 && (__has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>)))
@@ -31,6 +30,15 @@ constexpr TileShapes kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16,
 
 FASTGAN_AMX void begin() { _tile_loadconfig(&kShapes); }
 FASTGAN_AMX void end() { _tile_release(); }
+
+// Asks for some lines; returns what follows them.
+template <int lines, int locality>
+FASTGAN_AMX inline const char* fetch_lines(const void* from) {
+  const auto* const memory = static_cast<const char*>(from);
+#pragma GCC unroll 8
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(memory + 64 * i, 0, locality);
+  return memory + 64 * lines;
+}
 
 // Adds a step of k. Strides are in bytes.
 FASTGAN_AMX inline void multiply(const BFloat16* upper, int64_t upper_stride, const BFloat16* lower,
@@ -77,8 +85,8 @@ struct Collect {
   }
 };
 
-FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count,
-                      int64_t extent, const BFloat16* b, bool add, float* out) {
+FASTGAN_AMX void gemm_fetching(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count,
+                               int64_t extent, const BFloat16* b, bool add, float* out, const void* next, int64_t bytes) {
   float *const lower_out = out + kSide * kColumns;
   if (add) {
     _tile_loadd(0, out, kLineOut);
@@ -91,22 +99,29 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
     _tile_zero(2);
     _tile_zero(3);
   }
+  // Whole steps are read where they lie, unless they end in the middle of segments, and then what is left.
   const int64_t* const lower = rows + kSide;
-  if (extent % kDepth == 0 && are_evenly_spaced(rows) && are_evenly_spaced(lower)) {
+  const bool is_whole = extent % kDepth == 0, is_even = are_evenly_spaced(rows) && are_evenly_spaced(lower);
+  Collect collect{a, rows, segments, segment_count, extent};
+  if (is_even && (is_whole || segment_count == 1)) {
     constexpr auto kBytes = static_cast<int64_t>(sizeof(BFloat16));
     const int64_t upper_stride = (rows[1] - rows[0]) * kBytes, lower_stride = (lower[1] - lower[0]) * kBytes;
+    const int64_t whole = extent - extent % kDepth;
     // Whoever adds up sums in turn has the next ones behind these; they are asked for some lines a step.
     const char *ahead = reinterpret_cast<const char*>(out + kRows * kColumns), *const end = add ? ahead + kSumBytes : ahead;
+    static_assert(kSumBytes % (8 * 64) == 0);
     for (int64_t s = 0; s < segment_count; ++s) {
-      for (int64_t k = segments[s]; k < segments[s] + extent; k += kDepth, b += kDepth * kColumns) {
-        for (int i = 0; i < 8 && ahead < end; ++i, ahead += 64) __builtin_prefetch(ahead);
+      for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
+        if (ahead < end) ahead = fetch_lines<8, 3>(ahead);
+        if (bytes > 0) next = fetch_lines<4, 2>(next), bytes -= 4 * 64;
         multiply(a + rows[0] + k, upper_stride, a + lower[0] + k, lower_stride, b);
       }
     }
-  } else {
+    collect.segment = is_whole ? segment_count : 0, collect.k = is_whole ? 0 : whole;
+  }
+  if (collect.segment < segment_count) {
     // A step's lines are written while the one before is multiplied, so that no load waits for a store just made.
     alignas(64) BFloat16 lines[2][kRows][kDepth], last[kDepth * kColumns];
-    Collect collect{a, rows, segments, segment_count, extent};
     int64_t count = collect.next(lines[0]);
     for (int i = 0; count > 0; i ^= 1, b += kDepth * kColumns) {
       const int64_t next = collect.next(lines[i ^ 1]);
@@ -127,9 +142,14 @@ FASTGAN_AMX void gemm(const BFloat16* a, const int64_t* rows, const int64_t* seg
   _tile_stored(3, lower_out + kSide, kLineOut);
 }
 
+void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
+          const BFloat16* b, bool add, float* out) {
+  gemm_fetching(a, rows, segments, segment_count, extent, b, add, out, nullptr, 0);
+}
+
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_fetching};
 
 }  // namespace fastgan::conv
 

@@ -58,5 +58,5 @@ def test_the_compiler_keeps_what_the_instructions_read(tmp_path):
     # The lines of rows that lie unevenly are written before they are read, and not again while they are read.
     copy = re.compile(r"vmovdqu16 +%zmm\d+,.*\{%k\d\}")
     steps = list(re.finditer(r"tileloadd [^\n]*%tmm4\n.*?tdpbf16ps [^\n]*%tmm3\n", text, re.DOTALL))
-    assert len(steps) == 2 and copy.search(text, 0, steps[1].start())
+    assert len(steps) >= 2 and copy.search(text, 0, steps[-1].start())  # loops may come in several versions
     assert not [step for step in steps if copy.search(step[0])]

@@ -37,7 +37,14 @@ LAYERS = {
     "few_pixels_overlapping": (9, 18, (3, 2), 3, 1, 1, 1, 0, True),
     "dilated_transposed": (3, 5, (4, 4), 3, 2, 1, 2, 1, True),
     "large_image": (8, 8, (150, 90), 3, 1, 1, 1, 0, False),
+    "large_weight": (300, 290, (4, 4), 4, 2, 1, 1, 0, False),
+    "deep": (600, 20, (3, 3), 3, 1, 1, 1, 0, False),
+    "many_images": (40, 70, (8, 8), 4, 2, 1, 1, 0, False),
+    "many_images_transposed": (40, 34, (4, 4), 4, 2, 1, 1, 0, True),
+    "many_images_of_few_channels": (2, 40, (6, 5), 3, 1, 1, 1, 0, False),
+    "many_images_to_few_channels": (70, 3, (5, 7), 4, 2, 1, 1, 0, True),
 }
+BATCHES = {name: 37 for name in LAYERS if name.startswith("many")}  # of others: 3
 LIMITS = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
@@ -57,7 +64,7 @@ def check_every_layer() -> None:
             for format in (torch.contiguous_format, torch.channels_last):
                 torch.manual_seed(0)
                 pending = format is torch.channels_last and dtype in (torch.float32, torch.bfloat16)
-                x = torch.randn(3, ins, *size, dtype=torch.float64)
+                x = torch.randn(BATCHES.get(name, 3), ins, *size, dtype=torch.float64)
                 w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=torch.float64)
                 x, w = (t.to(dtype).contiguous(memory_format=format) for t in (x, w))
                 dims = [(o, o) for o in (stride, padding, dilation)]
