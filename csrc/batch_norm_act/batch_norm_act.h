@@ -121,8 +121,8 @@ struct Gradients {
   Tensor input, weight, bias;  // weight, bias: [channels] or [samples, channels], the statistics' dtype
 };
 
-// moments: of the input, where what made it took them: [groups, chunks, channels, 3], count, mean and squared deviations. Only on
-// a GPU does anything take them.
+// moments: of the input, where what made it took them: [groups, chunks, channels, 3], count, mean and squared deviations; on a
+// CPU in float64.
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
                       bool training, double momentum, double eps, int64_t batch_groups,
                       const OptionalTensor& moments = std::nullopt);

@@ -299,12 +299,47 @@ struct Order {
   int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
 };
 
+// The next item's images, asked for a few lines before each product: memory is idle while the processor multiplies.
+struct Ahead {
+  Fetch images;
+  int64_t share;
+};
+
+// Moments of the output, taken of an item while it is in cache (batch_norm_act::statistics).
+template <class T>
+class ItemMoments {
+ public:
+  // Where an item is a piece of memory that lies in one group of the batch and has all channels; otherwise nothing is taken.
+  ItemMoments(const Gather& g, const Items& items, int64_t shares, int64_t batch_groups, const Tensor& output) : g_(g), output_(output) {
+    if (batch_groups == 0 || shares > 1 || !is_channels_last(output) || items.count % batch_groups != 0) return;
+    if (output.size(0) / batch_groups % items.images != 0) return;
+    moments_ = empty({batch_groups, items.count / batch_groups, output.size(1), 3}, ScalarType::Double, output);
+    to_ = static_cast<batch_norm_act::ChannelMoments*>(moments_->mutable_data_ptr());
+  }
+
+  void take(int64_t item, int64_t first_image, int64_t images, int64_t first_row, int64_t rows) const {
+    if (!moments_) return;
+    const int64_t top = first_row * g_.y.step, bottom = std::min(output_.size(2), (first_row + rows) * g_.y.step);
+    const int64_t channels = output_.size(1), pixels = images * (bottom - top) * output_.size(3);
+    batch_norm_act::row_moments(data<T>(output_) + first_image * output_.stride(0) + top * output_.size(3) * channels, pixels, channels,
+                                to_ + item * channels);
+  }
+
+  const OptionalTensor& result() const { return moments_; }
+
+ private:
+  const Gather& g_;
+  const Tensor& output_;
+  OptionalTensor moments_;
+  batch_norm_act::ChannelMoments* to_ = nullptr;
+};
+
 // One phase of an item, for blocks of output channels. `out`: where the item's output begins.
 template <class T, class S>
 class PhaseProducts {
  public:
-  PhaseProducts(const Places& places, const S* left, const Output<S>& output, T* out)
-      : places_(places), left_(left), output_(output), out_(out), pixels_(static_cast<int64_t>(places.writes.size())) {}
+  PhaseProducts(const Places& places, const S* left, const Output<S>& output, T* out, Ahead& ahead)
+      : places_(places), left_(left), output_(output), out_(out), ahead_(ahead), pixels_(static_cast<int64_t>(places.writes.size())) {}
 
   void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
     const int64_t blocks = order.is_by_pixels ? last_block - first_block : 1;
@@ -342,6 +377,7 @@ class PhaseProducts {
       gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent, right,
            !is_first, sums, more...);
     };
+    ahead_.images.ask(ahead_.share);
     if (tile_.gemm_fetching) {
       product(tile_.gemm_fetching, next, bytes);
     } else {
@@ -360,17 +396,16 @@ class PhaseProducts {
   const S* const left_;
   const Output<S>& output_;
   T* const out_;
+  Ahead& ahead_;
   const int64_t pixels_;
 };
 
 }  // namespace
 
-static void gather(Engine engine, const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
-                   const Epilogue& epilogue, const Tensor& output) {
-  if (engine == Engine::winograd) return winograd_gather(pending, weight, conv, backward, epilogue, output);
-  if (engine == Engine::matmul) return matmul_gather(pending.input, weight, conv, backward, epilogue.bias, output);
-  if (engine == Engine::scatter) return scatter(pending, weight, conv, epilogue, output);
+static OptionalTensor gather_directly(const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
+                                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
   const Tensor& input = pending.input;
+  OptionalTensor result;
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
@@ -393,9 +428,11 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
     const int64_t share = divide_up(panels.blocks, shares);
+    const ItemMoments<T> moments(g, items, shares, batch_groups, output);
     torch::stable::parallel_for(0, items.count * shares, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
       Left<S> left;
+      Ahead ahead{};
       std::vector<Places> places;
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t first = unit % shares * share, last = std::min(panels.blocks, first + share);
@@ -407,25 +444,47 @@ static void gather(Engine engine, const Pending& pending, const Tensor& weight, 
             places.clear();
             for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, left, order.depth(), output));
           }
+          ahead = {};
+          if (unit + shares < end) {
+            const int64_t item = unit / shares + 1, image = item / items.bands * items.images, row = item % items.bands * items.rows;
+            ahead.images = {input, image_of(input), image, std::min(items.images, input.size(0) - image),
+                            row * whole.y.read - whole.y.before, whole.y.span(items.rows), 0, input.size(1)};
+            int64_t products = 0;
+            for (const Places& phase : places) {
+              products += static_cast<int64_t>(phase.reads.size() * phase.chunks.size()) / tile_of<S>().rows * (last - first);
+            }
+            ahead.share = divide_up(ahead.images.lines(), std::max<int64_t>(1, products));
+          }
         }
         T* const out = mutable_data<T>(output) + left.first_image * output.stride(0) + left.first_row * g.y.step * output.stride(2);
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
-          PhaseProducts<T, S>(places[phase], left.data, to, out).run(order, panels, phase, first, last);
+          PhaseProducts<T, S>(places[phase], left.data, to, out, ahead).run(order, panels, phase, first, last);
         }
+        moments.take(unit, left.first_image, left.images, left.first_row, left.rows);
       }
     });
+    result = moments.result();
   });
+  return result;
+}
+
+static OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                             const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+  if (engine == Engine::direct) return gather_directly(input, weight, conv, backward, epilogue, batch_groups, output);
+  if (engine == Engine::winograd) winograd_gather(input, weight, conv, backward, epilogue, output);
+  if (engine == Engine::matmul) matmul_gather(input.input, weight, conv, backward, epilogue.bias, output);
+  if (engine == Engine::scatter) scatter(input, weight, conv, epilogue, output);
+  return std::nullopt;  // the statistics are a pass of their own
 }
 
 void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output) {
-  gather(engine, Pending::nothing_on(input), weight, conv, backward, epilogue, output);
+  gather(engine, Pending::nothing_on(input), weight, conv, backward, epilogue, 0, output);
 }
 
 OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
-                      const Epilogue& epilogue, int64_t, const Tensor& output) {
-  gather(engine, input, weight, conv, false, epilogue, output);
-  return std::nullopt;  // the statistics are a pass of their own
+                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+  return gather(engine, input, weight, conv, false, epilogue, batch_groups, output);
 }
 
 }  // namespace fastgan::conv
