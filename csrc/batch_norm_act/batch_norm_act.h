@@ -130,9 +130,26 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
 Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
                const OptionalTensor& bias, int64_t activation, double negative_slope);
 
-Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
-                   const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
-                   double negative_slope, bool training);
+// Backward's two passes: sums over the whole batch, then element by element.
+struct BackwardSums {
+  Tensor weight, bias;  // the parameters' gradients
+  Tensor coefficients;  // [2, sets of parameters, channels], the statistics' dtype: what the input's gradient loses is
+                        // coefficients[0] + coefficients[1] * (x - mean)
+};
+BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                           const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                           bool training);
+Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                      const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                      const Tensor& coefficients);
+
+inline Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                          const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                          bool training) {
+  const auto sums = backward_sums(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training);
+  return {backward_input(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, sums.coefficients), sums.weight,
+          sums.bias};
+}
 
 // The activation without batch-norm: in place, and its gradient from the output (which is all that is kept of it).
 void activate_(const Tensor& tensor, int64_t activation, double negative_slope);

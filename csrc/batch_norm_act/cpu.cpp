@@ -270,44 +270,58 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   return output;
 }
 
-Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
-                   const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
-                   double negative_slope, bool training) {
+namespace {
+
+// What both passes of backward start from.
+struct BackwardOf {
+  Tensor x, dy;
+  MemoryFormat format;
+  Geometry of_statistics, g;
+  int kind;
+
+  BackwardOf(const char* op, const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+             const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation) {
+    check_statistics(op, input, mean, invstd);
+    check_same(op, "grad_output", grad_output, input);
+    const Dense found = dense(input);
+    x = found.tensor, format = found.format;
+    dy = as_format(grad_output, format);
+    of_statistics = geometry_of(op, x, format, mean.size(0));
+    check_affine(op, weight, bias, of_statistics, input);
+    g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
+    kind = static_cast<int>(activation_of(op, activation));
+  }
+};
+
+}  // namespace
+
+BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                           const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                           bool training) {
   constexpr const char* op = "batch_norm_act_backward";
-  check_statistics(op, input, mean, invstd);
-  check_same(op, "grad_output", grad_output, input);
-  const auto [x, format] = dense(input);
-  const Tensor dy = as_format(grad_output, format);
-  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
-  check_affine(op, weight, bias, of_statistics, input);
+  const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
+  const Geometry& g = of.g;
   const bool per_sample = is_per_sample(weight, bias);
-  const Geometry g = parameter_geometry(of_statistics, per_sample);
-  const auto kind = static_cast<int>(activation_of(op, activation));
   const auto dtype = accumulate_type(input.scalar_type());
   const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
-  Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), empty(sizes, dtype, input),
-                   empty(sizes, dtype, input)};
+  const std::vector<int64_t> of_each{2, g.groups, g.channels};
+  if (g.numel() == 0) return {zeros(sizes, dtype, input), zeros(sizes, dtype, input), zeros(of_each, dtype, input)};
 
-  if (g.numel() == 0) {
-    torch::stable::zero_(result.weight);
-    torch::stable::zero_(result.bias);
-    return result;
-  }
-  const Counted counted = counted_kernel("backward", g, input.scalar_type());
-  dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
+  const BackwardSums result{empty(sizes, dtype, input), empty(sizes, dtype, input), empty(of_each, dtype, input)};
+  const Counted counted = counted_kernel("backward_sums", g, input.scalar_type());
+  dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
     const Runs runs(g);
     const Affine<A> affine(g, mean, invstd, weight, bias);
-    const T* grad = data<T>(dy);
-    const T* from = data<T>(x);
-    T* to = mutable_data<T>(result.input);
+    const T* grad = data<T>(of.dy);
+    const T* from = data<T>(of.x);
     const int64_t channels = runs.channels(), period = runs.period();
 
     std::vector<double> sums(runs.size() * channels), products(runs.size() * channels);
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
-      const auto kernel = kernels<T>().backward_sums[kind];
+      const auto kernel = kernels<T>().backward_sums[of.kind];
       for (int64_t run = begin; run < end; ++run) {
         parameters.select(run);
         A* sum = parameters.tiled.raw(3);
@@ -339,19 +353,42 @@ Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor&
     write<A>(result.bias, bias_sum);
 
     std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
-    if (training) mean_terms(affine, g, of_statistics, sum, product, offsets, slopes);
+    if (training) mean_terms(affine, g, of.of_statistics, sum, product, offsets, slopes);
+    A* const to = mutable_data<A>(result.coefficients);
+    std::copy(slopes.begin(), slopes.end(), std::copy(offsets.begin(), offsets.end(), to));
+  });
+  return result;
+}
+
+Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                      const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                      const Tensor& coefficients) {
+  constexpr const char* op = "batch_norm_act_backward";
+  const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
+  const Geometry& g = of.g;
+  const Tensor result = empty(sizes_of(of.x), of.x.scalar_type(), of.x, of.format);
+  if (g.numel() == 0) return result;
+  const Counted counted = counted_kernel("backward", g, input.scalar_type());
+  dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Compute<T>;
+    const Runs runs(g);
+    const Affine<A> affine(g, mean, invstd, weight, bias);
+    const T *const grad = data<T>(of.dy), *const from = data<T>(of.x);
+    T* const to = mutable_data<T>(result);
+    const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
-      const auto kernel = kernels<T>().backward[kind];
+      const auto kernel = kernels<T>().backward[of.kind];
       const A *offset_of = nullptr, *slope_of = nullptr;
       for (int64_t run = end; run-- > begin;) {  // backwards: the sums' pass left the last runs in the cache
         if (parameters.select(run)) {
           const int64_t index = runs.group(run) * g.channels + runs.first_channel(run);
-          offset_of = parameters.tiled.fill(3, offsets.data() + index);
-          slope_of = parameters.tiled.fill(4, slopes.data() + index);
+          offset_of = parameters.tiled.fill(3, offsets + index);
+          slope_of = parameters.tiled.fill(4, slopes + index);
         }
         const int64_t offset = runs.offset(run);
-        kernel(grad + offset, from + offset, to + offset, runs.length(run) * channels, period, parameters.at, offset_of,
+        kernel(grad + offset, from + offset, to + offset, runs.length(run) * runs.channels(), runs.period(), parameters.at, offset_of,
                slope_of);
       }
     });

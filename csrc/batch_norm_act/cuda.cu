@@ -175,48 +175,86 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   return output;
 }
 
-Gradients backward(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
-                   const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
-                   double negative_slope, bool training) {
+namespace {
+
+// What both passes of backward start from.
+struct BackwardOf {
+  Tensor x, dy;
+  MemoryFormat format;
+  Geometry of_statistics, g;
+  Activation activation;
+
+  BackwardOf(const char* op, const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+             const OptionalTensor& weight, const OptionalTensor& bias, int64_t number) {
+    check_statistics(op, input, mean, invstd);
+    check_same(op, "grad_output", grad_output, input);
+    const Dense found = dense(input);
+    x = found.tensor, format = found.format;
+    dy = as_format(grad_output, format);
+    of_statistics = geometry_of(op, x, format, mean.size(0));
+    check_affine(op, weight, bias, of_statistics, input);
+    g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
+    FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
+                  " can be told apart on a GPU.");
+    activation = activation_of(op, number);
+  }
+};
+
+}  // namespace
+
+BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                           const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                           bool training) {
   constexpr const char* op = "batch_norm_act_backward";
-  check_statistics(op, input, mean, invstd);
-  check_same(op, "grad_output", grad_output, input);
-  const auto [x, format] = dense(input);
-  const Tensor dy = as_format(grad_output, format);
-  const Geometry of_statistics = geometry_of(op, x, format, mean.size(0));
-  check_affine(op, weight, bias, of_statistics, input);
-  const bool per_sample = is_per_sample(weight, bias);
-  const Geometry g = parameter_geometry(of_statistics, per_sample);
-  FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
-                " can be told apart on a GPU.");
-  const auto chosen = activation_of(op, activation);
+  const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
+  const Geometry& g = of.g;
   const auto dtype = accumulate_type(input.scalar_type());
-  const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
-  const Gradients result{empty(sizes_of(x), x.scalar_type(), x, format), zeros(sizes, dtype, input),
-                         zeros(sizes, dtype, input)};
+  const auto sizes = is_per_sample(weight, bias) ? std::vector{g.groups, g.channels} : std::vector{g.channels};
+  const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input)};
   if (g.numel() == 0) return result;
   const Launch launch(input);
   const Prepared prepared(g, mean, invstd, weight, bias, dtype);
-  const Tensor coefficients = empty({2, g.groups, g.channels}, dtype, input);
-  const Counted counted = counted_kernel("backward", g, x.scalar_type());
-  dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
+  const Counted counted = counted_kernel("backward_sums", g, of.x.scalar_type());
+  dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
     const Layout at = layout_of(g);
     const auto p = prepared.parameters<A>(negative_slope);
     const int64_t chunks = chunks_for(at);
-    A* offsets = mutable_data<A>(coefficients);
-    A* slopes = offsets + g.groups * g.channels;
-    dispatch_activation(chosen, [&](auto kind) {
-      const BackwardTerm<T, kind()> term{data<T>(dy), data<T>(x), p, at};
-      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, x);
+    A* const offsets = mutable_data<A>(result.coefficients);
+    dispatch_activation(of.activation, [&](auto kind) {
+      const BackwardTerm<T, kind()> term{data<T>(of.dy), data<T>(of.x), p, at};
+      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, of.x);
       auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
       partial_sums(launch, term, chunks, sums);
-      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of_statistics.groups, sums, chunks, p,
-             training, offsets, slopes, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
-      dispatch_width<T>(at, {x.data_ptr(), dy.data_ptr(), result.input.data_ptr()}, [&](auto width) {
-        launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads,
-               data<T>(dy), data<T>(x), mutable_data<T>(result.input), at, p, offsets, slopes);
+      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of.of_statistics.groups, sums, chunks, p,
+             training, offsets, offsets + g.groups * g.channels, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
+    });
+  });
+  return result;
+}
+
+Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+                      const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
+                      const Tensor& coefficients) {
+  constexpr const char* op = "batch_norm_act_backward";
+  const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
+  const Geometry& g = of.g;
+  const Tensor result = empty(sizes_of(of.x), of.x.scalar_type(), of.x, of.format);
+  if (g.numel() == 0) return result;
+  const Launch launch(input);
+  const Prepared prepared(g, mean, invstd, weight, bias, accumulate_type(input.scalar_type()));
+  const Counted counted = counted_kernel("backward", g, of.x.scalar_type());
+  dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Compute<T>;
+    const Layout at = layout_of(g);
+    const auto p = prepared.parameters<A>(negative_slope);
+    const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
+    dispatch_activation(of.activation, [&](auto kind) {
+      dispatch_width<T>(at, {of.x.data_ptr(), of.dy.data_ptr(), result.data_ptr()}, [&](auto width) {
+        launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(of.dy),
+               data<T>(of.x), mutable_data<T>(result), at, p, offsets, slopes);
       });
     });
   });

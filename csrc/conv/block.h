@@ -150,24 +150,26 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
 
 // Gradients of input, weight and bias from that of the convolution's output; where `wanted` says no, an undefined tensor.
 // aten is called for each by itself, as it works inside anyway, so that each is counted and timed under its own name.
-inline std::array<Tensor, 3> convolution_backward(const char* op, const PendingGradient& given, const Pending& input,
+inline std::array<Tensor, 3> convolution_backward(const char* op, const Pending& given, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
                                                   std::array<bool, 3> wanted) {
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
   const Pending taken = wanted[1] && !is_fused(wgrad_engine, like) ? input.materialised() : input;
-  const bool reads_pending = !wanted[0] && !wanted[2] && is_fused(wgrad_engine, given, conv);
-  const Tensor grad = reads_pending ? given.grad : given.materialise();
+  const Engine dgrad_engine = engine_for(Pass::dgrad, like, weight, conv);
+  const bool reads_pending = !wanted[2] && (!wanted[0] || is_gradient_fused(dgrad_engine, given)) &&
+                             (!wanted[1] || is_gradient_fused(wgrad_engine, given));
+  const Pending pending = reads_pending ? given : given.materialised();
+  const Tensor& grad = pending.input;
   std::array<Tensor, 3> gradients;
   if (wanted[0]) {
-    const Engine engine = engine_for(Pass::dgrad, like, weight, conv);
-    const Counted counted(op, engine_name("backward_dgrad", engine, like));
-    if (engine != Engine::aten) {
+    const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like));
+    if (dgrad_engine != Engine::aten) {
       gradients[0] = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
-      gather(engine, grad, weight_for(engine, weight, like), conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+      gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
     } else {
-      const auto found = convolve_backward(grad, like, weight_for(engine, weight, like), conv, {true, false, false});
+      const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false, false});
       gradients[0] = as_format(found[0], format_of(like, weight));
     }
   }
@@ -175,7 +177,7 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const PendingG
     const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like));
     const auto dtype = takes_float32_weight(wgrad_engine) ? weight.scalar_type() : like.scalar_type();
     gradients[1] = empty(sizes_of(weight), dtype, weight, format_of(weight, weight));
-    wgrad(wgrad_engine, taken, reads_pending ? given : PendingGradient::nothing_on(grad), conv, gradients[1]);
+    wgrad(wgrad_engine, taken, pending, conv, gradients[1]);
     gradients[1] = to_dtype(gradients[1], weight.scalar_type());
     wanted[1] = false;
   }
@@ -201,17 +203,17 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
                 shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),
                 " do not make such a one; give what the forward returned.");
   Tensor grad_bn_weight, grad_bn_bias;
-  PendingGradient grad = PendingGradient::nothing_on(grad_output);
+  Pending grad = Pending::nothing_on(grad_output);
   if (mean) {
     FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
-    auto gradients = batch_norm_act::backward(grad_output, output, *mean, *invstd, bn_weight, bn_bias, activation,
-                                              negative_slope, training);
-    grad.grad = gradients.input;
-    grad_bn_weight = gradients.weight;
-    grad_bn_bias = gradients.bias;
+    const auto sums = batch_norm_act::backward_sums(grad_output, output, *mean, *invstd, bn_weight, bn_bias, activation,
+                                                    negative_slope, training);
+    grad = {grad_output, mean, invstd, bn_weight, bn_bias, activation, negative_slope, output, sums.coefficients};
+    grad_bn_weight = sums.weight;
+    grad_bn_bias = sums.bias;
   } else {
     batch_norm_act::activation_of(op, activation);
-    if (activation != 0) grad = {grad_output, output, activation, negative_slope};
+    if (activation != 0) grad = {grad_output, {}, {}, {}, {}, activation, negative_slope, output};
     grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
     grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
   }

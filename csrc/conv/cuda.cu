@@ -121,13 +121,13 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
 
 }  // namespace
 
-bool is_fused(Engine, const PendingGradient&, const Convolution&) { return false; }
+bool is_gradient_fused(Engine, const Pending&) { return false; }
 bool takes_float32_weight(Engine) { return false; }
 bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
 
-void gather(Engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+void gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output) {
-  run_gather({input, {}, {}, {}, {}, 0, 0.0}, weight, conv, backward, epilogue, 0, output);
+  run_gather(input, weight, conv, backward, epilogue, 0, output);
 }
 
 OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv,
@@ -137,8 +137,8 @@ OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const 
   return run_gather(taken(input, groups), weight, conv, false, epilogue, groups, output);
 }
 
-void wgrad(Engine, const Pending& input, const PendingGradient& pending_grad, const Convolution& conv, const Tensor& grad_weight) {
-  const Tensor& grad_output = pending_grad.grad;
+void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
+  const Tensor& grad_output = grad.input;
   const Pending pending = taken(input, 0);
   const Tensor small = as_format(conv.transposed ? pending.input : grad_output, MemoryFormat::ChannelsLast);
   const Tensor large = as_format(conv.transposed ? grad_output : pending.input, MemoryFormat::ChannelsLast);

@@ -95,9 +95,8 @@ bool is_fused(Engine engine, const Tensor& input) {
   return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
 
-bool is_fused(Engine engine, const PendingGradient& grad, const Convolution& conv) {
-  // Where it is the left operand, whose chunks of pixels lie in one piece.
-  return grad.output && !conv.transposed && engine == Engine::direct && is_fused(engine, grad.grad) && is_channels_last(grad.grad) &&
+bool is_gradient_fused(Engine engine, const Pending& grad) {
+  return grad.output && engine == Engine::direct && is_fused(engine, grad.input) && is_channels_last(grad.input) &&
          is_channels_last(*grad.output);
 }
 

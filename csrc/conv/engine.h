@@ -68,14 +68,14 @@ std::string engine_name(const char* pass, Engine engine, const Tensor& input);
 
 // output: [N, C_out, H_out, W_out], dense, overwritten. `backward` reads the weight from the other end: the gather is then the
 // gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged.
-void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+void gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output);
 
 // Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
 bool is_fused(Engine engine, const Tensor& input);
 
-// Whether a weight's gradient takes an activation's as it reads it. Of others nothing is pending.
-bool is_fused(Engine engine, const PendingGradient& grad, const Convolution& conv);
+// The same for a gradient that is pending on the gradient of a convolution's output.
+bool is_gradient_fused(Engine engine, const Pending& grad);
 
 // Whether an engine reads a float32 weight beside an input of bfloat16, and writes such a gradient; others are given a rounded one.
 bool takes_float32_weight(Engine engine);
@@ -90,7 +90,7 @@ OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight,
                       const Epilogue& epilogue, int64_t batch_groups, const Tensor& output);
 
 // The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
-void wgrad(Engine engine, const Pending& input, const PendingGradient& grad_output, const Convolution& conv,
+void wgrad(Engine engine, const Pending& input, const Pending& grad_output, const Convolution& conv,
            const Tensor& grad_weight);
 
 }  // namespace fastgan::conv

@@ -477,9 +477,9 @@ static OptionalTensor gather(Engine engine, const Pending& input, const Tensor& 
   return std::nullopt;  // the statistics are a pass of their own
 }
 
-void gather(Engine engine, const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
+void gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
             const Epilogue& epilogue, const Tensor& output) {
-  gather(engine, Pending::nothing_on(input), weight, conv, backward, epilogue, 0, output);
+  gather(engine, input, weight, conv, backward, epilogue, 0, output);
 }
 
 OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,

@@ -5,12 +5,15 @@
 
 namespace fastgan::conv {
 
-// A tensor with normalise + activate still to be applied where `mean` is there; otherwise as it is.
+// A tensor on which something is still to be done, or nothing: normalise + activate, where `mean` is there, or, where `output` is
+// there, their gradient, which makes of the gradient of an activation that of the convolution's output before it.
 struct Pending {
   Tensor input;                               // [N, C, H, W]
   OptionalTensor mean, invstd, weight, bias;  // [batch_groups, C] twice; [C] or [N, C] twice
   int64_t activation;
   double negative_slope;
+  OptionalTensor output = {};        // what the batch-norm was of; without one, what the activation gave
+  OptionalTensor coefficients = {};  // of the gradient of a batch-norm (batch_norm_act::BackwardSums)
 
   void check(const char* op) const {
     if (!mean) return;
@@ -25,26 +28,17 @@ struct Pending {
   }
 
   Tensor materialise() const {
-    if (!mean) return input;
-    return batch_norm_act::forward(input, *mean, *invstd, weight, bias, activation, negative_slope);
+    using namespace batch_norm_act;
+    if (output && mean) {
+      return backward_input(input, *output, *mean, *invstd, weight, bias, activation, negative_slope, *coefficients);
+    }
+    if (output) return activation_backward(input, *output, activation, negative_slope);
+    return mean ? batch_norm_act::forward(input, *mean, *invstd, weight, bias, activation, negative_slope) : input;
   }
   // Something of the shape, dtype and memory format that materialise gives.
   Tensor like() const { return mean ? dense(input).tensor : input; }
   static Pending nothing_on(const Tensor& tensor) { return {tensor, {}, {}, {}, {}, 0, 0.0}; }
   Pending materialised() const { return nothing_on(materialise()); }
-};
-
-// The gradient of a block's output, with its activation's still to be taken where `output` is there; otherwise of what is before it.
-struct PendingGradient {
-  Tensor grad;
-  OptionalTensor output;
-  int64_t activation;
-  double negative_slope;
-
-  Tensor materialise() const {
-    return output ? batch_norm_act::activation_backward(grad, *output, activation, negative_slope) : grad;
-  }
-  static PendingGradient nothing_on(const Tensor& tensor) { return {tensor, {}, 0, 0.0}; }
 };
 
 }  // namespace fastgan::conv

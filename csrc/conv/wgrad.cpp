@@ -128,47 +128,9 @@ Chunk chunk_at(const Correlation& c, int64_t chunk) {
   return {image, std::min(c.images, c.batch - image), row, std::min(c.rows, c.small.height - row)};
 }
 
-// What is pending on small's pixels: normalise + activate of an input, or the activation's gradient of a gradient.
-template <class S>
-class SmallPrologue {
- public:
-  SmallPrologue(const Pending& input, int64_t padded) : prologue_(input, 0, padded) {}
-  explicit SmallPrologue(const PendingGradient& grad) : prologue_(Pending::nothing_on(grad.grad), 0, 0) {
-    if (!grad.output) return;
-    output_ = &*grad.output;
-    kernel_ = batch_norm_act::kernels<S>().activation_backward[grad.activation];
-    slope_ = static_cast<Compute<S>>(grad.negative_slope);
-  }
-
-  explicit operator bool() const { return prologue_ || kernel_; }
-  // Channels of a pixel that apply() makes.
-  int64_t channels(const Image& image, int64_t padded) const { return kernel_ ? image.channels : padded; }
-
-  template <class T>
-  void apply(const Tensor& small, const Image& shape, int64_t image, int64_t first_row, int64_t rows, int64_t padded, S* out) const {
-    const T* const from = data<T>(small) + image * small.stride(0);
-    if (kernel_) {
-      if constexpr (std::is_same_v<T, S>) {
-        const int64_t size = shape.width * shape.channels, at = first_row * size;
-        kernel_(from + at, data<T>(*output_) + image * output_->stride(0) + at, out, rows * size, slope_);
-      }
-      return;
-    }
-    const Window window{0, 0, first_row, rows, shape.width};
-    packing<T, S>().pixels(from, shape, window, padded, out);
-    prologue_.apply(image, shape, window, out);
-  }
-
- private:
-  const Prologue<S> prologue_;
-  void (*kernel_)(const S*, const S*, S*, int64_t, Compute<S>) = nullptr;
-  const Tensor* output_ = nullptr;
-  Compute<S> slope_{};
-};
-
 // Channels of small by k.
 template <class T, class S>
-void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const SmallPrologue<S>& prologue, S* out) {
+void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
   std::vector<int64_t> segments;
   const auto segments_of = [&](int64_t image_stride, int64_t row_stride) {
     segments.clear();
@@ -184,13 +146,16 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
                           c.line(), out);
     return;
   }
-  const int64_t pixel = prologue.channels(c.small, padded), row_size = c.small.width * pixel, image_size = chunk.rows * row_size;
+  const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
+  const int64_t row_size = c.small.width * padded, image_size = chunk.rows * row_size;
   S* const pixels = scratch<S, 1>(chunk.images * image_size);
   for (int64_t i = 0; i < chunk.images; ++i) {
-    prologue.template apply<T>(small, c.small, chunk.first_image + i, chunk.first_row, chunk.rows, padded, pixels + i * image_size);
+    const int64_t image = chunk.first_image + i;
+    packing<T, S>().pixels(data<T>(small) + image * small.stride(0), c.small, window, padded, pixels + i * image_size);
+    prologue.apply(image, c.small, window, pixels + i * image_size);
   }
   segments_of(image_size, row_size);
-  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, pixel, c.small.channels, 1, c.extent, c.line(), out);
+  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, padded, c.small.channels, 1, c.extent, c.line(), out);
 }
 
 // k by channels of large: [blocks][x][residue][row][image][pixel / step][columns][step], or by patches: [blocks][row]...
@@ -334,7 +299,7 @@ template <class T, class S>
 struct Left {
   const Correlation& c;
   const Tensor& small;
-  const SmallPrologue<S>& prologue;
+  const Prologue<S>& prologue;
   S* packed = nullptr;
   int64_t first = 0;  // chunk of what is packed
 
@@ -422,13 +387,13 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* 
 }
 
 template <class T, class S>
-void wgrad_typed(const Pending& input, const PendingGradient& grad, const Convolution& conv, const Tensor& grad_weight) {
+void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
   using A = Compute<S>;
-  const Tensor &small = conv.transposed ? input.input : grad.grad, &large = conv.transposed ? grad.grad : input.input;
+  const Pending &on_small = conv.transposed ? input : grad, &on_large = conv.transposed ? grad : input;
+  const Tensor &small = on_small.input, &large = on_large.input;
   const auto c = correlation_of<S>(small, large, grad_weight, conv);
   const int64_t across = c.units_across(), units = c.units_down() * across;
-  const auto prologue = conv.transposed ? SmallPrologue<S>(input, c.small_blocks * c.tile_rows) : SmallPrologue<S>(grad);
-  const Pending on_large = conv.transposed ? Pending::nothing_on(large) : input;
+  const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
   // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
   const bool is_shared = units > 1;
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
@@ -462,10 +427,9 @@ void wgrad_typed(const Pending& input, const PendingGradient& grad, const Convol
 
 }  // namespace
 
-void wgrad(Engine engine, const Pending& input, const PendingGradient& grad, const Convolution& conv,
-           const Tensor& grad_weight) {
-  if (engine == Engine::winograd) return winograd_wgrad(input, grad.grad, conv, grad_weight);
-  if (engine == Engine::matmul) return matmul_wgrad(input.input, grad.grad, conv, grad_weight);
+void wgrad(Engine engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
+  if (engine == Engine::winograd) return winograd_wgrad(input, grad.input, conv, grad_weight);
+  if (engine == Engine::matmul) return matmul_wgrad(input.input, grad.input, conv, grad_weight);
   dispatch_packed("conv", input.input.scalar_type(), [&](auto element, auto packed) {
     using T = decltype(element);
     using S = decltype(packed);
