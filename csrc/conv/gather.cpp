@@ -21,7 +21,7 @@ constexpr int64_t kEven = 16;                  // pixels that a tile wants evenl
 constexpr int64_t kLeftBytes = 1024 * 1024;  // of an item: in a second-level cache, beside what passes through it
 constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay there too
 
-// What is computed at a time: some whole images where they are small, a band of rows of one where they are not.
+// What is computed at a time: some whole images where they are small, a band of rows of some where they are not.
 struct Items {
   int64_t images, rows;   // of one item
   int64_t bands;          // of an image
@@ -30,16 +30,16 @@ struct Items {
 
 // Which images lie side by side changes no sum, so that the cache may decide it.
 Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
-  constexpr int64_t kPixels = 256;  // enough for a weight to be worth fetching
+  constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
   const int64_t rows = g.y.most(), columns = g.x.most();
-  const auto bytes = [&](int64_t rows) { return g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
-  Items items{1, rows, 1, 0};
-  if (bytes(rows) > kLeftBytes) {
-    while (items.rows > 1 && bytes(items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
-  } else {
-    // As many as fill whole groups of pixels that lie evenly spaced (Layout).
-    const int64_t even = kEven / std::gcd(kEven, columns), wanted = round_up(divide_up(kPixels, rows * columns), even);
-    items.images = std::clamp<int64_t>(kLeftBytes / bytes(rows) / even * even, 1, std::min(batch, wanted));
+  const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
+  // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
+  const int64_t even = std::min(kEven / std::gcd(kEven, columns), batch);
+  Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
+  while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
+  if (items.rows == rows) {
+    const int64_t wanted = std::min(batch, round_up(divide_up(kPixels, rows * columns), even));
+    items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
   }
   items.bands = divide_up(rows, items.rows);
   items.count = divide_up(batch, items.images) * items.bands;
