@@ -9,7 +9,7 @@
 #include "conv/fetch.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
-#include "conv/plan.h"
+#include "conv/panels.h"
 #include "conv/prologue.h"
 #include "conv/scatter.h"
 #include "conv/winograd.h"
@@ -21,102 +21,7 @@ constexpr int64_t kEven = 16;                  // pixels that a tile wants evenl
 constexpr int64_t kLeftBytes = 1024 * 1024;  // of an item: in a second-level cache, beside what passes through it
 constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay there too
 
-// The right operands of all phases and column blocks, one after another.
-template <class S>
-struct Panels {
-  const S* data;
-  int64_t bytes;
-  int64_t blocks, channels;  // column blocks; channels padded to whole steps
-  std::vector<int64_t> at;   // [phases], of the phase's first block
-  std::vector<int64_t> size;  // [phases], of one block
-  const S* panel(int64_t phase, int64_t block) const { return data + at[phase] + block * size[phase]; }
-};
-
-struct Gather {
-  Axis y, x;
-  int out_dim;  // of the weight: that of the channels written
-  bool in_patches = false;  // one tap: all that an output reads is packed side by side (patches_of)
-  int64_t phases() const { return static_cast<int64_t>(y.phases.size() * x.phases.size()); }
-  const Phase& phase_y(int64_t phase) const { return y.phases[phase / x.phases.size()]; }
-  const Phase& phase_x(int64_t phase) const { return x.phases[phase % x.phases.size()]; }
-};
-
-Gather gather_of(const Tensor& weight, const Convolution& conv, bool backward, const Tensor& output) {
-  const bool transposed = conv.transposed != backward;
-  const auto axis = transposed ? transposed_axis : convolution_axis;
-  const auto along = [&](int dim) {
-    return axis(output.size(2 + dim), weight.size(2 + dim), conv.stride[dim], conv.padding[dim], conv.dilation[dim]);
-  };
-  return {along(0), along(1), transposed ? 1 : 0};
-}
-
-template <class T, class S>
-Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
-  const auto& tile = tile_of<S>();
-  const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim);
-  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}};
-  std::vector<std::vector<int64_t>> segments(g.phases());
-  int64_t total = 0;
-  for (int64_t phase = 0; phase < g.phases(); ++phase) {
-    for (const auto& y : g.phase_y(phase).taps) {
-      for (const auto& x : g.phase_x(phase).taps) {
-        segments[phase].push_back(y.kernel * weight.stride(2) + x.kernel * weight.stride(3));
-      }
-    }
-    panels.at.push_back(total);
-    panels.size.push_back(static_cast<int64_t>(segments[phase].size()) * panels.channels * tile.columns);
-    total += panels.size[phase] * panels.blocks;
-  }
-  S* const data = scratch<S, 0>(total);
-  const T* const from = fastgan::data<T>(weight);
-  torch::stable::parallel_for(0, g.phases() * panels.blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t phase = i / panels.blocks, first = i % panels.blocks * tile.columns;
-      packing<T, S>().columns(from + first * weight.stride(g.out_dim), segments[phase].data(), segments[phase].size(), ins,
-                              weight.stride(1 - g.out_dim), std::min<int64_t>(tile.columns, outs - first),
-                              weight.stride(g.out_dim), panels.channels, tile.columns, tile.step,
-                              data + panels.at[phase] + i % panels.blocks * panels.size[phase]);
-    }
-  });
-  panels.data = data;
-  panels.bytes = total * static_cast<int64_t>(sizeof(S));
-  return panels;
-}
-
-// A few channels would be padded to a whole step in every tap. Instead all that an output reads is packed side by side, [tap][channel],
-// and what is left is a convolution of single pixels.
-bool suit_patches(const Gather& g, int64_t ins, int64_t depth) {
-  return g.phases() == 1 && ins * 4 <= depth && !g.phase_y(0).taps.empty() && !g.phase_x(0).taps.empty() && g.phase_x(0).is_consecutive();
-}
-
-Gather patches_of(const Gather& g) {
-  return {convolution_axis(g.y.most(), 1, 1, 0, 1), convolution_axis(g.x.most(), 1, 1, 0, 1), g.out_dim, true};
-}
-
-template <class T, class S>
-Panels<S> pack_patch_weight(const Gather& g, const Tensor& weight) {
-  const auto& tile = tile_of<S>();
-  const auto &ys = g.phase_y(0).taps, &xs = g.phase_x(0).taps;
-  const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim), out = weight.stride(g.out_dim);
-  const int64_t length = static_cast<int64_t>(ys.size() * xs.size()) * ins, depth = round_up(length, tile.depth);
-  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), depth, {0}, {depth * tile.columns}};
-  const int64_t total = panels.blocks * panels.size[0];
-  S* const data = scratch<S, 0>(total);
-  std::fill_n(data, total, S{});
-  for (int64_t k = 0; k < length; ++k) {
-    const int64_t tap = k / ins, y = ys[tap / xs.size()].kernel, x = xs[tap % xs.size()].kernel;
-    const T* const from = fastgan::data<T>(weight) + y * weight.stride(2) + x * weight.stride(3) + k % ins * weight.stride(1 - g.out_dim);
-    S* const to = data + k / tile.step * tile.columns * tile.step + k % tile.step;
-    for (int64_t n = 0; n < outs; ++n) {
-      to[n / tile.columns * panels.size[0] + n % tile.columns * tile.step] = from_compute<S>(static_cast<Compute<S>>(to_compute(from[n * out])));
-    }
-  }
-  panels.data = data;
-  panels.bytes = total * static_cast<int64_t>(sizeof(S));
-  return panels;
-}
-
-// What is computed at a time: some whole images where they are small, a band of rows of one where they are not.
+// What is computed at a time: some whole images where they are small, a band of rows of some where they are not.
 struct Items {
   int64_t images, rows;   // of one item
   int64_t bands;          // of an image
@@ -125,16 +30,16 @@ struct Items {
 
 // Which images lie side by side changes no sum, so that the cache may decide it.
 Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
-  constexpr int64_t kPixels = 256;  // enough for a weight to be worth fetching
+  constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
   const int64_t rows = g.y.most(), columns = g.x.most();
-  const auto bytes = [&](int64_t rows) { return g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
-  Items items{1, rows, 1, 0};
-  if (bytes(rows) > kLeftBytes) {
-    while (items.rows > 1 && bytes(items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
-  } else {
-    // As many as fill whole groups of pixels that lie evenly spaced (Layout).
-    const int64_t even = kEven / std::gcd(kEven, columns), wanted = round_up(divide_up(kPixels, rows * columns), even);
-    items.images = std::clamp<int64_t>(kLeftBytes / bytes(rows) / even * even, 1, std::min(batch, wanted));
+  const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
+  // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
+  const int64_t even = std::min(kEven / std::gcd(kEven, columns), batch);
+  Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
+  while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
+  if (items.rows == rows) {
+    const int64_t wanted = std::min(batch, round_up(divide_up(kPixels, rows * columns), even));
+    items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
   }
   items.bands = divide_up(rows, items.rows);
   items.count = divide_up(batch, items.images) * items.bands;
@@ -385,13 +290,13 @@ class PhaseProducts {
       product(tile_.gemm);
     }
     if (is_last) {
-      packing<T, S>().store[output_.activation](sums, tile_.columns, pixels,
-                                                std::min<int64_t>(tile_.columns, output_.channels - channel),
-                                                output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);
+      packing_.store[output_.activation](sums, tile_.columns, pixels, std::min<int64_t>(tile_.columns, output_.channels - channel),
+                                         output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);
     }
   }
 
   const Tile<S>& tile_ = tile_of<S>();
+  const Packing<T, S>& packing_ = packing<T, S>();
   const Places& places_;
   const S* const left_;
   const Output<S>& output_;

@@ -3,7 +3,7 @@
 // A step of k is four multiplications of 16 cycles; it loads 64 lines of 64 bytes, which two load ports do in 32 cycles where the
 // lines are in the first-level cache. So multiplication bounds it as long as they are, and callers hand over some hundreds of k at a
 // time: 256 of k are 16 KiB of A and 16 of B. Rows of A that are not evenly spaced, in each half, are copied, which takes longer than
-// their products. Fetching lines in here was slower than leaving it to the hardware.
+// their products.
 #include "conv/tile.h"
 
 #if FASTGAN_EMULATE_AMX || (FASTGAN_X86 && (__has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>)))
