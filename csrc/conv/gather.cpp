@@ -63,15 +63,13 @@ void pack_images(const Tensor& input, int64_t first, const Window& window, const
   const auto& pack = packing<T, S>();
   const Image shape = image_of(input);
   if (to.is_plain()) {
-    pack.pixels(data<T>(input) + first * input.stride(0), shape, window, to.channels, out);
-    return prologue.apply(first, shape, window, out);
+    return prologue.pack(data<T>(input) + first * input.stride(0), first, shape, window, out);
   }
   S* const line = scratch<S, 13>(window.width * to.channels);
   for (int64_t y = 0; y < window.height; ++y, out += to.row()) {
     const Window one{window.top, window.left, window.first + y, 1, window.width};
     for (int64_t i = 0; i < to.images; ++i) {
-      pack.pixels(data<T>(input) + (first + i) * input.stride(0), shape, one, to.channels, line);
-      prologue.apply(first + i, shape, one, line);
+      prologue.pack(data<T>(input) + (first + i) * input.stride(0), first + i, shape, one, line);
       pack.deal(line, window.width, to.channels, to.read, to.remainder(), to.pixel(), out + i * to.channels);
     }
   }
@@ -90,8 +88,7 @@ void pack_patches(const Gather& whole, const Tensor& input, int64_t first, int64
   for (const auto& y : ys) starts.push_back((y.offset + whole.y.before) * line + (xs[0].offset + whole.x.before) * shape.channels);
   S* const pixels = scratch<S, 13>(window.height * line + kSparePatch);
   for (int64_t i = 0; i < to.images; ++i) {
-    pack.pixels(data<T>(input) + (first + i) * input.stride(0), shape, window, shape.channels, pixels);
-    prologue.apply(first + i, shape, window, pixels);
+    prologue.pack(data<T>(input) + (first + i) * input.stride(0), first + i, shape, window, pixels);
     for (int64_t y = 0; y < rows; ++y) {
       pack.patches(pixels + y * whole.y.read * line, to.columns, whole.x.read * shape.channels, starts.data(), ys.size(),
                    static_cast<int64_t>(xs.size()) * shape.channels, to.channels, to.pixel(), out + y * to.row() + i * to.channels);

@@ -48,40 +48,18 @@ class Prologue {
 
   explicit operator bool() const { return forward_ || is_gradient(); }  // whether anything is pending
 
-  // To what Packing::pixels has made of one image. Padding pixels stay zero: they are the activation's, or its gradient's. What
-  // becomes of padding channels meets zeros in the other operand.
-  void apply(int64_t image, const Image& of, const Window& window, S* pixels) const {
-    if (!*this) return;
-    const int64_t top = std::clamp<int64_t>(window.top - window.first, 0, window.height);
-    const int64_t bottom = std::clamp<int64_t>(window.top - window.first + of.height, top, window.height);
-    const int64_t left = std::clamp<int64_t>(window.left, 0, window.width);
-    const int64_t right = std::clamp<int64_t>(window.left + of.width, left, window.width);
-    const int64_t length = (right - left) * padded_, line = window.width * padded_;
-    const bool is_one_piece = length == line;
-    const int64_t pieces = is_one_piece ? std::min<int64_t>(1, bottom - top) : bottom - top;
-    const int64_t size = is_one_piece ? (bottom - top) * line : length;
-    // Another tensor's pixels: where they lie, if they lie as these do, or packed alike.
-    const S* others = nullptr;
-    int64_t apart = line;
-    if (is_gradient() && pieces > 0) {
-      const S* const from = values_of_output_ + image * image_stride_;
-      if (output_.channel_stride == 1 && output_.pixel_stride == padded_ && output_.row_stride == output_.width * padded_) {
-        others = from + (window.first + top - window.top) * output_.row_stride + (left - window.left) * padded_;
-        apart = output_.row_stride;
-      } else {
-        S* const packed = scratch<S, 15>(window.height * line);
-        packing<S, S>().pixels(from, output_, window, padded_, packed);
-        others = packed + top * line + left * padded_;
+  // Packing::pixels of an image of the tensor, with what is pending done. `pixels`: the image's, from channel `first` on. Padding pixels
+  // stay zero: they are the activation's, or its gradient's. What becomes of padding channels meets zeros in the other operand.
+  template <class T>
+  void pack(const T* pixels, int64_t image, const Image& of, const Window& window, S* out) const {
+    if constexpr (std::is_same_v<T, S>) {
+      if (*this && lies_packed(of)) {
+        clear_borders(of, window, out);
+        return run(image, of, window, pixels, out);
       }
     }
-    const A* const at = values_.data() + image / images_a_set_ * kArrays * period_;
-    const batch_norm_act::Parameters<A> parameters{at, at + period_, at + 2 * period_, slope_};
-    for (int64_t y = 0; y < pieces; ++y) {
-      S* const to = pixels + (top + y) * line + left * padded_;
-      if (forward_) forward_(to, to, size, period_, parameters);
-      if (gradient_) gradient_(to, others + y * apart, to, size, period_, parameters, at + 3 * period_, at + 4 * period_);
-      if (activation_gradient_) activation_gradient_(to, others + y * apart, to, size, slope_);
-    }
+    packing<T, S>().pixels(pixels, of, window, padded_, out);
+    if (*this) run(image, of, window, nullptr, out);
   }
 
  private:
@@ -90,6 +68,68 @@ class Prologue {
   static constexpr int64_t kArrays = 5;
 
   bool is_gradient() const { return gradient_ || activation_gradient_; }
+
+  // Whether an image's rows are already what pixels() would make of them.
+  bool lies_packed(const Image& of) const {
+    return of.channel_stride == 1 && of.pixel_stride == padded_ && of.channels == padded_ && of.row_stride == of.width * padded_;
+  }
+
+  // The part of a window that is in the image.
+  struct Inside {
+    int64_t top, bottom, left, right;
+    Inside(const Image& of, const Window& window)
+        : top(std::clamp<int64_t>(window.top - window.first, 0, window.height)),
+          bottom(std::clamp<int64_t>(window.top - window.first + of.height, top, window.height)),
+          left(std::clamp<int64_t>(window.left, 0, window.width)),
+          right(std::clamp<int64_t>(window.left + of.width, left, window.width)) {}
+  };
+
+  void clear_borders(const Image& of, const Window& window, S* out) const {
+    const Inside in(of, window);
+    const int64_t line = window.width * padded_;
+    std::fill_n(out, in.top * line, S{});
+    for (int64_t y = in.top; y < in.bottom; ++y) {
+      std::fill_n(out + y * line, in.left * padded_, S{});
+      std::fill(out + y * line + in.right * padded_, out + (y + 1) * line, S{});
+    }
+    std::fill(out + in.bottom * line, out + window.height * line, S{});
+  }
+
+  // From the image, or, where that is null, in place.
+  void run(int64_t image, const Image& of, const Window& window, const S* from, S* out) const {
+    const Inside in(of, window);
+    const int64_t length = (in.right - in.left) * padded_, line = window.width * padded_;
+    // Where a window's rows are an image's, they are one piece.
+    const int64_t rows = in.bottom - in.top, pieces = length == line ? std::min<int64_t>(1, rows) : rows;
+    const int64_t size = length == line ? rows * line : length;
+    if (size == 0 || pieces == 0) return;
+    const int64_t first_row = window.first + in.top - window.top, first_column = in.left - window.left;
+    out += in.top * line + in.left * padded_;
+    const auto rows_of = [&](const S* pixels, const Image& shape) { return pixels + first_row * shape.row_stride + first_column * padded_; };
+    if (from) from = rows_of(from, of);
+    // Another tensor's pixels: where they lie, if they lie packed, or packed alike.
+    const S* others = nullptr;
+    int64_t others_apart = line;
+    if (is_gradient()) {
+      others = values_of_output_ + image * image_stride_;
+      if (lies_packed(output_)) {
+        others = rows_of(others, output_), others_apart = output_.row_stride;
+      } else {
+        S* const packed = scratch<S, 15>(window.height * line);
+        packing<S, S>().pixels(others, output_, window, padded_, packed);
+        others = packed + in.top * line + in.left * padded_;
+      }
+    }
+    const A* const at = values_.data() + image / images_a_set_ * kArrays * period_;
+    const Parameters parameters{at, at + period_, at + 2 * period_, slope_};
+    for (int64_t y = 0; y < pieces; ++y) {
+      S* const to = out + y * line;
+      const S *const here = from ? from + y * of.row_stride : to, *const other = others + y * others_apart;
+      if (forward_) forward_(here, to, size, period_, parameters);
+      if (gradient_) gradient_(here, other, to, size, period_, parameters, at + 3 * period_, at + 4 * period_);
+      if (activation_gradient_) activation_gradient_(here, other, to, size, slope_);
+    }
+  }
 
   const int64_t padded_;
   void (*forward_)(const S*, S*, int64_t, int64_t, const Parameters&) = nullptr;

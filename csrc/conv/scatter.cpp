@@ -254,8 +254,7 @@ const S* lines_of(const Taps& taps, const Tensor& input, int64_t first_image, in
   for (int64_t i = 0; i < images; ++i) {
     const Window window{0, 0, rows.first, rows.count, shape.width};
     S* const to = left + i * in_image * taps.depth;
-    packing<T, S>().pixels(from + i * input.stride(0), shape, window, taps.depth, to);
-    prologue.apply(first_image + i, shape, window, to);
+    prologue.pack(from + i * input.stride(0), first_image + i, shape, window, to);
   }
   return left;
 }

@@ -151,8 +151,7 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
   S* const pixels = scratch<S, 1>(chunk.images * image_size);
   for (int64_t i = 0; i < chunk.images; ++i) {
     const int64_t image = chunk.first_image + i;
-    packing<T, S>().pixels(data<T>(small) + image * small.stride(0), c.small, window, padded, pixels + i * image_size);
-    prologue.apply(image, c.small, window, pixels + i * image_size);
+    prologue.pack(data<T>(small) + image * small.stride(0), image, c.small, window, pixels + i * image_size);
   }
   segments_of(image_size, row_size);
   packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, padded, c.small.channels, 1, c.extent, c.line(), out);
@@ -206,9 +205,8 @@ class Right {
     Image some = c_.large;
     some.channels = std::min(channels, c_.large.channels - first);
     for (int64_t i = 0; i < chunk.images; ++i) {
-      packing<T, S>().pixels(data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride,
-                             some, window, channels, window_ + i * image_size_);
-      prologue_.apply(chunk.first_image + i, some, window, window_ + i * image_size_);
+      const T* const from = data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride;
+      prologue_.pack(from, chunk.first_image + i, some, window, window_ + i * image_size_);
     }
   }
 

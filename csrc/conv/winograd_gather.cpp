@@ -71,8 +71,7 @@ void transform_inputs(const Products& p, const Tensor& input, const Prologue<flo
       const int64_t image = item / bands, first = item % bands * rows, last = std::min(p.tiles_y, first + rows);
       const Window window{p.y.before, p.x.before, first * m * p.y.read_step, p.y.span(last - first, m), width};
       float* const pixels = scratch<float, 1>(window.height * width * p.channels);
-      packing<T, float>().pixels(data<T>(input) + (first_image + image) * image_stride, shape, window, p.channels, pixels);
-      prologue.apply(first_image + image, shape, window, pixels);
+      prologue.pack(data<T>(input) + (first_image + image) * image_stride, first_image + image, shape, window, pixels);
       for (int64_t phase = 0; phase < p.phases(); ++phase) {
         float* const to = out + (p.to_large ? phase * p.count() * plane : phase * p.channels);
         for (int64_t ty = first; ty < last; ++ty) {

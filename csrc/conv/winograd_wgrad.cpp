@@ -37,8 +37,7 @@ void transform_small(const Correlation& c, const Tensor& small, const Prologue<f
   const int64_t height = c.tiles_y * m, width = c.tiles_x * m;
   float* const pixels = scratch<float, 1>(height * width * c.small_channels);
   const Window window{0, 0, 0, height, width};
-  packing<T, float>().pixels(data<T>(small) + image * small.stride(0), image_of(small), window, c.small_channels, pixels);
-  prologue.apply(image, image_of(small), window, pixels);
+  prologue.pack(data<T>(small) + image * small.stride(0), image, image_of(small), window, pixels);
   for (int64_t t = 0; t < c.tiles(); ++t) {
     const int64_t y = t / c.tiles_x * m, x = t % c.tiles_x * m;
     c.winograd.grads(pixels + (y * width + x) * c.small_channels, width * c.small_channels, c.small_channels, columns,
@@ -56,8 +55,7 @@ void transform_large(const Correlation& c, const Tensor& large, const Prologue<f
   Image part = image_of(large);
   part.channels = std::min(c.block, part.channels - channel);
   const Window window{c.y.before, c.x.before, 0, height, width};
-  packing<T, float>().pixels(data<T>(large) + image * large.stride(0) + channel * large.stride(1), part, window, c.block, pixels);
-  prologue.apply(image, part, window, pixels);
+  prologue.pack(data<T>(large) + image * large.stride(0) + channel * large.stride(1), image, part, window, pixels);
   int64_t panel = 0;
   for (const auto& py : c.y.phases) {
     for (const auto& px : c.x.phases) {
