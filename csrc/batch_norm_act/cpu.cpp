@@ -177,13 +177,12 @@ Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
 }  // namespace
 
 template <class T>
-void row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result) {
+void add_row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result) {
   using A = Compute<T>;
   const Runs runs(Geometry{1, 1, channels, count, true});
   std::vector<A> lanes(3 * runs.period());
   std::vector<double> means(channels), squares(channels);
   A *const origin = lanes.data(), *const mean = origin + runs.period(), *const square = mean + runs.period();
-  std::fill_n(result, channels, ChannelMoments{});
   for (int64_t run = 0; run < runs.size(); ++run) {
     const T* const from = rows + runs.offset(run);
     const int64_t length = runs.length(run);
@@ -192,10 +191,10 @@ void row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments*
     for (int64_t c = 0; c < channels; ++c) result[c].add({static_cast<double>(length), means[c], squares[c]});
   }
 }
-template void row_moments<float>(const float*, int64_t, int64_t, ChannelMoments*);
-template void row_moments<double>(const double*, int64_t, int64_t, ChannelMoments*);
-template void row_moments<BFloat16>(const BFloat16*, int64_t, int64_t, ChannelMoments*);
-template void row_moments<Half>(const Half*, int64_t, int64_t, ChannelMoments*);
+template void add_row_moments<float>(const float*, int64_t, int64_t, ChannelMoments*);
+template void add_row_moments<double>(const double*, int64_t, int64_t, ChannelMoments*);
+template void add_row_moments<BFloat16>(const BFloat16*, int64_t, int64_t, ChannelMoments*);
+template void add_row_moments<Half>(const Half*, int64_t, int64_t, ChannelMoments*);
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
                       bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& chunks) {

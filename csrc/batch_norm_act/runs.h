@@ -202,9 +202,9 @@ struct ChannelMoments {
   }
 };
 
-// Of `count` rows of `channels` that lie together.
+// Those of `count` rows of `channels` that lie together.
 template <class T>
-void row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result);
+void add_row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result);
 
 // body(first element, elements) over n elements that have no channels.
 template <class Body>

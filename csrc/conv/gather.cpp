@@ -211,7 +211,7 @@ struct Ahead {
 template <class T>
 class ItemMoments {
  public:
-  // Where an item is a piece of memory that lies in one group of the batch and has all channels; otherwise nothing is taken.
+  // Where an item lies in one group of the batch and has all channels; otherwise nothing is taken.
   ItemMoments(const Gather& g, const Items& items, int64_t shares, int64_t batch_groups, const Tensor& output) : g_(g), output_(output) {
     if (batch_groups == 0 || shares > 1 || !is_channels_last(output) || items.count % batch_groups != 0) return;
     if (output.size(0) / batch_groups % items.images != 0) return;
@@ -222,9 +222,14 @@ class ItemMoments {
   void take(int64_t item, int64_t first_image, int64_t images, int64_t first_row, int64_t rows) const {
     if (!moments_) return;
     const int64_t top = first_row * g_.y.step, bottom = std::min(output_.size(2), (first_row + rows) * g_.y.step);
-    const int64_t channels = output_.size(1), pixels = images * (bottom - top) * output_.size(3);
-    batch_norm_act::row_moments(data<T>(output_) + first_image * output_.stride(0) + top * output_.size(3) * channels, pixels, channels,
-                                to_ + item * channels);
+    const int64_t channels = output_.size(1), pixels = (bottom - top) * output_.size(3);
+    const T* const from = data<T>(output_) + first_image * output_.stride(0) + top * output_.size(3) * channels;
+    auto* const to = to_ + item * channels;
+    std::fill_n(to, channels, batch_norm_act::ChannelMoments{});
+    const int64_t pieces = bottom - top == output_.size(2) ? 1 : images;  // whole images are one
+    for (int64_t i = 0; i < pieces; ++i) {
+      batch_norm_act::add_row_moments(from + i * output_.stride(0), pixels * images / pieces, channels, to);
+    }
   }
 
   const OptionalTensor& result() const { return moments_; }

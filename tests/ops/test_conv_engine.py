@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -45,7 +46,15 @@ LAYERS = {
     "many_images_to_few_channels": (70, 3, (5, 7), 4, 2, 1, 1, 0, True),
 }
 BATCHES = {name: 37 for name in LAYERS if name.startswith("many")}  # of others: 3
-LIMITS = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+# Of input and weight: how far from float64 a result may be.
+DTYPES = {
+    (torch.float64, torch.float64): 1e-13,
+    (torch.float32, torch.float32): 4e-6,
+    (torch.bfloat16, torch.bfloat16): 4e-3,
+    (torch.bfloat16, torch.float32): 4e-3,  # autocast's own weights, where kernels round them
+    (torch.float16, torch.float16): 5e-4,
+}
+BLOCKS = ("64to128", "128to64", "many_images", "many_images_transposed", "many_images_of_few_channels", "large_image")
 
 
 def pending_on(x: torch.Tensor) -> tuple:
@@ -60,13 +69,13 @@ def check_every_layer() -> None:
     """Run in a process of its own, because the choice of engine is read once."""
     _native.reset_counters()
     for name, (ins, outs, size, kernel, stride, padding, dilation, more, transposed) in LAYERS.items():
-        for dtype, limit in LIMITS.items():
+        for (dtype, weight_dtype), limit in DTYPES.items():
             for format in (torch.contiguous_format, torch.channels_last):
                 torch.manual_seed(0)
                 pending = format is torch.channels_last and dtype in (torch.float32, torch.bfloat16)
                 x = torch.randn(BATCHES.get(name, 3), ins, *size, dtype=torch.float64)
                 w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=torch.float64)
-                x, w = (t.to(dtype).contiguous(memory_format=format) for t in (x, w))
+                x, w = (t.contiguous(memory_format=format) for t in (x.to(dtype), w.to(weight_dtype)))
                 dims = [(o, o) for o in (stride, padding, dilation)]
                 convolve = F.conv_transpose2d if transposed else F.conv2d
                 options = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -85,7 +94,9 @@ def check_every_layer() -> None:
                 grads = backward(grad, found, None, None, None, None, False, 0, 0.0, *source, w, *middle, 3)
                 for value, expected in zip((found, *grads[:2]), truths, strict=True):
                     error = relative_error(value, expected)
-                    assert error <= limit, (name, dtype, format, error)
+                    assert error <= limit, (name, dtype, weight_dtype, format, error)
+                assert [t.dtype for t in (found, *grads[:2])] == [dtype, dtype, weight_dtype]
+    check_blocks()
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
     engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
@@ -94,6 +105,44 @@ def check_every_layer() -> None:
     assert len(isas) == 1 and (isas == {"amx"}) == (_C.cpu_isa() == "amx"), counters
     for name in ("forward", "backward_dgrad", "backward_wgrad"):
         assert any(f"/{name}_winograd_float32" in kernel for kernel in counters), counters
+
+
+def check_blocks() -> None:
+    """Statistics taken item by item, and the gradients of batch-norm and activation, which are taken in packing."""
+
+    def same(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    limits = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # a value that rounds across the kink weighs the most
+    for name in BLOCKS:
+        ins, outs, size, kernel, stride, padding, *_, transposed = LAYERS[name]
+        convolve = ops.conv_transpose_bn_act if transposed else ops.conv_bn_act
+        reference = ops.conv_transpose_bn_act_reference if transposed else ops.conv_bn_act_reference
+        for (dtype, limit), groups, batch_norm in product(limits.items(), (1, 2), (True, False)):
+            torch.manual_seed(0)
+            batch = 36 if name in BATCHES else 4
+            x = torch.randn(batch, ins, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=dtype) * 0.1
+            norm = torch.randn(4, outs) if batch_norm else [None] * 4
+            results = []
+            for function, convert in ((convolve, same), (reference, same), (reference, torch.Tensor.double)):
+                leaves = [convert(t).detach().clone().requires_grad_() for t in (x, w)]
+                scale, shift, mean, var = (t if t is None else convert(t.clone()) for t in norm)
+                if batch_norm:
+                    leaves += [scale.requires_grad_(), shift.requires_grad_()]
+                    var = var.abs()
+                options = {"stride": stride, "padding": padding, "activation": "leaky_relu", "negative_slope": 0.2}
+                options |= {"bn_weight": scale, "bn_bias": shift, "running_mean": mean, "running_var": var}
+                options |= {"batch_norm": batch_norm, "batch_groups": groups if batch_norm else 1}
+                output = function(*leaves[:2], **options)
+                torch.manual_seed(1)
+                wanted = torch.randn(output.shape, dtype=torch.float64).to(dtype).to(output.dtype)
+                only = torch.autograd.grad(output, leaves[1], wanted, retain_graph=True)  # without the input's
+                both = torch.autograd.grad(output, leaves, wanted)
+                results.append([output, *only, *both, *((mean, var) if batch_norm else ())])
+            for value, eager, truth in zip(*results, strict=True):
+                error, allowed = relative_error(value, truth), max(limit, 1.2 * relative_error(eager, truth))
+                assert error <= allowed, (name, dtype, groups, batch_norm, error, allowed)
 
 
 @pytest.mark.parametrize("isa", ["amx", "avx512", "avx2", "scalar"])
