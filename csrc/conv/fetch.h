@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "common/tensor.h"
 #include "conv/pack.h"
@@ -42,6 +43,16 @@ class Fetch {
   }
 
   int64_t lines() const { return counts_[0] * counts_[1] * counts_[2] * ((bytes_ + kCacheLine - 1) / kCacheLine); }
+
+  // So many of the next lines, or as many as lie one after the other, for somebody else to ask for: where, and how many bytes.
+  std::pair<const void*, int64_t> take(int64_t lines) {
+    if (lines <= 0 || !next_) return {nullptr, 0};
+    const char* const from = next_ + at_;
+    const int64_t bytes = std::min(lines * kCacheLine, bytes_ - at_);
+    at_ += bytes;
+    if (at_ >= bytes_) at_ = 0, advance(2);
+    return {from, bytes};
+  }
 
   void ask(int64_t lines) {
     for (; lines > 0 && next_; --lines) {

@@ -283,13 +283,26 @@ void columns_within_of(const T* in, const int64_t* segments, int64_t segment_cou
     if (s + kSegmentsAhead < segment_count && segments[s + kSegmentsAhead] != kNoSegment) {
       for (int64_t k = begin; k < end; ++k) __builtin_prefetch(in + (segments[s + kSegmentsAhead] + k * k_stride));
     }
-    for (int64_t k = 0; k < extent; k += step) {
-      if constexpr (step == 2) {
-        pair_rows(row(k), row(k + 1), column_count, out + k * columns);
-      } else {
-        copy(row(k), column_count, out + k * columns);
+    int64_t k = 0;
+    const auto some = [&](int64_t until) {
+      for (; k < until; k += step) {
+        if constexpr (step == 2) {
+          pair_rows(row(k), row(k + 1), column_count, out + k * columns);
+        } else {
+          copy(row(k), column_count, out + k * columns);
+        }
+      }
+    };
+    if constexpr (step == 2) {  // whole lines without a question asked: segments may be one step long
+      if (column_count == kMaxTileColumns) {
+        some(std::min(begin, extent));
+        const T* from = in + (segments[s] + k * k_stride);
+        for (; k + step <= end; k += step, from += step * k_stride) {
+          pair_rows(from, from + k_stride, kMaxTileColumns, out + k * kMaxTileColumns);
+        }
       }
     }
+    some(extent);
   }
 }
 

@@ -47,6 +47,10 @@ struct Tile : TileRows<S> {
   // that come from far away hold up those that the product reads.
   void (*gemm_fetching)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
                         bool add, A* out, const void* next, int64_t bytes) = nullptr;
+  // The same, where there is one or not, with each segment of b `apart` from the one before: extent * columns, where they follow each
+  // other. If they do not, extent has to be a multiple of depth, and rows evenly spaced.
+  void (*gemm_apart)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
+                     int64_t apart, bool add, A* out, const void* next, int64_t bytes) = nullptr;
 
   // What the next of `left` rows go to, so that few spare ones are computed.
   const TileRows<S>& next(int64_t left) const {

@@ -85,8 +85,8 @@ struct Collect {
   }
 };
 
-FASTGAN_AMX void gemm_fetching(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count,
-                               int64_t extent, const BFloat16* b, bool add, float* out, const void* next, int64_t bytes) {
+FASTGAN_AMX void gemm_apart(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
+                            const BFloat16* b, int64_t apart, bool add, float* out, const void* next, int64_t bytes) {
   float *const lower_out = out + kSide * kColumns;
   if (add) {
     _tile_loadd(0, out, kLineOut);
@@ -110,7 +110,8 @@ FASTGAN_AMX void gemm_fetching(const BFloat16* a, const int64_t* rows, const int
     // Whoever adds up sums in turn has the next ones behind these; they are asked for some lines a step.
     const char *ahead = reinterpret_cast<const char*>(out + kRows * kColumns), *const end = add ? ahead + kSumBytes : ahead;
     static_assert(kSumBytes % (8 * 64) == 0);
-    for (int64_t s = 0; s < segment_count; ++s) {
+    const int64_t skip = apart - extent * kColumns;
+    for (int64_t s = 0; s < segment_count; ++s, b += is_whole ? skip : 0) {
       for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
         if (ahead < end) ahead = fetch_lines<8, 3>(ahead);
         if (bytes > 0) next = fetch_lines<4, 2>(next), bytes -= 4 * 64;
@@ -142,6 +143,11 @@ FASTGAN_AMX void gemm_fetching(const BFloat16* a, const int64_t* rows, const int
   _tile_stored(3, lower_out + kSide, kLineOut);
 }
 
+void gemm_fetching(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
+                   const BFloat16* b, bool add, float* out, const void* next, int64_t bytes) {
+  gemm_apart(a, rows, segments, segment_count, extent, b, extent * kColumns, add, out, next, bytes);
+}
+
 void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
           const BFloat16* b, bool add, float* out) {
   gemm_fetching(a, rows, segments, segment_count, extent, b, add, out, nullptr, 0);
@@ -149,7 +155,7 @@ void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64
 
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_fetching};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_fetching, gemm_apart};
 
 }  // namespace fastgan::conv
 

@@ -75,15 +75,23 @@ struct Sums {
 };
 
 template <class S, int count>
-void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
-          bool add, Compute<S>* out) {
+void gemm_apart(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
+                int64_t apart, bool add, Compute<S>* out, const void* next, int64_t bytes) {
   constexpr int kStep = Multiply<S>::kStep;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(next) + i, 0, 2);
+  const int64_t skip = apart - extent * Sums<S>::kColumns;
   Sums<S, count> sums(add, out);
-  for (int64_t s = 0; s < segment_count; ++s) {
+  for (int64_t s = 0; s < segment_count; ++s, b += skip) {
     const S* at = a + segments[s];
     for (int64_t k = 0; k < extent; k += kStep, at += kStep, b += kStep * Sums<S>::kColumns) sums.step(at, rows, b);
   }
   sums.store_to(out);
+}
+
+template <class S, int count>
+void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
+          bool add, Compute<S>* out) {
+  gemm_apart<S, count>(a, rows, segments, segment_count, extent, b, extent * Sums<S>::kColumns, add, out, nullptr, 0);
 }
 
 template <class S, int count>
@@ -126,6 +134,7 @@ constexpr Tile<S> tile() {
   Tile<S> tile{rows<S, kRows>(), kLanes<Compute<S>> * kVectors, Multiply<S>::kStep, Multiply<S>::kStep,
                {rows<S, kSmaller[0]>(), rows<S, kSmaller[1]>()}};
   if constexpr (Multiply<S>::kStep == 1) tile.gemm_columns = gemm_columns<S>;
+  tile.gemm_apart = gemm_apart<S, kRows>;
   return tile;
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "conv/engine.h"
@@ -15,9 +16,11 @@ namespace {
 // the kernel, `large` is what the kernel slides over. weight: [small's channels, large's channels, kH, kW].
 //
 // It is computed in chunks of some pixels of small, the k of one product for each tap: small's channels are rows, large's are
-// columns. k goes over [row][image][column], so that a tap that reads rows of large further down reads the same packed
-// columns from further on; only taps that read further to the right have columns of their own. A large image of few channels
-// is one matrix of patches instead, with a column for each tap and channel.
+// columns. k goes over [row][column][image], so that a tap that reads large further down or to the right reads the same packed
+// plane from further on: there is one for each place within a stride, a few rows and columns larger than small. Images are as many
+// as a row of k takes to fill whole steps of a tile. Where there are not so many, k goes over [row][image][column], and taps that
+// read further to the right have planes of their own. A large image of few channels is one matrix of patches instead, with a column
+// for each tap and channel.
 constexpr int64_t kDepth = 256;             // k of a chunk, about: a tile's two operands stay in a first-level cache
 constexpr int64_t kSumBytes = 1 << 20;      // of the sums that a chunk adds to: in a second-level cache
 constexpr int64_t kLeastUnits = 8;          // of work for threads: small's and large's channels in blocks, chunks in parts,
@@ -25,22 +28,23 @@ constexpr int64_t kMostParts = 32;          // whose sums are added up at the en
 constexpr int64_t kPartBytes = 2 << 20;     // of all parts' sums, where there are units enough
 constexpr int64_t kPackedBatchBytes = 64 << 20;  // of packed left operands at a time
 
-// Rows of large that lie a stride apart, and how many more than small has a chunk reads.
+// Rows or columns of large from `first` on that lie a stride apart, and how many more than small has a chunk reads.
 struct Residue {
-  int64_t row, more;
+  int64_t first, more;
 };
-// Where a tap reads: the columns packed for it, and the rows of them that it skips. `place` is its number in the weight.
+// Where a tap reads: the plane of two residues, and how many of its rows and columns it skips. `place` is its number in the weight.
 struct TapView {
-  int64_t x, residue, skip, place;
+  int64_t residue[2], skip[2], place;
 };
 
 struct Correlation {
   Image small, large;
   int64_t batch, kernel[2], stride[2], padding[2], dilation[2];
-  int64_t extent;                           // of a row of small, padded
-  int64_t images, rows, groups, bands;      // of a chunk; how many there are along the batch, and along an image
   bool patches;
-  std::vector<Residue> residues;
+  bool images_last;                         // k goes over [row][column][image], otherwise over [row][image][column]
+  int64_t extent;                           // of the last of them, padded
+  int64_t images, rows, groups, bands;      // of a chunk; how many there are along the batch, and along an image
+  std::vector<Residue> residues[2];
   std::vector<TapView> taps;
   int64_t tile_rows, tile_columns;
   int64_t small_blocks, large_blocks;       // of rows and of columns
@@ -48,7 +52,8 @@ struct Correlation {
   int64_t parts, part_chunks;               // of the chunks; of each
 
   int64_t chunks() const { return groups * bands; }
-  int64_t depth() const { return rows * images * extent; }
+  int64_t row_depth(int64_t some_images) const { return (images_last ? small.width : some_images) * extent; }
+  int64_t depth() const { return rows * row_depth(images); }
   int64_t line() const { return depth() + 64 / 2; }  // of left operands: not a power of two, which would share few cache sets
   int64_t left_size() const { return small_blocks * tile_rows * line(); }  // of a chunk
   int64_t sums_size() const { return small_unit * large_unit * static_cast<int64_t>(taps.size()) * tile_rows * tile_columns; }
@@ -59,6 +64,27 @@ struct Correlation {
   int64_t reach(int dim) const { return (kernel[dim] - 1) * dilation[dim]; }
 };
 
+// How k goes, and what a chunk has of it.
+template <class S>
+void set_chunks(Correlation& c) {
+  const auto& tile = tile_of<S>();
+  const int64_t width = c.small.width, height = c.small.height;
+  // So many images last that a row is whole steps of a tile.
+  const int64_t fewest = std::lcm(tile.step, tile.depth / std::gcd<int64_t>(width, tile.depth));
+  c.images_last = !c.patches && c.kernel[1] > 1 && c.small.channel_stride == 1 && fewest <= c.batch && width * fewest <= kDepth;
+  if (c.images_last) {
+    c.images = std::min(fewest * std::max<int64_t>(1, kDepth / (height * width * fewest)), c.batch / fewest * fewest);
+    c.extent = c.images;
+    c.rows = std::min(height, std::max<int64_t>(1, kDepth / (width * c.images)));
+  } else {
+    c.extent = round_up(width, tile.step);
+    c.images = std::clamp<int64_t>(kDepth / (height * c.extent), 1, c.batch);
+    c.rows = std::min(height, std::max<int64_t>(1, kDepth / c.extent));
+  }
+  c.rows = divide_up(height, divide_up(height, c.rows));
+  c.bands = divide_up(height, c.rows), c.groups = divide_up(c.batch, c.images);
+}
+
 template <class S>
 Correlation correlation_of(const Tensor& small, const Tensor& large, const Tensor& weight, const Convolution& conv) {
   const auto& tile = tile_of<S>();
@@ -68,42 +94,39 @@ Correlation correlation_of(const Tensor& small, const Tensor& large, const Tenso
     c.kernel[dim] = weight.size(2 + dim), c.stride[dim] = conv.stride[dim];
     c.padding[dim] = conv.padding[dim], c.dilation[dim] = conv.dilation[dim];
   }
-  c.extent = round_up(c.small.width, tile.step);
-  if (c.small.height * c.extent >= kDepth) {
-    c.images = 1;
-    c.bands = divide_up(c.small.height, std::max<int64_t>(1, kDepth / c.extent));
-    c.rows = divide_up(c.small.height, c.bands);
-    c.bands = divide_up(c.small.height, c.rows);
-  } else {
-    c.rows = c.small.height, c.bands = 1;
-    c.images = std::min(c.batch, kDepth / (c.rows * c.extent));
-  }
-  c.groups = divide_up(c.batch, c.images);
-
   const int64_t taps = c.kernel[0] * c.kernel[1];
-  c.tile_rows = tile.rows, c.tile_columns = tile.columns;
   c.patches = taps > 1 && 2 * c.large.channels <= tile.columns;
+  set_chunks<S>(c);
+  c.tile_rows = tile.rows, c.tile_columns = tile.columns;
   c.small_blocks = divide_up(c.small.channels, tile.rows);
   c.large_blocks = divide_up(c.large.channels * (c.patches ? taps : 1), tile.columns);
   if (c.patches) {
-    c.taps = {{0, 0, 0, 0}};
-    c.residues = {{0, 0}};
+    c.taps = {{}};
+    c.residues[0] = c.residues[1] = {{0, 0}};
   } else {
-    for (int64_t y = 0; y < c.kernel[0]; ++y) {
-      const int64_t row = y * c.dilation[0], skip = row / c.stride[0];
-      size_t residue = 0;
-      while (residue < c.residues.size() && c.residues[residue].row != row % c.stride[0]) ++residue;
-      if (residue == c.residues.size()) c.residues.push_back({row % c.stride[0], 0});
-      c.residues[residue].more = std::max(c.residues[residue].more, skip);
-      for (int64_t x = 0; x < c.kernel[1]; ++x) {
-        c.taps.push_back({x, static_cast<int64_t>(residue), skip, y * c.kernel[1] + x});
+    std::vector<TapView> views[2];  // of one dimension
+    for (int dim = 0; dim < 2; ++dim) {
+      const bool is_shared = dim == 0 || c.images_last;
+      for (int64_t k = 0; k < c.kernel[dim]; ++k) {
+        const int64_t at = k * c.dilation[dim], skip = is_shared ? at / c.stride[dim] : 0, first = at - skip * c.stride[dim];
+        auto& residues = c.residues[dim];
+        size_t residue = 0;
+        while (residue < residues.size() && residues[residue].first != first) ++residue;
+        if (residue == residues.size()) residues.push_back({first, 0});
+        residues[residue].more = std::max(residues[residue].more, skip);
+        views[dim].push_back({{static_cast<int64_t>(residue)}, {skip}, k});
+      }
+    }
+    for (const auto& y : views[0]) {
+      for (const auto& x : views[1]) {
+        c.taps.push_back({{y.residue[0], x.residue[0]}, {y.skip[0], x.skip[0]}, y.place * c.kernel[1] + x.place});
       }
     }
   }
 
-  // Those that read the same columns one after the other, while these are in cache.
+  // Those that read the same plane one after the other, while it is in cache.
   std::sort(c.taps.begin(), c.taps.end(), [](const TapView& a, const TapView& b) {
-    return std::tie(a.x, a.residue, a.skip) < std::tie(b.x, b.residue, b.skip);
+    return std::tie(a.residue[0], a.residue[1], a.skip[0], a.skip[1]) < std::tie(b.residue[0], b.residue[1], b.skip[0], b.skip[1]);
   });
 
   using A = Compute<S>;
@@ -131,20 +154,20 @@ Chunk chunk_at(const Correlation& c, int64_t chunk) {
 // Channels of small by k.
 template <class T, class S>
 void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
-  std::vector<int64_t> segments;
-  const auto segments_of = [&](int64_t image_stride, int64_t row_stride) {
-    segments.clear();
+  const auto lines = [&](auto* from, int64_t image_stride, int64_t row_stride, int64_t pixel_stride, int64_t channel_stride) {
+    std::vector<int64_t> segments;
+    const int64_t count = c.images_last ? c.small.width : chunk.images, stride = c.images_last ? pixel_stride : image_stride;
     for (int64_t y = 0; y < chunk.rows; ++y) {
-      for (int64_t i = 0; i < chunk.images; ++i) segments.push_back(i * image_stride + y * row_stride);
+      for (int64_t i = 0; i < count; ++i) segments.push_back(y * row_stride + i * stride);
     }
+    packing<std::decay_t<decltype(*from)>, S>().lines(
+        from, segments.data(), segments.size(), c.images_last ? chunk.images : c.small.width,
+        c.images_last ? image_stride : pixel_stride, c.small.channels, channel_stride, c.extent, c.line(), out);
   };
   const int64_t padded = c.small_blocks * c.tile_rows;
   if (!prologue) {
-    segments_of(small.stride(0), c.small.row_stride);
-    packing<T, S>().lines(data<T>(small) + chunk.first_image * small.stride(0) + chunk.first_row * c.small.row_stride, segments.data(),
-                          segments.size(), c.small.width, c.small.pixel_stride, c.small.channels, c.small.channel_stride, c.extent,
-                          c.line(), out);
-    return;
+    return lines(data<T>(small) + chunk.first_image * small.stride(0) + chunk.first_row * c.small.row_stride, small.stride(0),
+                 c.small.row_stride, c.small.pixel_stride, c.small.channel_stride);
   }
   const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
   const int64_t row_size = c.small.width * padded, image_size = chunk.rows * row_size;
@@ -153,11 +176,10 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
     const int64_t image = chunk.first_image + i;
     prologue.pack(data<T>(small) + image * small.stride(0), image, c.small, window, pixels + i * image_size);
   }
-  segments_of(image_size, row_size);
-  packing<S, S>().lines(pixels, segments.data(), segments.size(), c.small.width, padded, c.small.channels, 1, c.extent, c.line(), out);
+  lines(static_cast<const S*>(pixels), image_size, row_size, padded, 1);
 }
 
-// k by channels of large: [blocks][x][residue][row][image][pixel / step][columns][step], or by patches: [blocks][row]...
+// k by channels of large: [blocks][planes][row][column][image / step][columns][step], or by patches: [blocks][row]...
 template <class T, class S>
 class Right {
  public:
@@ -169,15 +191,16 @@ class Right {
   int64_t blocks() const { return blocks_; }
 
   void pack(const Chunk& chunk) {
-    line_ = chunk.images * c_.extent * c_.tile_columns;
-    ats_.clear();
+    planes_.clear();
     size_ = 0;
-    for (const auto& residue : c_.residues) {
-      ats_.push_back(size_);
-      size_ += (chunk.rows + residue.more) * line_;
+    for (const auto& y : c_.residues[0]) {
+      for (const auto& x : c_.residues[1]) {
+        const int64_t row = c_.row_depth(chunk.images) + (c_.images_last ? x.more * c_.extent : 0);
+        planes_.push_back({size_, row * c_.tile_columns});
+        size_ += (chunk.rows + y.more) * row * c_.tile_columns;
+      }
     }
-    const int64_t views = c_.patches ? 1 : c_.kernel[1];
-    data_ = scratch<S, 3>(blocks_ * views * size_);
+    data_ = scratch<S, 3>(blocks_ * size_);
     if (!c_.patches && !prologue_ && c_.large.channel_stride == 1) return pack_columns_as_they_lie(chunk);
     pack_window(chunk);
     c_.patches ? pack_patches(chunk) : pack_columns(chunk);
@@ -190,11 +213,18 @@ class Right {
             c_.patches ? 0 : first_block_ * c_.tile_columns, c_.patches ? c_.large.channels : blocks_ * c_.tile_columns};
   }
 
+  // From a row of k to the next.
+  int64_t apart(const TapView& tap) const { return plane(tap).row; }
   const S* panel(int64_t block, const TapView& tap) const {
-    return data_ + (block * (c_.patches ? 1 : c_.kernel[1]) + tap.x) * size_ + ats_[tap.residue] + tap.skip * line_;
+    return data_ + block * size_ + plane(tap).at + tap.skip[0] * plane(tap).row + tap.skip[1] * c_.extent * c_.tile_columns;
   }
 
  private:
+  struct Plane {
+    int64_t at, row;  // of elements
+  };
+  const Plane& plane(const TapView& tap) const { return planes_[tap.residue[0] * c_.residues[1].size() + tap.residue[1]]; }
+
   void pack_window(const Chunk& chunk) {
     const int64_t channels = c_.channels(), first = c_.patches ? 0 : first_block_ * c_.tile_columns;
     const Window window{c_.padding[0], c_.padding[1], chunk.first_row * c_.stride[0],
@@ -210,49 +240,67 @@ class Right {
     }
   }
 
-  // Neighbouring channels, without the window.
-  void pack_columns_as_they_lie(const Chunk& chunk) {
-    const auto& tile = tile_of<S>();
-    for (size_t r = 0; r < c_.residues.size(); ++r) {
-      segments_.clear();
-      for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
-        const int64_t row = (chunk.first_row + y) * c_.stride[0] + c_.residues[r].row - c_.padding[0];
-        for (int64_t i = 0; i < chunk.images; ++i) {
-          const bool inside = row >= 0 && row < c_.large.height;
-          segments_.push_back(inside ? (chunk.first_image + i) * large_.stride(0) + row * c_.large.row_stride : kNoSegment);
+  // Calls pack(plane, x) for each plane with its segments: where the first k of each lies from the top left pixel that small's first
+  // one reads, or kNoSegment for rows, and for columns that are a segment each, of which inside(row) or inside(column) does not hold.
+  template <class Rows, class Columns, class Pack>
+  void for_planes(const Chunk& chunk, int64_t image_stride, int64_t row_stride, int64_t pixel_stride, const Rows& row_is_inside,
+                  const Columns& column_is_inside, const Pack& pack) {
+    const Plane* plane = planes_.data();
+    for (const auto& y : c_.residues[0]) {
+      for (const auto& x : c_.residues[1]) {
+        const int64_t count = c_.images_last ? c_.small.width + x.more : chunk.images;
+        segments_.clear();
+        for (int64_t i = 0; i < chunk.rows + y.more; ++i) {
+          const int64_t row = i * c_.stride[0] + y.first;
+          const bool inside = row_is_inside(row);
+          for (int64_t j = 0; j < count; ++j) {
+            const int64_t column = c_.images_last ? j * c_.stride[1] + x.first : x.first;
+            const int64_t at = row * row_stride + column * pixel_stride + (c_.images_last ? 0 : j * image_stride);
+            segments_.push_back(inside && (!c_.images_last || column_is_inside(column)) ? at : kNoSegment);
+          }
         }
-      }
-      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
-        const int64_t left = x * c_.dilation[1] - c_.padding[1];  // of the first k
-        const int64_t begin = left < 0 ? divide_up(-left, c_.stride[1]) : 0;
-        const int64_t end = std::min(c_.small.width, divide_up(c_.large.width - left, c_.stride[1]));
-        for (int64_t block = 0; block < blocks_; ++block) {
-          const int64_t channel = (first_block_ + block) * tile.columns;
-          packing<T, S>().columns_within(data<T>(large_) + left * c_.large.pixel_stride + channel, segments_.data(),
-                                         segments_.size(), begin, end, c_.stride[1] * c_.large.pixel_stride,
-                                         std::min<int64_t>(tile.columns, c_.large.channels - channel), c_.extent, tile.columns,
-                                         tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
-        }
+        pack(*plane++, x);
       }
     }
   }
 
+  // Neighbouring channels, without the window.
+  void pack_columns_as_they_lie(const Chunk& chunk) {
+    const auto& tile = tile_of<S>();
+    const int64_t top = chunk.first_row * c_.stride[0] - c_.padding[0], left = -c_.padding[1];
+    const T* const from = data<T>(large_) + chunk.first_image * large_.stride(0) + top * c_.large.row_stride + left * c_.large.pixel_stride;
+    for_planes(
+        chunk, large_.stride(0), c_.large.row_stride, c_.large.pixel_stride,
+        [&](int64_t row) { return top + row >= 0 && top + row < c_.large.height; },
+        [&](int64_t column) { return left + column >= 0 && left + column < c_.large.width; },
+        [&](const Plane& plane, const Residue& x) {
+          int64_t begin = 0, end = chunk.images, stride = large_.stride(0);
+          if (!c_.images_last) {
+            const int64_t first = left + x.first;  // of the first k
+            begin = first < 0 ? divide_up(-first, c_.stride[1]) : 0;
+            end = std::min(c_.small.width, divide_up(c_.large.width - first, c_.stride[1]));
+            stride = c_.stride[1] * c_.large.pixel_stride;
+          }
+          for (int64_t block = 0; block < blocks_; ++block) {
+            const int64_t channel = (first_block_ + block) * tile.columns;
+            packing<T, S>().columns_within(from + channel, segments_.data(), segments_.size(), begin, end, stride,
+                                           std::min<int64_t>(tile.columns, c_.large.channels - channel), c_.extent, tile.columns,
+                                           tile.step, data_ + block * size_ + plane.at);
+          }
+        });
+  }
+
   void pack_columns(const Chunk& chunk) {
     const auto& tile = tile_of<S>();
-    for (int64_t block = 0; block < blocks_; ++block) {
-      for (size_t r = 0; r < c_.residues.size(); ++r) {
-        segments_.clear();
-        for (int64_t y = 0; y < chunk.rows + c_.residues[r].more; ++y) {
-          const int64_t row = (y * c_.stride[0] + c_.residues[r].row) * row_size_;
-          for (int64_t i = 0; i < chunk.images; ++i) segments_.push_back(i * image_size_ + row);
-        }
-        for (int64_t x = 0; x < c_.kernel[1]; ++x) {
-          packing<S, S>().columns(window_ + x * c_.dilation[1] * c_.channels() + block * tile.columns, segments_.data(),
-                                  segments_.size(), c_.small.width, c_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
-                                  tile.columns, tile.step, data_ + (block * c_.kernel[1] + x) * size_ + ats_[r]);
-        }
+    const auto everywhere = [](int64_t) { return true; };
+    for_planes(chunk, image_size_, row_size_, c_.channels(), everywhere, everywhere, [&](const Plane& plane, const Residue&) {
+      for (int64_t block = 0; block < blocks_; ++block) {
+        packing<S, S>().columns(window_ + block * tile.columns, segments_.data(), segments_.size(),
+                                c_.images_last ? chunk.images : c_.small.width,
+                                c_.images_last ? image_size_ : c_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
+                                tile.columns, tile.step, data_ + block * size_ + plane.at);
       }
-    }
+    });
   }
 
   void pack_patches(const Chunk& chunk) {
@@ -287,8 +335,9 @@ class Right {
   const Tensor& large_;
   const int64_t first_block_, blocks_;
   const Prologue<S> prologue_;
-  std::vector<int64_t> ats_, segments_;
-  int64_t line_ = 0, size_ = 0, row_size_ = 0, image_size_ = 0;
+  std::vector<Plane> planes_;
+  std::vector<int64_t> segments_;
+  int64_t size_ = 0, row_size_ = 0, image_size_ = 0;  // size_: of a block's planes
   S *data_ = nullptr, *window_ = nullptr;
 };
 
@@ -320,27 +369,40 @@ void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_sm
                   Right<T, S>& right, Compute<S>* sums) {
   const auto& tile = tile_of<S>();
   int64_t reads[kMaxTileRows];
+  std::vector<int64_t> segments(c.rows);
   for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
-  const int64_t segment = 0, blocks = std::min(c.small_unit, c.small_blocks - first_small);
+  const int64_t blocks = std::min(c.small_unit, c.small_blocks - first_small);
   const int64_t block_size = tile.rows * c.line(), products = right.blocks() * static_cast<int64_t>(c.taps.size());
   for (int64_t at = begin; at < end; ++at, add = true) {
     const Chunk chunk = chunk_at(c, at);
     right.pack(chunk);
     const S* rows = left.rows(at) + first_small * block_size;
-    // While the processor multiplies, memory is idle: a few lines of the next chunk, and of the next block, before each product.
-    Fetch next[2];
-    if (at + 1 < end) next[0] = left.source(chunk_at(c, at + 1)), next[1] = right.source(chunk_at(c, at + 1));
-    int64_t shares[2];
-    for (int i = 0; i < 2; ++i) shares[i] = divide_up(next[i].lines(), products * blocks);
-    const int64_t share = divide_up(block_size, products), depth = chunk.rows * chunk.images * c.extent;
+    const int64_t row = c.row_depth(chunk.images);
+    // Rows of k are segments, where those of large have more between them.
+    const int64_t segment_count = c.images_last ? chunk.rows : 1, extent = chunk.rows / segment_count * row;
+    for (int64_t s = 0; s < segment_count; ++s) segments[s] = s * row;
+    // While the processor multiplies, memory is idle: a few lines of the next chunk, and of the next block, before each product. Those
+    // that mostly lie together the product asks for, some a step: of all at once the processor can keep track of but a few.
+    Fetch next_left, next_right;
+    if (at + 1 < end) next_left = left.source(chunk_at(c, at + 1)), next_right = right.source(chunk_at(c, at + 1));
+    const int64_t left_share = divide_up(next_left.lines(), products * blocks);
+    const int64_t right_share = divide_up(next_right.lines(), products * blocks), share = divide_up(block_size, products);
     Compute<S>* out = sums;
     for (int64_t block = 0; block < blocks; ++block, rows += block_size) {
       const S* next_rows = rows + block_size;
       for (int64_t other = 0; other < right.blocks(); ++other) {
         for (const auto& tap : c.taps) {
-          if (left.packed) fetch(next_rows, share * static_cast<int64_t>(sizeof(S)));
-          for (int i = 0; i < 2; ++i) next[i].ask(shares[i]);
-          tile.gemm(rows, reads, &segment, 1, depth, right.panel(other, tap), add, out);
+          const void* ahead = next_rows;
+          int64_t bytes = share * static_cast<int64_t>(sizeof(S));
+          if (left.packed) {
+            next_right.ask(right_share);
+          } else {
+            std::tie(ahead, bytes) = next_right.take(right_share);
+            next_right.ask(right_share - divide_up(bytes, kCacheLine));
+            next_left.ask(left_share);
+          }
+          tile.gemm_apart(rows, reads, segments.data(), segment_count, extent, right.panel(other, tap), right.apart(tap), add, out,
+                          ahead, bytes);
           next_rows += share;
           out += tile.rows * tile.columns;
         }

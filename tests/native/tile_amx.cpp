@@ -1,6 +1,7 @@
 // Checks the AMX micro-kernel on emulated tiles; built by test_tile_amx.py under sanitizers, which see every read because
 // operands lie in blocks of exactly their size. Values are small integers, so that sums are exact in any order, and what
 // no row may read is NaN.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -88,6 +89,17 @@ void check_gemm(Spacing spacing, int64_t segment_count, int64_t extent, bool add
       check(out[m * tile_amx.columns + n] == sum, name);
     }
   }
+  if (extent % tile_amx.depth != 0) return;
+  const int64_t size = extent * tile_amx.columns, apart = size + 3 * tile_amx.columns;
+  std::vector<BFloat16> spread(segment_count > 0 ? (segment_count - 1) * apart + size : 0, bf16(kNaN));
+  for (int64_t s = 0; s < segment_count; ++s) std::copy_n(b.begin() + s * size, size, spread.begin() + s * apart);
+  fill_stack_with_nan();
+  const bool is_even = spacing == Spacing::even || spacing == Spacing::same || spacing == Spacing::halves || spacing == Spacing::backwards;
+  if (!is_even) return;  // rows are copied across segments
+  std::vector<float> again = before;
+  tile_amx.gemm_apart(a.data(), rows.data(), segments.data(), segment_count, extent, spread.data(), apart, add, again.data(),
+                      a.data(), 64);
+  check(again == out, name + ", apart");
 }
 
 void check_gemms(unsigned seed) {
