@@ -33,8 +33,11 @@ def test_default_digits_are_read_by_the_judge(tmp_path, judge, seed):
 def test_conditional_digits_are_of_their_class(tmp_path, judge):
     result = Trainer(TrainConfig(out=str(tmp_path / "run"), conditional=True, device="cpu")).train()
     gan = fastgan.load(result.folder)
-    right = [int((judged(gan.generate(100, seed=0, label=label)).argmax(1) == label).sum()) for label in range(10)]
-    assert min(right) >= 80, right
+    # 300 of each: of 100, chance alone moves the worst label by ten.
+    right = [
+        float((judged(gan.generate(300, seed=0, label=label)).argmax(1) == label).float().mean()) for label in range(10)
+    ]
+    assert min(right) >= 0.8, right
 
 
 @pytest.mark.long
