@@ -130,6 +130,27 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
 Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
                const OptionalTensor& bias, int64_t activation, double negative_slope);
 
+// What both passes of backward start from, checked.
+struct BackwardOf {
+  Tensor x, dy;
+  MemoryFormat format;
+  Geometry of_statistics, g;
+  Activation activation;
+
+  BackwardOf(const char* op, const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
+             const OptionalTensor& weight, const OptionalTensor& bias, int64_t number) {
+    check_statistics(op, input, mean, invstd);
+    check_same(op, "grad_output", grad_output, input);
+    const Dense found = dense(input);
+    x = found.tensor, format = found.format;
+    dy = as_format(grad_output, format);
+    of_statistics = geometry_of(op, x, format, mean.size(0));
+    check_affine(op, weight, bias, of_statistics, input);
+    g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
+    activation = activation_of(op, number);
+  }
+};
+
 // Backward's two passes: sums over the whole batch, then element by element.
 struct BackwardSums {
   Tensor weight, bias;  // the parameters' gradients

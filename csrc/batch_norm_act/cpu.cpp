@@ -269,31 +269,6 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   return output;
 }
 
-namespace {
-
-// What both passes of backward start from.
-struct BackwardOf {
-  Tensor x, dy;
-  MemoryFormat format;
-  Geometry of_statistics, g;
-  int kind;
-
-  BackwardOf(const char* op, const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
-             const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation) {
-    check_statistics(op, input, mean, invstd);
-    check_same(op, "grad_output", grad_output, input);
-    const Dense found = dense(input);
-    x = found.tensor, format = found.format;
-    dy = as_format(grad_output, format);
-    of_statistics = geometry_of(op, x, format, mean.size(0));
-    check_affine(op, weight, bias, of_statistics, input);
-    g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
-    kind = static_cast<int>(activation_of(op, activation));
-  }
-};
-
-}  // namespace
-
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
                            bool training) {
@@ -320,7 +295,7 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
     std::vector<double> sums(runs.size() * channels), products(runs.size() * channels);
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
-      const auto kernel = kernels<T>().backward_sums[of.kind];
+      const auto kernel = kernels<T>().backward_sums[static_cast<int>(of.activation)];
       for (int64_t run = begin; run < end; ++run) {
         parameters.select(run);
         A* sum = parameters.tiled.raw(3);
@@ -378,7 +353,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
     const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
     torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
-      const auto kernel = kernels<T>().backward[of.kind];
+      const auto kernel = kernels<T>().backward[static_cast<int>(of.activation)];
       const A *offset_of = nullptr, *slope_of = nullptr;
       for (int64_t run = end; run-- > begin;) {  // backwards: the sums' pass left the last runs in the cache
         if (parameters.select(run)) {

@@ -175,32 +175,11 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
   return output;
 }
 
-namespace {
-
-// What both passes of backward start from.
-struct BackwardOf {
-  Tensor x, dy;
-  MemoryFormat format;
-  Geometry of_statistics, g;
-  Activation activation;
-
-  BackwardOf(const char* op, const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
-             const OptionalTensor& weight, const OptionalTensor& bias, int64_t number) {
-    check_statistics(op, input, mean, invstd);
-    check_same(op, "grad_output", grad_output, input);
-    const Dense found = dense(input);
-    x = found.tensor, format = found.format;
-    dy = as_format(grad_output, format);
-    of_statistics = geometry_of(op, x, format, mean.size(0));
-    check_affine(op, weight, bias, of_statistics, input);
-    g = parameter_geometry(of_statistics, is_per_sample(weight, bias));
-    FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
-                  " can be told apart on a GPU.");
-    activation = activation_of(op, number);
-  }
-};
-
-}  // namespace
+// Of a GPU's kernels.
+static void check_groups(const char* op, const Geometry& g) {
+  FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
+                " can be told apart on a GPU.");
+}
 
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
@@ -208,6 +187,7 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   constexpr const char* op = "batch_norm_act_backward";
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
+  check_groups(op, g);
   const auto dtype = accumulate_type(input.scalar_type());
   const auto sizes = is_per_sample(weight, bias) ? std::vector{g.groups, g.channels} : std::vector{g.channels};
   const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input)};
@@ -240,6 +220,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
   constexpr const char* op = "batch_norm_act_backward";
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
+  check_groups(op, g);
   const Tensor result = empty(sizes_of(of.x), of.x.scalar_type(), of.x, of.format);
   if (g.numel() == 0) return result;
   const Launch launch(input);

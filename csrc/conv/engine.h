@@ -89,7 +89,7 @@ inline Tensor weight_for(Engine engine, const Tensor& weight, const Tensor& inpu
 OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
                       const Epilogue& epilogue, int64_t batch_groups, const Tensor& output);
 
-// The gradient of the weight, in the weight's shape, in grad_weight's dtype (the input's, or its accumulation dtype).
+// The gradient of the weight, in the weight's shape and grad_weight's dtype: the input's, or what takes_float32_weight allows.
 void wgrad(Engine engine, const Pending& input, const Pending& grad_output, const Convolution& conv,
            const Tensor& grad_weight);
 

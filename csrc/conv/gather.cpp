@@ -280,17 +280,9 @@ class PhaseProducts {
     const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
     const int64_t* const writes = places_.writes.data() + pixel;
     T* const to = out_ + channel * output_.channel_stride;
-    const auto product = [&](auto gemm, auto... more) {
-      gemm(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count, chunk.extent, right,
-           !is_first, sums, more...);
-    };
     ahead_.images.ask(ahead_.share);
-    if (tile_.gemm_fetching) {
-      product(tile_.gemm_fetching, next, bytes);
-    } else {
-      fetch(next, bytes);
-      product(tile_.gemm);
-    }
+    tile_.gemm_apart(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count,
+                     chunk.extent, right, chunk.extent * tile_.columns, !is_first, sums, next, bytes);
     if (is_last) {
       packing_.store[output_.activation](sums, tile_.columns, pixels, std::min<int64_t>(tile_.columns, output_.channels - channel),
                                          output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);

@@ -43,12 +43,9 @@ struct Tile : TileRows<S> {
   // Where they are there, a thread calls gemm between the two: InUse (packed.h).
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
-  // As gemm; meanwhile some lines of `bytes` from `next` on are asked for in every step, as many as fit. Asked for all at once, lines
-  // that come from far away hold up those that the product reads.
-  void (*gemm_fetching)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
-                        bool add, A* out, const void* next, int64_t bytes) = nullptr;
-  // The same, where there is one or not, with each segment of b `apart` from the one before: extent * columns, where they follow each
-  // other. If they do not, extent has to be a multiple of depth, and rows evenly spaced.
+  // As gemm; meanwhile `bytes` from `next` on are asked for, by AMX some lines a step, as many as fit: asked for all at once, lines that
+  // come from far away hold up those that the product reads. Each segment of b is `apart` from the one before: extent * columns, where
+  // they follow each other. If they do not, extent has to be a multiple of depth, and rows evenly spaced.
   void (*gemm_apart)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
                      int64_t apart, bool add, A* out, const void* next, int64_t bytes) = nullptr;
 

@@ -143,19 +143,14 @@ FASTGAN_AMX void gemm_apart(const BFloat16* a, const int64_t* rows, const int64_
   _tile_stored(3, lower_out + kSide, kLineOut);
 }
 
-void gemm_fetching(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
-                   const BFloat16* b, bool add, float* out, const void* next, int64_t bytes) {
-  gemm_apart(a, rows, segments, segment_count, extent, b, extent * kColumns, add, out, next, bytes);
-}
-
 void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
           const BFloat16* b, bool add, float* out) {
-  gemm_fetching(a, rows, segments, segment_count, extent, b, add, out, nullptr, 0);
+  gemm_apart(a, rows, segments, segment_count, extent, b, extent * kColumns, add, out, nullptr, 0);
 }
 
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_fetching, gemm_apart};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_apart};
 
 }  // namespace fastgan::conv
 

@@ -427,22 +427,22 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* 
   }
   const auto place_of = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
   dispatch_weight<T>(grad_weight, [&](auto tag) {
-  using G = decltype(tag);
-  G* const to = mutable_data<G>(grad_weight) + block * tile.rows * row_stride;
-  if (!c.patches) {
-    std::vector<int64_t> places;
-    for (const auto& tap : c.taps) places.push_back(place_of(tap.place));
-    packing<G, S>().taps(sums, taps, tile.rows, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first),
-                         places.data(), row_stride, channel_stride, to + first * channel_stride);
-    return;
-  }
-  const int64_t columns = c.kernel[0] * width * c.large.channels;
-  for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
-    G* const at = to + place_of((first + n) / c.large.channels) + (first + n) % c.large.channels * channel_stride;
-    for (int64_t m = 0; m < rows; ++m) {
-      at[m * row_stride] = from_compute<G>(static_cast<Compute<G>>(sums[m * tile.columns + n]));
+    using G = decltype(tag);
+    G* const to = mutable_data<G>(grad_weight) + block * tile.rows * row_stride;
+    if (!c.patches) {
+      std::vector<int64_t> places;
+      for (const auto& tap : c.taps) places.push_back(place_of(tap.place));
+      packing<G, S>().taps(sums, taps, tile.rows, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first),
+                           places.data(), row_stride, channel_stride, to + first * channel_stride);
+      return;
     }
-  }
+    const int64_t columns = c.kernel[0] * width * c.large.channels;
+    for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
+      G* const at = to + place_of((first + n) / c.large.channels) + (first + n) % c.large.channels * channel_stride;
+      for (int64_t m = 0; m < rows; ++m) {
+        at[m * row_stride] = from_compute<G>(static_cast<Compute<G>>(sums[m * tile.columns + n]));
+      }
+    }
   });
 }
 
