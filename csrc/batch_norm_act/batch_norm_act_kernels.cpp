@@ -9,15 +9,21 @@ constexpr int64_t kTileBytes = 4096;  // of each tensor: read column by column i
 // Walks a run tile by tile, and inside a tile column by column. at(p) gives what handles the steps at p of the period, with
 // their parameters in its registers, and is called as (offset in the run, valid elements).
 template <class T, class At>
-inline void for_each_step(int64_t n, int64_t period, const At& at) {
+inline void for_each_step(int64_t n, int64_t period, const At& at, const T* from, const T* other = nullptr) {
   constexpr int W = kStep<T>;
   constexpr int64_t kTile = kTileBytes / sizeof(T);
   const int64_t whole = n - n % period, tile = period < kTile ? kTile / period * period : period;
+  // What is read is asked for some tiles ahead, in the order that it lies in: column by column, a processor does not see it coming.
+  int64_t ahead = 2 * kTile;
   for (int64_t begin = 0; begin < whole; begin += tile) {
     const int64_t end = whole - begin < tile ? whole : begin + tile;
     for (int64_t p = 0; p < period; p += W) {
       auto column = at(p);
-      for (int64_t i = begin + p; i < end; i += period) column(i, W);
+      for (int64_t i = begin + p; i < end; i += period, ahead += W) {
+        __builtin_prefetch(from + ahead);
+        if (other) __builtin_prefetch(other + ahead);
+        column(i, W);
+      }
     }
   }
   for (int64_t i = whole; i < n; i += W) at(i - whole)(i, n - i < W ? static_cast<int>(n - i) : W);
@@ -25,7 +31,8 @@ inline void for_each_step(int64_t n, int64_t period, const At& at) {
 
 // Two sums for each element of the period: terms(p) gives what finds the two addends of a step at p.
 template <class T, class Terms>
-inline void accumulate(int64_t n, int64_t period, Compute<T>* first, Compute<T>* second, const Terms& terms) {
+inline void accumulate(int64_t n, int64_t period, Compute<T>* first, Compute<T>* second, const Terms& terms, const T* from,
+                       const T* other) {
   using V = typename Step<T>::V;
   struct Column {
     decltype(terms(0)) term;
@@ -48,7 +55,7 @@ inline void accumulate(int64_t n, int64_t period, Compute<T>* first, Compute<T>*
     }
   };
   for (int64_t p = 0; p < period; ++p) first[p] = second[p] = 0;
-  for_each_step<T>(n, period, [=](int64_t p) { return Column(terms, first, second, p); });
+  for_each_step<T>(n, period, [=](int64_t p) { return Column(terms, first, second, p); }, from, other);
 }
 
 template <class S>
@@ -144,7 +151,7 @@ void forward(const T* x, T* y, int64_t n, int64_t period, const Parameters<A>& a
       };
       store_some(y + i, map(one, load_some(x + i, count), by.mean, by.scale, by.shift), count);
     };
-  });
+  }, x);
 }
 
 template <class T, Activation kind, class A = Compute<T>>
@@ -159,7 +166,7 @@ void backward_sums(const T* grad, const T* x, int64_t n, int64_t period, const P
       const auto g = map(one, load_some(grad + i, count), d, by.scale, by.shift);  // past the end, grad is 0
       return Two<Step<T>>{g, map([](V g, V d) { return g * d; }, g, d)};
     };
-  });
+  }, grad, x);
 }
 
 template <class T, Activation kind, class A = Compute<T>>
@@ -179,7 +186,7 @@ void backward(const T* grad, const T* x, T* grad_x, int64_t n, int64_t period, c
                      factor),
                  count);
     };
-  });
+  }, grad, x);
 }
 
 template <class T, Activation kind, class A = Compute<T>>
@@ -190,7 +197,7 @@ void activate_in_place(T* y, int64_t n, A negative_slope) {
     return [=](int64_t i, int count) {
       store_some(y + i, map([=](V z) { return activate<kind>(z, slope); }, load_some(y + i, count)), count);
     };
-  });
+  }, y);
 }
 
 template <class T, Activation kind, class A = Compute<T>>
@@ -202,7 +209,7 @@ void activation_backward(const T* grad, const T* y, T* grad_x, int64_t n, A nega
       const auto one = [=](V grad, V y) { return activate_grad_from_output<kind>(grad, y, slope); };
       store_some(grad_x + i, map(one, load_some(grad + i, count), load_some(y + i, count)), count);
     };
-  });
+  }, grad, y);
 }
 
 #define FASTGAN_EACH_ACTIVATION(kernel)                                                              \

@@ -31,6 +31,7 @@ struct Items {
 // Which images lie side by side changes no sum, so that the cache may decide it.
 Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
   constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
+  constexpr int64_t kLeastItems = 8;  // for threads
   const int64_t rows = g.y.most(), columns = g.x.most();
   const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
   // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
@@ -38,7 +39,8 @@ Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
   Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
   while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
   if (items.rows == rows) {
-    const int64_t wanted = std::min(batch, round_up(divide_up(kPixels, rows * columns), even));
+    const int64_t few = std::min(divide_up(kPixels, rows * columns), divide_up(batch, kLeastItems));
+    const int64_t wanted = std::min(batch, round_up(few, even));
     items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
   }
   items.bands = divide_up(rows, items.rows);

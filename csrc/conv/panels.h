@@ -57,13 +57,26 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   }
   S* const data = scratch<S, 0>(total);
   const T* const from = fastgan::data<T>(weight);
-  torch::stable::parallel_for(0, g.phases() * panels.blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t phase = i / panels.blocks, first = i % panels.blocks * tile.columns;
-      packing<T, S>().columns(from + first * weight.stride(g.out_dim), segments[phase].data(), segments[phase].size(), ins,
-                              weight.stride(1 - g.out_dim), std::min<int64_t>(tile.columns, outs - first),
-                              weight.stride(g.out_dim), panels.channels, tile.columns, tile.step,
-                              data + panels.at[phase] + i % panels.blocks * panels.size[phase]);
+  // Of what lies further apart in memory, input or output channels, some at a time: what is read then lies together.
+  constexpr int64_t kSome = 16;
+  const int64_t in = weight.stride(1 - g.out_dim), out = weight.stride(g.out_dim);
+  const int64_t depth = in > out ? kSome : panels.channels, across = in > out ? panels.blocks : 1;
+  const int64_t units_down = divide_up(panels.channels, depth), units_across = divide_up(panels.blocks, across);
+  torch::stable::parallel_for(0, units_down * units_across, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t k = unit / units_across * depth, extent = std::min(depth, panels.channels - k);
+      const int64_t first = unit % units_across * across, last = std::min(panels.blocks, first + across);
+      for (int64_t phase = 0; phase < g.phases(); ++phase) {
+        for (size_t tap = 0; tap < segments[phase].size(); ++tap) {
+          for (int64_t block = first; block < last; ++block) {
+            const int64_t n = block * tile.columns;
+            packing<T, S>().columns(from + n * out + k * in, &segments[phase][tap], 1, std::clamp<int64_t>(ins - k, 0, extent), in,
+                                    std::min<int64_t>(tile.columns, outs - n), out, extent, tile.columns, tile.step,
+                                    data + panels.at[phase] + block * panels.size[phase] +
+                                        (static_cast<int64_t>(tap) * panels.channels + k) * tile.columns);
+          }
+        }
+      }
     }
   });
   panels.data = data;

@@ -16,6 +16,7 @@ from fastgan.errors import UserError
 from fastgan.layers import _gate
 from fastgan.training._capture import StepGraph
 from fastgan.training._latent import LatentSpec, first_weight, resolve_latent
+from fastgan.training._memory_order import in_memory_order
 from fastgan.training._sigmoid import gives_probabilities
 from fastgan.training._split import judge_together, judges_together
 
@@ -276,7 +277,8 @@ class AdversarialStep:
 
     def _apply(self, optimizer: Optimizer) -> None:
         scaler = self._scalers[optimizer]
-        scaler.step(optimizer)
+        with in_memory_order(optimizer):
+            scaler.step(optimizer)
         scaler.update()
         # Under an autocast of the caller's, low-precision copies of the old weights would outlive them.
         torch.clear_autocast_cache()
