@@ -101,8 +101,8 @@ bool is_fused(Engine engine, const Tensor& input) {
 }
 
 bool is_gradient_fused(Engine engine, const Pending& grad) {
-  return grad.output && engine == Engine::direct && is_fused(engine, grad.input) && is_channels_last(grad.input) &&
-         is_channels_last(*grad.output);
+  const bool packs_pixels = engine == Engine::direct || engine == Engine::scatter;
+  return grad.output && packs_pixels && is_fused(engine, grad.input) && is_channels_last(grad.input) && is_channels_last(*grad.output);
 }
 
 bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }

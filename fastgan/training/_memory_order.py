@@ -15,6 +15,7 @@ __all__ = ["in_memory_order"]
 # Of these each element's update asks for nothing but what belongs to that element.
 _ELEMENTWISE = (Adam, AdamW, SGD)
 _TO_MEMORY, _BACK = (0, 2, 3, 1), (0, 3, 1, 2)
+_LARGE = 1 << 15  # elements whose copy takes longer than the views
 
 
 @contextmanager
@@ -47,9 +48,10 @@ def _may_move(optimizer: Optimizer) -> bool:
 def _is_worth_it(parameter: Parameter) -> bool:
     grad = parameter.grad
     return (
-        parameter.device.type == "cpu"
+        parameter.dim() == 4
+        and parameter.numel() >= _LARGE
+        and parameter.device.type == "cpu"
         and type(parameter) is Parameter
-        and parameter.dim() == 4
         and not parameter.is_contiguous()
         and parameter.is_contiguous(memory_format=torch.channels_last)
         and grad is not None

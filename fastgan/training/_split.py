@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.layers import _gate
+from fastgan.layers._chain import is_sequential
 from fastgan.layers._groups import batch_groups, last_launches, why_apart
+from fastgan.layers._plan import CONVOLUTIONS
+from fastgan.models._conditional import Discriminator
 
 __all__ = ["judge_together", "judges_together"]
 
@@ -32,9 +35,20 @@ def judge_together(discriminator: nn.Module, real: Tensor, fake: Tensor, *given:
 
     ``given``: what it sees beside both, such as their labels.
     """
-    joined = torch.cat([real, fake])
+    joined = torch.cat([_as_read(discriminator, real, fake.dtype), fake])
     if not _gate.is_open(joined):  # subclasses of Tensor do not get to the kernels that keep statistics apart
         return discriminator(real, *given), discriminator(fake, *given)
     with batch_groups(2):
         output = discriminator(joined, *(torch.cat([tensor, tensor]) for tensor in given))
     return output.tensor_split(2)
+
+
+def _as_read(discriminator: nn.Module, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """Real images in generated ones' ``dtype``, where autocast would cast them to it as soon as they are joined."""
+    device = real.device.type
+    if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != dtype:
+        return real
+    module: nn.Module | None = discriminator
+    while isinstance(module, Discriminator) or is_sequential(module):
+        module = module.main if isinstance(module, Discriminator) else next(iter(module), None)
+    return real.to(dtype) if type(module) in CONVOLUTIONS else real

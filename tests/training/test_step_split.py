@@ -13,6 +13,7 @@ import fastgan.layers
 from fastgan import models
 from fastgan.layers._groups import batch_groups, why_apart
 from fastgan.training import AdversarialStep
+from fastgan.training._split import judge_together
 
 D = torch.float64
 
@@ -221,3 +222,26 @@ def test_two_launches_follow_the_tutorial_loop(kind):
     for network, reference in zip(ours, plain, strict=True):
         for key, tensor in reference.state_dict().items():
             torch.testing.assert_close(network.state_dict()[key], tensor, rtol=0, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize(
+    ("judge", "dtype"),
+    [
+        (lambda: models.build("dcgan", image_size=16, channels=1, width=4)[1], torch.bfloat16),
+        (lambda: nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 4)), nn.Flatten()), torch.bfloat16),
+        (lambda: nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 4, 4), nn.Flatten()), torch.float32),
+    ],
+    ids=["dcgan", "sequential", "pooled first"],
+)
+def test_images_are_joined_in_the_dtype_in_which_they_are_read(judge, dtype, monkeypatch):
+    torch.manual_seed(0)
+    model, joined, cat = judge(), [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda *args: joined.append(cat(*args)) or joined[-1])
+    real, fake = torch.randn(3, 1, 16, 16), torch.randn(3, 1, 16, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = judge_together(model, real, fake)
+        with batch_groups(2):
+            expected = model(cat([real, fake])).tensor_split(2)
+    assert joined[0].dtype == dtype
+    for output, truth in zip(outputs, expected, strict=True):
+        assert torch.equal(output, truth)
