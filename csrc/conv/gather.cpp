@@ -4,6 +4,7 @@
 // the other, for some hundreds of k at a time.
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 #include "conv/engine.h"
 #include "conv/fetch.h"
@@ -261,9 +262,15 @@ class PhaseProducts {
           const int64_t size = chunk.count * chunk.extent * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
           for (int64_t i = 0; i < blocks; ++i) {
             for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
-              const S* const next = order.is_by_pixels ? nullptr : right + size + p / tile_.rows * ahead;
+              const void* next = right + size + p / tile_.rows * ahead;
+              int64_t bytes = ahead * static_cast<int64_t>(sizeof(S)), others = ahead_.share;
+              if (order.is_by_pixels) {  // images, as many as lie together
+                std::tie(next, bytes) = ahead_.images.take(ahead_.share);
+                others -= divide_up(bytes, kCacheLine);
+              }
+              ahead_.images.ask(others);
               add(chunk, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
-                  sums + (i * rows + p) * tile_.columns, next, next ? ahead * static_cast<int64_t>(sizeof(S)) : 0);
+                  sums + (i * rows + p) * tile_.columns, next, bytes);
             }
           }
           right += size;
@@ -282,7 +289,6 @@ class PhaseProducts {
     const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
     const int64_t* const writes = places_.writes.data() + pixel;
     T* const to = out_ + channel * output_.channel_stride;
-    ahead_.images.ask(ahead_.share);
     tile_.gemm_apart(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count,
                      chunk.extent, right, chunk.extent * tile_.columns, !is_first, sums, next, bytes);
     if (is_last) {
