@@ -65,14 +65,14 @@ template <class T, class S>
 void pack_images(const Tensor& input, int64_t first, const Window& window, const Layout& to, const Prologue<S>& prologue, S* out) {
   const auto& pack = packing<T, S>();
   const Image shape = image_of(input);
-  if (to.is_plain()) {
-    return prologue.pack(data<T>(input) + first * input.stride(0), first, shape, window, out);
-  }
+  const int64_t image_stride = input.stride(0);
+  const T* const from = data<T>(input) + first * image_stride;
+  if (to.is_plain()) return prologue.pack(from, first, shape, window, out);
   S* const line = scratch<S, 13>(window.width * to.channels);
   for (int64_t y = 0; y < window.height; ++y, out += to.row()) {
     const Window one{window.top, window.left, window.first + y, 1, window.width};
     for (int64_t i = 0; i < to.images; ++i) {
-      prologue.pack(data<T>(input) + (first + i) * input.stride(0), first + i, shape, one, line);
+      prologue.pack(from + i * image_stride, first + i, shape, one, line);
       pack.deal(line, window.width, to.channels, to.read, to.remainder(), to.pixel(), out + i * to.channels);
     }
   }
@@ -175,7 +175,10 @@ Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t de
   const Layout& layout = left.layout;
   const int64_t image = output.stride(0), row = output.stride(2), column = output.stride(3);
   Places places;
-  for (int64_t y = 0; y < std::min(left.rows, py.count - left.first_row); ++y) {
+  const int64_t rows = std::min(left.rows, py.count - left.first_row), pixels = std::max<int64_t>(0, rows) * px.count * left.images;
+  places.reads.reserve(round_up(pixels, tile.rows));
+  places.writes.reserve(pixels);
+  for (int64_t y = 0; y < rows; ++y) {
     for (int64_t x = 0; x < px.count; ++x) {
       const int64_t from = y * g.y.read * layout.row() + x * layout.pixel();
       const int64_t to = (py.start + y * g.y.step) * row + (px.start + x * g.x.step) * column;

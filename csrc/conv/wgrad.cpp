@@ -172,9 +172,10 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
   const Window window{0, 0, chunk.first_row, chunk.rows, c.small.width};
   const int64_t row_size = c.small.width * padded, image_size = chunk.rows * row_size;
   S* const pixels = scratch<S, 1>(chunk.images * image_size);
+  const int64_t image_stride = small.stride(0);
+  const T* const from = data<T>(small) + chunk.first_image * image_stride;
   for (int64_t i = 0; i < chunk.images; ++i) {
-    const int64_t image = chunk.first_image + i;
-    prologue.pack(data<T>(small) + image * small.stride(0), image, c.small, window, pixels + i * image_size);
+    prologue.pack(from + i * image_stride, chunk.first_image + i, c.small, window, pixels + i * image_size);
   }
   lines(static_cast<const S*>(pixels), image_size, row_size, padded, 1);
 }
@@ -234,9 +235,10 @@ class Right {
     window_ = scratch<S, 2>(chunk.images * image_size_);
     Image some = c_.large;
     some.channels = std::min(channels, c_.large.channels - first);
+    const int64_t image_stride = large_.stride(0);
+    const T* const from = data<T>(large_) + chunk.first_image * image_stride + first * c_.large.channel_stride;
     for (int64_t i = 0; i < chunk.images; ++i) {
-      const T* const from = data<T>(large_) + (chunk.first_image + i) * large_.stride(0) + first * c_.large.channel_stride;
-      prologue_.pack(from, chunk.first_image + i, some, window, window_ + i * image_size_);
+      prologue_.pack(from + i * image_stride, chunk.first_image + i, some, window, window_ + i * image_size_);
     }
   }
 
