@@ -59,12 +59,10 @@ bool aten_is_fast(ScalarType dtype) {
 //   but for bfloat16 gradients of large weights, which Winograd's computes in 0.6 of aten's time, in float32;
 //   and but for bfloat16 on a CPU with AMX, where our direct kernels take 0.3 to 0.9 of aten's time, and 0.15 to 0.7 for the
 //   weight's gradient, at 8 images and at 64. (At 64 channels and 64 images a forward takes as long as aten's, or a sixth more.)
-//   There they also take 0.25 to 0.8 of the time of torch's matrix product where that is the convolution, but for products that write
-//   more pixels than they read: a direct kernel multiplies as many zeros as the kernel has other taps.
+//   There they also take 0.25 to 0.8 of the time of torch's matrix product where that is the convolution.
 struct Rule {
   bool winograd, scatter, direct;
   bool matmul;          // torch's
-  bool matmul_narrows;  // also to one pixel, and for the weight's gradient
   bool winograd_wgrad;  // for weights from kLargeWeight elements on
 };
 constexpr int64_t kLargeWeight = 1 << 21;  // of 256 by 512 channels
@@ -75,7 +73,7 @@ Rule rule_for(ScalarType dtype) {
   const bool is_bfloat16 = dtype == ScalarType::BFloat16, has_own_tile = is_bfloat16 && tiles().bfloat16.gemm;
   const bool as_float32 = dtype == ScalarType::Float || (is_bfloat16 && !cpu_features().avx512_bf16);
   return {dtype != ScalarType::Double && !has_own_tile && (direct || (has_vectors && as_float32)), has_vectors, direct,
-          !is_forced() && aten_is_fast(dtype), !uses_amx(dtype), is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
+          !is_forced() && aten_is_fast(dtype) && !uses_amx(dtype), is_bfloat16 && cpu_isa() == Isa::avx512 && !is_forced()};
 }
 
 }  // namespace
@@ -85,8 +83,7 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   const Rule rule = rule_for(input.scalar_type());
   const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
   if ((rule.winograd || large_gradient) && winograd_suits(input, weight, conv)) return Engine::winograd;
-  const bool widens = pass != Pass::wgrad && conv.transposed != (pass == Pass::dgrad);
-  if (rule.matmul && (widens || rule.matmul_narrows) && matmul_suits(input, weight, conv)) return Engine::matmul;
+  if (rule.matmul && matmul_suits(input, weight, conv)) return Engine::matmul;
   if (rule.scatter && pass != Pass::wgrad && scatter_suits(input, weight, conv, pass == Pass::dgrad)) return Engine::scatter;
   return rule.direct ? Engine::direct : Engine::aten;
 }
@@ -137,8 +134,7 @@ void fastgan_visit_engine_rules(fastgan::conv::EngineRuleVisitor visit, void* co
             (name + ": to larger images of up to 4 channels, or from few pixels").c_str());
     }
     if (rule.matmul) {
-      const char* const way = rule.matmul_narrows ? ": between one pixel and as many as the kernel has" : ": from one pixel to as many as the kernel has";
-      visit(context, "torch's matrix product", (name + way).c_str());
+      visit(context, "torch's matrix product", (name + ": between one pixel and as many as the kernel has").c_str());
     }
     const bool is_part = rule.winograd || rule.winograd_wgrad || rule.scatter || rule.matmul;
     const std::string others = name + (is_part ? ": all others" : ": all") +

@@ -378,8 +378,31 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
   return result;
 }
 
+// From one pixel to as many as the kernel has: every weight is read once, as that of one pixel with so many more channels.
+static bool is_wide(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward, const Tensor& output) {
+  const bool has_taps = weight.size(2) * weight.size(3) > 1;
+  return has_taps && conv.transposed != backward && matmul_suits(backward ? output : input.input, weight, conv);
+}
+
+static void gather_widely(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
+                          const Tensor& output) {
+  const auto format = format_of(output);
+  const auto as_pixel = [&](const Tensor& tensor) {
+    return torch::stable::reshape(rows_of(tensor, format), {tensor.size(0), tensor.numel() / tensor.size(0), 1, 1});
+  };
+  Convolution one = conv;
+  one.stride = {1, 1}, one.output_padding = {0, 0};
+  Epilogue at_end = epilogue;
+  if (epilogue.bias) at_end.bias = repeated(*epilogue.bias, output, format);
+  gather_directly(input, as_pixel(weight), one, backward, at_end, 0, as_pixel(output));
+}
+
 static OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                              const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+  if (engine == Engine::direct && is_wide(input, weight, conv, backward, output)) {
+    gather_widely(input, weight, conv, backward, epilogue, output);
+    return std::nullopt;
+  }
   if (engine == Engine::direct) return gather_directly(input, weight, conv, backward, epilogue, batch_groups, output);
   if (engine == Engine::winograd) winograd_gather(input, weight, conv, backward, epilogue, output);
   if (engine == Engine::matmul) matmul_gather(input.input, weight, conv, backward, epilogue.bias, output);

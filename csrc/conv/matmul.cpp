@@ -13,9 +13,6 @@ bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& 
   return conv.groups == 1;
 }
 
-namespace {
-
-// [N, ...] as [N, all the rest], in the order of memory that `format` means; a view where the tensor has that order.
 Tensor rows_of(const Tensor& tensor, MemoryFormat format) {
   using torch::stable::transpose;
   const bool last = format == MemoryFormat::ChannelsLast;
@@ -27,14 +24,6 @@ MemoryFormat format_of(const Tensor& tensor) {
   return is_channels_last(tensor) && !tensor.is_contiguous() ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // to be owned
-}
-
-// The bias in each column of a row: as it is, or in each pixel of `output`.
 Tensor repeated(const Tensor& bias, const Tensor& output, MemoryFormat format) {
   const int64_t channels = output.size(1), pixels = output.size(2) * output.size(3), step = bias.stride(0);
   const Tensor row = empty({channels * pixels}, bias.scalar_type(), output);
@@ -47,6 +36,15 @@ Tensor repeated(const Tensor& bias, const Tensor& output, MemoryFormat format) {
     }
   });
   return row;
+}
+
+namespace {
+
+void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // to be owned
 }
 
 // out = a b + bias, rounded once. By `linear`, because addmm takes Scalars, which the stable ABI does not pass.

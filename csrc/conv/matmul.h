@@ -9,6 +9,12 @@ namespace fastgan::conv {
 
 bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv);
 
+MemoryFormat format_of(const Tensor& tensor);
+// [N, ...] as [N, all the rest], in the order of memory that `format` means; a view where the tensor has that order.
+Tensor rows_of(const Tensor& tensor, MemoryFormat format);
+// The bias in each column of such a row: as it is, or in each pixel of `output`.
+Tensor repeated(const Tensor& bias, const Tensor& output, MemoryFormat format);
+
 // As `gather` and `wgrad` of engine.h, but for the activation.
 void matmul_gather(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward,
                    const OptionalTensor& bias, const Tensor& output);
