@@ -3,11 +3,11 @@
 // An item of the input, some images or a band of one, is packed; its pixels are multiplied with a block of output channels after
 // the other, for some hundreds of k at a time.
 #include <algorithm>
-#include <numeric>
 #include <tuple>
 
 #include "conv/engine.h"
 #include "conv/fetch.h"
+#include "conv/items.h"
 #include "conv/matmul.h"
 #include "conv/packed.h"
 #include "conv/panels.h"
@@ -18,86 +18,7 @@
 namespace fastgan::conv {
 namespace {
 
-constexpr int64_t kEven = 16;                  // pixels that a tile wants evenly spaced
-constexpr int64_t kLeftBytes = 1024 * 1024;  // of an item: in a second-level cache, beside what passes through it
-constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay there too
-
-// What is computed at a time: some whole images where they are small, a band of rows of some where they are not.
-struct Items {
-  int64_t images, rows;   // of one item
-  int64_t bands;          // of an image
-  int64_t count;
-};
-
-// Which images lie side by side changes no sum, so that the cache may decide it.
-Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
-  constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
-  constexpr int64_t kLeastItems = 8;  // for threads
-  const int64_t rows = g.y.most(), columns = g.x.most();
-  const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
-  // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
-  const int64_t even = std::min(kEven / std::gcd(kEven, columns), batch);
-  Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
-  while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
-  if (items.rows == rows) {
-    const int64_t few = std::min(divide_up(kPixels, rows * columns), divide_up(batch, kLeastItems));
-    const int64_t wanted = std::min(batch, round_up(few, even));
-    items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
-  }
-  items.bands = divide_up(rows, items.rows);
-  items.count = divide_up(batch, items.images) * items.bands;
-  return items;
-}
-
-// Where the left operand's pixels lie: [row][column % read][column / read][image][channel]. The outputs of a row, image after image
-// in each column, then read evenly spaced lines through every tap, which is what a tile likes best (tile_amx.cpp).
-struct Layout {
-  int64_t images, channels;
-  int64_t read, columns;  // columns: of a remainder
-  int64_t pixel() const { return images * channels; }
-  int64_t remainder() const { return columns * pixel(); }
-  int64_t row() const { return read * remainder(); }
-  int64_t column(int64_t x) const { return x % read * remainder() + x / read * pixel(); }
-  bool is_plain() const { return images == 1 && read == 1; }
-};
-
-template <class T, class S>
-void pack_images(const Tensor& input, int64_t first, const Window& window, const Layout& to, const Prologue<S>& prologue, S* out) {
-  const auto& pack = packing<T, S>();
-  const Image shape = image_of(input);
-  const int64_t image_stride = input.stride(0);
-  const T* const from = data<T>(input) + first * image_stride;
-  if (to.is_plain()) return prologue.pack(from, first, shape, window, out);
-  S* const line = scratch<S, 13>(window.width * to.channels);
-  for (int64_t y = 0; y < window.height; ++y, out += to.row()) {
-    const Window one{window.top, window.left, window.first + y, 1, window.width};
-    for (int64_t i = 0; i < to.images; ++i) {
-      prologue.pack(from + i * image_stride, first + i, shape, one, line);
-      pack.deal(line, window.width, to.channels, to.read, to.remainder(), to.pixel(), out + i * to.channels);
-    }
-  }
-}
-
-// The same for patches: `rows` rows of outputs from `first_row` on.
-template <class T, class S>
-void pack_patches(const Gather& whole, const Tensor& input, int64_t first, int64_t first_row, int64_t rows, const Layout& to,
-                  const Prologue<S>& prologue, S* out) {
-  const auto& pack = packing<T, S>();
-  const Image shape = image_of(input);
-  const auto &ys = whole.phase_y(0).taps, &xs = whole.phase_x(0).taps;
-  const Window window{whole.y.before, whole.x.before, first_row * whole.y.read, whole.y.span(rows), whole.x.span(to.columns)};
-  const int64_t line = window.width * shape.channels;
-  std::vector<int64_t> starts;
-  for (const auto& y : ys) starts.push_back((y.offset + whole.y.before) * line + (xs[0].offset + whole.x.before) * shape.channels);
-  S* const pixels = scratch<S, 13>(window.height * line + kSparePatch);
-  for (int64_t i = 0; i < to.images; ++i) {
-    prologue.pack(data<T>(input) + (first + i) * input.stride(0), first + i, shape, window, pixels);
-    for (int64_t y = 0; y < rows; ++y) {
-      pack.patches(pixels + y * whole.y.read * line, to.columns, whole.x.read * shape.channels, starts.data(), ys.size(),
-                   static_cast<int64_t>(xs.size()) * shape.channels, to.channels, to.pixel(), out + y * to.row() + i * to.channels);
-    }
-  }
-}
+constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay in a second-level cache, beside an item (items.h)
 
 // Some successive k of a phase: parts of taps, each of `extent` channels from `channel` on.
 struct Chunk {
@@ -120,36 +41,6 @@ std::vector<Chunk> chunks_of(int64_t taps, int64_t channels, int64_t depth, int6
     }
   }
   return chunks;
-}
-
-// What of the left operand is packed: an item's window of the input.
-template <class S>
-struct Left {
-  int64_t first_image = 0, images = 0, first_row = 0, rows = 0;
-  Window window;
-  Layout layout;
-  const S* data = nullptr;
-};
-
-template <class T, class S>
-Left<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
-                  const Prologue<S>& prologue) {
-  Left<S> left;
-  left.first_image = item / items.bands * items.images;
-  left.images = std::min(items.images, input.size(0) - left.first_image);
-  left.first_row = item % items.bands * items.rows;
-  left.rows = std::min(items.rows, g.y.most() - left.first_row);
-  left.window = {g.y.before, g.x.before, left.first_row * g.y.read, g.y.span(left.rows), g.x.span(g.x.most())};
-  left.layout = {left.images, channels, g.x.read, divide_up(left.window.width, g.x.read)};
-  // Spare rows of a last tile read on beyond the end.
-  S* const data = scratch<S, 1>(left.window.height * left.layout.row() + kMaxTileRows * channels);
-  if (g.in_patches) {
-    pack_patches<T, S>(whole, input, left.first_image, left.first_row, left.rows, left.layout, prologue, data);
-  } else {
-    pack_images<T, S>(input, left.first_image, left.window, left.layout, prologue, data);
-  }
-  left.data = data;
-  return left;
 }
 
 // The output's channels, and what happens to them.
@@ -384,8 +275,8 @@ static bool is_wide(const Pending& input, const Tensor& weight, const Convolutio
   return has_taps && conv.transposed != backward && matmul_suits(backward ? output : input.input, weight, conv);
 }
 
-static void gather_widely(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
-                          const Tensor& output) {
+static OptionalTensor gather_widely(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                                    const Epilogue& epilogue, const Tensor& output) {
   const auto format = format_of(output);
   const auto as_pixel = [&](const Tensor& tensor) {
     return torch::stable::reshape(rows_of(tensor, format), {tensor.size(0), tensor.numel() / tensor.size(0), 1, 1});
@@ -394,16 +285,15 @@ static void gather_widely(const Pending& input, const Tensor& weight, const Conv
   one.stride = {1, 1}, one.output_padding = {0, 0};
   Epilogue at_end = epilogue;
   if (epilogue.bias) at_end.bias = repeated(*epilogue.bias, output, format);
-  gather_directly(input, as_pixel(weight), one, backward, at_end, 0, as_pixel(output));
+  return gather_directly(input, as_pixel(weight), one, backward, at_end, 0, as_pixel(output));
 }
 
 static OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                              const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
-  if (engine == Engine::direct && is_wide(input, weight, conv, backward, output)) {
-    gather_widely(input, weight, conv, backward, epilogue, output);
-    return std::nullopt;
+  if (engine == Engine::direct) {
+    if (is_wide(input, weight, conv, backward, output)) return gather_widely(input, weight, conv, backward, epilogue, output);
+    return gather_directly(input, weight, conv, backward, epilogue, batch_groups, output);
   }
-  if (engine == Engine::direct) return gather_directly(input, weight, conv, backward, epilogue, batch_groups, output);
   if (engine == Engine::winograd) winograd_gather(input, weight, conv, backward, epilogue, output);
   if (engine == Engine::matmul) matmul_gather(input.input, weight, conv, backward, epilogue.bias, output);
   if (engine == Engine::scatter) scatter(input, weight, conv, epilogue, output);
