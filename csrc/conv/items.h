@@ -24,7 +24,7 @@ struct Items {
 // Which images lie side by side changes no sum, so that the cache may decide it.
 inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
   constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
-  constexpr int64_t kLeastItems = 8;  // for threads
+  constexpr int64_t kLeastItems = 4;  // for threads
   const int64_t rows = g.y.most(), columns = g.x.most();
   const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
   // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
