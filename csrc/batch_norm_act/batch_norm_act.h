@@ -157,9 +157,11 @@ struct BackwardSums {
   Tensor coefficients;  // [2, sets of parameters, channels], the statistics' dtype: what the input's gradient loses is
                         // coefficients[0] + coefficients[1] * (x - mean)
 };
+// parts: of the sums, where what made grad_output took them: [groups, parts, channels, 2], sum g and sum g (x - mean), on a CPU in
+// float64. An empty tensor is none.
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
-                           bool training);
+                           bool training, const OptionalTensor& parts = std::nullopt);
 Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                       const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
                       const Tensor& coefficients);

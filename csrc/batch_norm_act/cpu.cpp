@@ -138,6 +138,65 @@ void write(const Tensor& tensor, const std::vector<double>& values) {
   std::transform(values.begin(), values.end(), mutable_data<A>(tensor), [](double v) { return static_cast<A>(v); });
 }
 
+// Of each set of parameters: sum g and sum g (x - mean).
+struct Totals {
+  std::vector<double> sum, product;  // [sets, channels]
+  explicit Totals(const Geometry& g) : sum(g.groups * g.channels), product(g.groups * g.channels) {}
+};
+
+void check_parts(const char* op, const Tensor& parts, const Geometry& g) {
+  FASTGAN_CHECK(op, parts.scalar_type() == ScalarType::Double && parts.is_contiguous() && parts.dim() == 4 &&
+                    parts.size(0) == g.groups && parts.size(2) == g.channels && parts.size(3) == 2,
+                "the sums that are given have dtype ", dtype_name(parts.scalar_type()), " and shape ", shape_text(parts),
+                "; they must be dense float64, [", g.groups, ", parts, ", g.channels, ", 2].");
+}
+
+// From those of parts, in order.
+Totals totals_of(const Tensor& parts, const Geometry& g) {
+  Totals totals(g);
+  const auto* at = static_cast<const ChannelSums*>(parts.const_data_ptr());
+  for (int64_t set = 0; set < g.groups; ++set) {
+    for (int64_t part = 0; part < parts.size(1); ++part, at += g.channels) {
+      for (int64_t c = 0; c < g.channels; ++c) {
+        totals.sum[set * g.channels + c] += at[c].gradient;
+        totals.product[set * g.channels + c] += at[c].product;
+      }
+    }
+  }
+  return totals;
+}
+
+template <class T, class A = Compute<T>>
+Totals totals(const BackwardOf& of, const Affine<A>& affine, double negative_slope) {
+  const Geometry& g = of.g;
+  const Runs runs(g);
+  const T *const grad = data<T>(of.dy), *const from = data<T>(of.x);
+  const int64_t channels = runs.channels(), period = runs.period();
+  std::vector<double> sums(runs.size() * channels), products(runs.size() * channels);
+  torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
+    TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
+    const auto kernel = kernels<T>().backward_sums[static_cast<int>(of.activation)];
+    for (int64_t run = begin; run < end; ++run) {
+      parameters.select(run);
+      A *const sum = parameters.tiled.raw(3), *const product = parameters.tiled.raw(4);
+      const int64_t offset = runs.offset(run);
+      kernel(grad + offset, from + offset, runs.length(run) * channels, period, parameters.at, sum, product);
+      fold(runs, sum, sums.data() + run * channels);
+      fold(runs, product, products.data() + run * channels);
+    }
+  });
+  Totals totals(g);
+  for (int64_t set = 0; set < g.groups; ++set) {
+    for_each_partial(runs, g, set, [&](int64_t at, int64_t) {
+      for (int64_t c = 0; c < g.channels; ++c) {
+        totals.sum[set * g.channels + c] += sums[at + c];
+        totals.product[set * g.channels + c] += products[at + c];
+      }
+    });
+  }
+  return totals;
+}
+
 // What the gradient loses where the statistics are the batch's own, offset + slope * (x - mean): from the two sums of
 // each set of parameters, one value for all sets that share statistics.
 template <class A>
@@ -195,6 +254,36 @@ template void add_row_moments<float>(const float*, int64_t, int64_t, ChannelMome
 template void add_row_moments<double>(const double*, int64_t, int64_t, ChannelMoments*);
 template void add_row_moments<BFloat16>(const BFloat16*, int64_t, int64_t, ChannelMoments*);
 template void add_row_moments<Half>(const Half*, int64_t, int64_t, ChannelMoments*);
+
+template <class T>
+RowSums<T>::RowSums(const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight, const OptionalTensor& bias,
+                    int64_t activation, double negative_slope)
+    : channels_(mean.size(1)),
+      affine_(Geometry{mean.size(0), 1, mean.size(1), 1, true}, mean, invstd, weight, bias),
+      negative_slope_(static_cast<A>(negative_slope)),
+      kernel_(kernels<T>().backward_sums[activation]) {}
+
+template <class T>
+void RowSums<T>::add(const T* grad, const T* rows, int64_t count, int64_t group, ChannelSums* result) const {
+  const Runs runs(Geometry{1, 1, channels_, count, true});
+  Tiled<A> tiled(runs, 5);
+  const int64_t at = group * channels_;
+  const Parameters<A> parameters{tiled.fill(0, affine_.mean.data() + at), tiled.fill(1, affine_.scale.data() + at),
+                                 tiled.fill(2, affine_.shift.data() + at), negative_slope_};
+  A *const sum = tiled.raw(3), *const product = tiled.raw(4);
+  std::vector<double> sums(channels_), products(channels_);
+  for (int64_t run = 0; run < runs.size(); ++run) {
+    const int64_t offset = runs.offset(run);
+    kernel_(grad + offset, rows + offset, runs.length(run) * channels_, runs.period(), parameters, sum, product);
+    fold(runs, sum, sums.data());
+    fold(runs, product, products.data());
+    for (int64_t c = 0; c < channels_; ++c) result[c].gradient += sums[c], result[c].product += products[c];
+  }
+}
+template class RowSums<float>;
+template class RowSums<double>;
+template class RowSums<BFloat16>;
+template class RowSums<Half>;
 
 Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
                       bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& chunks) {
@@ -271,10 +360,12 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
 
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
-                           bool training) {
+                           bool training, const OptionalTensor& given) {
   constexpr const char* op = "batch_norm_act_backward";
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
+  const OptionalTensor parts = given && given->numel() > 0 ? given : std::nullopt;
+  if (parts) check_parts(op, *parts, g);
   const bool per_sample = is_per_sample(weight, bias);
   const auto dtype = accumulate_type(input.scalar_type());
   const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
@@ -286,38 +377,12 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
-    const Runs runs(g);
     const Affine<A> affine(g, mean, invstd, weight, bias);
-    const T* grad = data<T>(of.dy);
-    const T* from = data<T>(of.x);
-    const int64_t channels = runs.channels(), period = runs.period();
-
-    std::vector<double> sums(runs.size() * channels), products(runs.size() * channels);
-    torch::stable::parallel_for(0, runs.size(), runs.grain(), [&](int64_t begin, int64_t end) {
-      TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
-      const auto kernel = kernels<T>().backward_sums[static_cast<int>(of.activation)];
-      for (int64_t run = begin; run < end; ++run) {
-        parameters.select(run);
-        A* sum = parameters.tiled.raw(3);
-        A* product = parameters.tiled.raw(4);
-        const int64_t offset = runs.offset(run);
-        kernel(grad + offset, from + offset, runs.length(run) * channels, period, parameters.at, sum, product);
-        fold(runs, sum, sums.data() + run * channels);
-        fold(runs, product, products.data() + run * channels);
-      }
-    });
-
-    // Their totals for each set of parameters, and of those the parameters' gradients.
-    std::vector<double> sum(g.groups * g.channels), product(g.groups * g.channels);
+    // Totals for each set of parameters, and of those the parameters' gradients.
+    const auto [sum, product] = parts ? totals_of(*parts, g) : totals<T>(of, affine, negative_slope);
     std::vector<double> weight_sum(result.weight.numel()), bias_sum(result.bias.numel());
     for (int64_t set = 0; set < g.groups; ++set) {
       const int64_t row = set * g.channels, parameters = per_sample ? row : 0;
-      for_each_partial(runs, g, set, [&](int64_t at, int64_t) {
-        for (int64_t c = 0; c < g.channels; ++c) {
-          sum[row + c] += sums[at + c];
-          product[row + c] += products[at + c];
-        }
-      });
       for (int64_t c = 0; c < g.channels; ++c) {
         weight_sum[parameters + c] += product[row + c] * static_cast<double>(affine.invstd[row + c]);
         bias_sum[parameters + c] += sum[row + c];

@@ -183,8 +183,9 @@ static void check_groups(const char* op, const Geometry& g) {
 
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
-                           bool training) {
+                           bool training, const OptionalTensor& parts) {
   constexpr const char* op = "batch_norm_act_backward";
+  FASTGAN_CHECK(op, !parts || parts->numel() == 0, "sums are given, which a GPU's kernels do not take; give none.");
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
   check_groups(op, g);

@@ -206,6 +206,28 @@ struct ChannelMoments {
 template <class T>
 void add_row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result);
 
+// A part's, of one channel: what a CPU's kernels hand to `backward_sums`, in float64.
+struct ChannelSums {
+  double gradient, product;  // sum g, sum g (x - mean)
+};
+
+// Adds up those of rows of `channels` that lie together.
+template <class T>
+class RowSums {
+ public:
+  RowSums(const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
+          double negative_slope);
+  // Of `count` rows of a group: the batch-norm's input, and the gradient of what the activation after it gives.
+  void add(const T* grad, const T* rows, int64_t count, int64_t group, ChannelSums* result) const;
+
+ private:
+  using A = Compute<T>;
+  int64_t channels_;
+  Affine<A> affine_;
+  A negative_slope_;
+  void (*kernel_)(const T*, const T*, int64_t, int64_t, const Parameters<A>&, A*, A*);
+};
+
 // body(first element, elements) over n elements that have no channels.
 template <class Body>
 void for_each_run(int64_t n, const Body& body) {

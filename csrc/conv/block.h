@@ -18,6 +18,7 @@ namespace fastgan::conv {
 
 struct Gradients {
   Tensor input, weight, bias, bn_weight, bn_bias;
+  Tensor sums_below;  // parts of the sums that the backward of what is pending on the input begins with, or nothing
 };
 
 inline int64_t output_size(const Convolution& conv, int64_t input, int64_t kernel, size_t dim) {
@@ -132,8 +133,8 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
     const Counted counted(op, engine_name("forward", engine, like));
     if (engine != Engine::aten) {
       output = empty(output_sizes(like, weight, conv), like.scalar_type(), like, format_of(like, weight));
-      moments = gather(engine, taken, weight_for(engine, weight, like), conv, {bias, batch_norm ? 0 : activation, negative_slope},
-                       batch_norm && training ? batch_groups : 0, output);
+      moments = gather(engine, taken, weight_for(engine, weight, like), conv, false,
+                       {bias, batch_norm ? 0 : activation, negative_slope}, {batch_norm && training ? batch_groups : 0}, output);
     } else {
       output = convolve(taken.input, weight_for(engine, weight, like), bias, conv);
     }
@@ -148,11 +149,12 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   return {output, nothing(output, dtype), nothing(output, dtype)};
 }
 
-// Gradients of input, weight and bias from that of the convolution's output; where `wanted` says no, an undefined tensor.
+// Gradients of input, weight and bias from that of the convolution's output, and Gradients::sums_below where that can be taken in passing;
+// an undefined tensor where `wanted` says no.
 // aten is called for each by itself, as it works inside anyway, so that each is counted and timed under its own name.
-inline std::array<Tensor, 3> convolution_backward(const char* op, const Pending& given, const Pending& input,
+inline std::array<Tensor, 4> convolution_backward(const char* op, const Pending& given, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
-                                                  std::array<bool, 3> wanted) {
+                                                  std::array<bool, 4> wanted) {
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
@@ -162,12 +164,14 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Pending&
                              (!wanted[1] || is_gradient_fused(wgrad_engine, given));
   const Pending pending = reads_pending ? given : given.materialised();
   const Tensor& grad = pending.input;
-  std::array<Tensor, 3> gradients;
+  std::array<Tensor, 4> gradients;
   if (wanted[0]) {
     const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like));
     if (dgrad_engine != Engine::aten) {
       gradients[0] = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
-      gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true, {std::nullopt, 0, 0.0}, gradients[0]);
+      const auto sums = gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true, {std::nullopt, 0, 0.0},
+                               {0, wanted[3] && input.mean ? &input : nullptr}, gradients[0]);
+      if (sums) gradients[3] = *sums;
     } else {
       const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false, false});
       gradients[0] = as_format(found[0], format_of(like, weight));
@@ -191,11 +195,13 @@ inline std::array<Tensor, 3> convolution_backward(const char* op, const Pending&
   return gradients;
 }
 
-// `output`, `mean` and `invstd` are forward's; grad_output is with respect to what the block's activation gives.
+// `output`, `mean` and `invstd` are forward's; grad_output is with respect to what the block's activation gives, and sums_above what the
+// block above found of it: its Gradients::sums_below.
 inline Gradients backward(const char* op, const Tensor& grad_output, const Tensor& output, const OptionalTensor& mean,
                           const OptionalTensor& invstd, const OptionalTensor& bn_weight, const OptionalTensor& bn_bias,
                           bool training, int64_t activation, double negative_slope, const Pending& input,
-                          const Tensor& weight, const Convolution& conv, const std::array<bool, 3>& wanted) {
+                          const Tensor& weight, const Convolution& conv, const std::array<bool, 4>& wanted,
+                          const OptionalTensor& sums_above) {
   check(op, input.input, weight, std::nullopt, conv);
   input.check(op);
   check_same(op, "grad_output", grad_output, output);
@@ -207,7 +213,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
   if (mean) {
     FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
     const auto sums = batch_norm_act::backward_sums(grad_output, output, *mean, *invstd, bn_weight, bn_bias, activation,
-                                                    negative_slope, training);
+                                                    negative_slope, training, sums_above);
     grad = {grad_output, mean, invstd, bn_weight, bn_bias, activation, negative_slope, output, sums.coefficients};
     grad_bn_weight = sums.weight;
     grad_bn_bias = sums.bias;
@@ -221,7 +227,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
   for (auto& gradient : gradients) {
     if (!gradient.defined()) gradient = nothing(output, output.scalar_type());
   }
-  return {gradients[0], gradients[1], gradients[2], grad_bn_weight, grad_bn_bias};
+  return {gradients[0], gradients[1], gradients[2], grad_bn_weight, grad_bn_bias, gradients[3]};
 }
 
 }  // namespace fastgan::conv

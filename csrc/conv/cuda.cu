@@ -125,15 +125,11 @@ bool is_gradient_fused(Engine, const Pending&) { return false; }
 bool takes_float32_weight(Engine) { return false; }
 bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
 
-void gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-            const Epilogue& epilogue, const Tensor& output) {
-  run_gather(input, weight, conv, backward, epilogue, 0, output);
-}
-
-OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv,
-                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
+  if (backward) return run_gather(input, weight, conv, true, epilogue, 0, output);  // the sums are a pass of their own
   // The statistics say what is wrong with groups that do not divide the batch.
-  const int64_t groups = batch_groups > 0 && output.size(0) % batch_groups == 0 ? batch_groups : 0;
+  const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
   return run_gather(taken(input, groups), weight, conv, false, epilogue, groups, output);
 }
 

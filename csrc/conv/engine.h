@@ -66,10 +66,17 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
 // What the counters call a pass.
 std::string engine_name(const char* pass, Engine engine, const Tensor& input);
 
+// What is summed up of a gather's output while that is in cache: one of the two, or nothing.
+struct Reduction {
+  int64_t moment_groups = 0;       // if not 0, moments of so many groups of the batch, as batch_norm_act::statistics takes them
+  const Pending* below = nullptr;  // if the output is the gradient of what this makes: parts, as batch_norm_act::backward_sums takes them
+};
+
 // output: [N, C_out, H_out, W_out], dense, overwritten. `backward` reads the weight from the other end: the gather is then the
-// gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged.
-void gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-            const Epilogue& epilogue, const Tensor& output);
+// gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged. Returns what `reduction`
+// asks for, where the engine can.
+OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output);
 
 // Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
 bool is_fused(Engine engine, const Tensor& input);
@@ -83,11 +90,6 @@ bool takes_float32_weight(Engine engine);
 inline Tensor weight_for(Engine engine, const Tensor& weight, const Tensor& input) {
   return takes_float32_weight(engine) ? weight : to_dtype(weight, input.scalar_type());
 }
-
-// The forward, with the moments of the output where the engine takes them and batch_groups is not 0: [batch_groups, chunks,
-// channels, 3], as batch_norm_act::statistics takes them.
-OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
-                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output);
 
 // The gradient of the weight, in the weight's shape and grad_weight's dtype: the input's, or what takes_float32_weight allows.
 void wgrad(Engine engine, const Pending& input, const Pending& grad_output, const Convolution& conv,

@@ -12,6 +12,7 @@
 #include "conv/packed.h"
 #include "conv/panels.h"
 #include "conv/prologue.h"
+#include "conv/reduction.h"
 #include "conv/scatter.h"
 #include "conv/winograd.h"
 
@@ -104,40 +105,6 @@ struct Ahead {
   int64_t share;
 };
 
-// Moments of the output, taken of an item while it is in cache (batch_norm_act::statistics).
-template <class T>
-class ItemMoments {
- public:
-  // Where an item lies in one group of the batch and has all channels; otherwise nothing is taken.
-  ItemMoments(const Gather& g, const Items& items, int64_t shares, int64_t batch_groups, const Tensor& output) : g_(g), output_(output) {
-    if (batch_groups == 0 || shares > 1 || !is_channels_last(output) || items.count % batch_groups != 0) return;
-    if (output.size(0) / batch_groups % items.images != 0) return;
-    moments_ = empty({batch_groups, items.count / batch_groups, output.size(1), 3}, ScalarType::Double, output);
-    to_ = static_cast<batch_norm_act::ChannelMoments*>(moments_->mutable_data_ptr());
-  }
-
-  void take(int64_t item, int64_t first_image, int64_t images, int64_t first_row, int64_t rows) const {
-    if (!moments_) return;
-    const int64_t top = first_row * g_.y.step, bottom = std::min(output_.size(2), (first_row + rows) * g_.y.step);
-    const int64_t channels = output_.size(1), pixels = (bottom - top) * output_.size(3);
-    const T* const from = data<T>(output_) + first_image * output_.stride(0) + top * output_.size(3) * channels;
-    auto* const to = to_ + item * channels;
-    std::fill_n(to, channels, batch_norm_act::ChannelMoments{});
-    const int64_t pieces = bottom - top == output_.size(2) ? 1 : images;  // whole images are one
-    for (int64_t i = 0; i < pieces; ++i) {
-      batch_norm_act::add_row_moments(from + i * output_.stride(0), pixels * images / pieces, channels, to);
-    }
-  }
-
-  const OptionalTensor& result() const { return moments_; }
-
- private:
-  const Gather& g_;
-  const Tensor& output_;
-  OptionalTensor moments_;
-  batch_norm_act::ChannelMoments* to_ = nullptr;
-};
-
 // One phase of an item, for blocks of output channels. `out`: where the item's output begins.
 template <class T, class S>
 class PhaseProducts {
@@ -204,7 +171,7 @@ class PhaseProducts {
 }  // namespace
 
 static OptionalTensor gather_directly(const Pending& pending, const Tensor& weight, const Convolution& conv, bool backward,
-                                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+                                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
   const Tensor& input = pending.input;
   OptionalTensor result;
   dispatch_packed("conv", input.scalar_type(), [&](auto element, auto packed) {
@@ -229,7 +196,7 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
     const int64_t share = divide_up(panels.blocks, shares);
-    const ItemMoments<T> moments(g, items, shares, batch_groups, output);
+    const ItemReduction<T> reduced(reduction, g, items, shares, output);
     torch::stable::parallel_for(0, items.count * shares, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
       Left<S> left;
@@ -261,10 +228,10 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
           PhaseProducts<T, S>(places[phase], left.data, to, out, ahead).run(order, panels, phase, first, last);
         }
-        moments.take(unit, left.first_image, left.images, left.first_row, left.rows);
+        reduced.take(unit, left.first_image, left.images, left.first_row, left.rows);
       }
     });
-    result = moments.result();
+    result = reduced.result();
   });
   return result;
 }
@@ -285,29 +252,19 @@ static OptionalTensor gather_widely(const Pending& input, const Tensor& weight, 
   one.stride = {1, 1}, one.output_padding = {0, 0};
   Epilogue at_end = epilogue;
   if (epilogue.bias) at_end.bias = repeated(*epilogue.bias, output, format);
-  return gather_directly(input, as_pixel(weight), one, backward, at_end, 0, as_pixel(output));
+  return gather_directly(input, as_pixel(weight), one, backward, at_end, {}, as_pixel(output));
 }
 
-static OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                             const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
   if (engine == Engine::direct) {
     if (is_wide(input, weight, conv, backward, output)) return gather_widely(input, weight, conv, backward, epilogue, output);
-    return gather_directly(input, weight, conv, backward, epilogue, batch_groups, output);
+    return gather_directly(input, weight, conv, backward, epilogue, reduction, output);
   }
   if (engine == Engine::winograd) winograd_gather(input, weight, conv, backward, epilogue, output);
   if (engine == Engine::matmul) matmul_gather(input.input, weight, conv, backward, epilogue.bias, output);
   if (engine == Engine::scatter) scatter(input, weight, conv, epilogue, output);
-  return std::nullopt;  // the statistics are a pass of their own
-}
-
-void gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-            const Epilogue& epilogue, const Tensor& output) {
-  gather(engine, input, weight, conv, backward, epilogue, 0, output);
-}
-
-OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv,
-                      const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
-  return gather(engine, input, weight, conv, false, epilogue, batch_groups, output);
+  return std::nullopt;  // what would be reduced is a pass of its own
 }
 
 }  // namespace fastgan::conv

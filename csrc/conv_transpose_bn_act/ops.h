@@ -23,19 +23,21 @@ inline std::tuple<Tensor, Tensor, Tensor> forward(
   return {result.output, result.mean, result.invstd};
 }
 
-inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& grad_output, const Tensor& output, const OptionalTensor& mean, const OptionalTensor& invstd,
     const OptionalTensor& bn_weight, const OptionalTensor& bn_bias, bool training, int64_t activation,
     double negative_slope, const Tensor& input, const OptionalTensor& in_mean, const OptionalTensor& in_invstd,
     const OptionalTensor& in_weight, const OptionalTensor& in_bias, int64_t in_activation, double in_negative_slope,
     const Tensor& weight, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-    const std::vector<int64_t>& output_padding, const std::vector<int64_t>& dilation, int64_t groups, int64_t output_mask) {
+    const std::vector<int64_t>& output_padding, const std::vector<int64_t>& dilation, int64_t groups, int64_t output_mask,
+    const OptionalTensor& sums) {
   const Pending pending{input, in_mean, in_invstd, in_weight, in_bias, in_activation, in_negative_slope};
   const Convolution conv{true, stride, padding, dilation, output_padding, groups};
   auto gradients = conv::backward("conv_transpose_bn_act", grad_output, output, mean, invstd, bn_weight, bn_bias,
                                   training, activation, negative_slope, pending, weight, conv,
-                                  {(output_mask & 1) != 0, (output_mask & 2) != 0, (output_mask & 4) != 0});
-  return {gradients.input, gradients.weight, gradients.bias, gradients.bn_weight, gradients.bn_bias};
+                                  {(output_mask & 1) != 0, (output_mask & 2) != 0, (output_mask & 4) != 0, (output_mask & 8) != 0}, sums);
+  return {gradients.input,     gradients.weight,  gradients.bias,
+          gradients.bn_weight, gradients.bn_bias, gradients.sums_below};
 }
 
 }  // namespace fastgan::conv_transpose_bn_act

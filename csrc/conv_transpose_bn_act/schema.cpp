@@ -1,6 +1,7 @@
 #include "common/tensor.h"
 
-// in_*: what is pending on the input (csrc/conv/block.h). output_mask: 1 input, 2 weight, 4 bias.
+// in_*: what is pending on the input (csrc/conv/block.h). output_mask: 1 input, 2 weight, 4 bias,
+// 8 sums_below. sums: what the block above took of grad_output, its sums_below.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
       "_conv_transpose_bn_act(Tensor input, Tensor? in_mean, Tensor? in_invstd, Tensor? in_weight, Tensor? in_bias, "
@@ -14,6 +15,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
       "Tensor? bn_bias, bool training, int activation, float negative_slope, Tensor input, Tensor? in_mean, "
       "Tensor? in_invstd, Tensor? in_weight, Tensor? in_bias, int in_activation, float in_negative_slope, "
       "Tensor weight, int[] stride, int[] padding, int[] output_padding, int[] dilation, int groups, "
-      "int output_mask) "
-      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_bn_weight, Tensor grad_bn_bias)");
+      "int output_mask, Tensor? sums=None) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor grad_bn_weight, Tensor grad_bn_bias, "
+      "Tensor sums_below)");
 }

@@ -194,6 +194,7 @@ def fake_backward(grad_output, output, mean, input, weight, conv: Conv, output_m
         torch.empty_like(weight, memory_format=formats[1]) if output_mask & 2 else output.new_empty(0),
         output.new_empty(output.shape[1] if output_mask & 4 else 0),
         *(output.new_empty(channels, dtype=dtype) for _ in range(2)),
+        output.new_empty(0),
     )
 
 
@@ -251,6 +252,7 @@ if _native.loaded("cpu"):
         dilation,
         groups,
         output_mask,
+        sums=None,
     ):
         conv = Conv(stride, padding, dilation, groups)
         return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)

@@ -140,6 +140,7 @@ if _native.loaded("cpu"):
         dilation,
         groups,
         output_mask,
+        sums=None,
     ):
         conv = Conv(stride, padding, dilation, groups, True, output_padding)
         return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)

@@ -353,6 +353,9 @@ def _backward(
 ) -> list[Tensor | None]:
     """Gradients of the input and of every block's tensors, None where not needed."""
     grads: list[Tensor | None] = [None] * len(needs)
+    # A block's data gradient is summed up in passing, for the backward of the block below. In how many parts, the
+    # kernels decide, which a compiler could not know.
+    sums, takes_sums = None, type(grad) is Tensor and not torch.compiler.is_compiling()
     _take_trace(kernels)
     for i in reversed(range(len(blocks))):
         block, p = blocks[i], parameters[i]
@@ -367,10 +370,10 @@ def _backward(
             grad, grad_bn_weight, grad_bn_bias = torch.ops.fastgan._batch_norm_act_backward.default(
                 grad, tensor, *statistics, block.activation, block.negative_slope, training
             )
-            found = (None, None, grad_bn_weight, grad_bn_bias)
+            found, sums = (None, None, grad_bn_weight, grad_bn_bias), None
         else:
             op, options = _conv_op(block.conv, backward=True)
-            grad, *found = op(
+            grad, *found, sums = op(
                 grad,
                 tensor,
                 *statistics,
@@ -380,7 +383,8 @@ def _backward(
                 *_source(i, input, blocks, parameters, kept),
                 p.weight,
                 *options,
-                needs_below | needs[at] << 1 | needs[at + 1] << 2,
+                needs_below | needs[at] << 1 | needs[at + 1] << 2 | (takes_sums and i > 0) << 3,
+                sums,
             )
         for j, gradient in enumerate(found):
             if needs[at + j]:

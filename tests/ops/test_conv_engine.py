@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def check_every_layer() -> None:
                     assert error <= limit, (name, dtype, weight_dtype, format, error)
                 assert [t.dtype for t in (found, *grads[:2])] == [dtype, dtype, weight_dtype]
     check_blocks()
+    check_sums()
+    check_chain()
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
     engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
@@ -143,6 +146,61 @@ def check_blocks() -> None:
             for value, eager, truth in zip(*results, strict=True):
                 error, allowed = relative_error(value, truth), max(limit, 1.2 * relative_error(eager, truth))
                 assert error <= allowed, (name, dtype, groups, batch_norm, error, allowed)
+
+
+def check_sums() -> None:
+    """What a data gradient is summed up to in passing, for the backward of the batch-norm below."""
+    taken = set()
+    for name, dtype, groups in product(BLOCKS, (torch.float32, torch.bfloat16), (1, 2)):
+        ins, outs, size, kernel, stride, padding, *_, transposed = LAYERS[name]
+        torch.manual_seed(0)
+        x = torch.randn(36 if name in BATCHES else 4, ins, *size).to(dtype, memory_format=torch.channels_last)
+        w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=dtype) * 0.1
+        mean, invstd, scale, shift = (torch.randn(shape) for shape in ((groups, ins), (groups, ins), ins, ins))
+        invstd = invstd.abs() + 0.5
+        convolve = F.conv_transpose2d if transposed else F.conv2d
+        grad = torch.randn_like(convolve(x, w, stride=stride, padding=padding))
+        raw = torch.ops.fastgan
+        backward = raw._conv_transpose_bn_act_backward if transposed else raw._conv_bn_act_backward
+        middle = ((stride, stride), (padding, padding), *(((0, 0),) if transposed else ()), (1, 1), 1)
+        pending = (mean, invstd, scale, shift, activation.NUMBERS["leaky_relu"], 0.2)
+        given = (grad, grad, None, None, None, None, False, 0, 0.0, x, *pending, w, *middle)
+        assert backward(*given, 1)[5].numel() == 0, "nobody asked for sums"
+        found = backward(*given, 1 | 8)
+        if found[5].numel() == 0:
+            continue
+        taken.add((name, dtype))
+        spread = [t.double().repeat_interleave(len(x) // groups, 0)[:, :, None, None] for t in (mean, invstd)]
+        d = x.double() - spread[0]
+        z = d * spread[1] * scale.double()[:, None, None] + shift.double()[:, None, None]
+        g = found[0].double() * torch.where(z > 0, 1.0, 0.2)
+        truth = torch.stack([g, g * d], -1).unflatten(0, (groups, -1)).sum((1, 3, 4))
+        size = torch.stack([g, g * d], -1).abs().unflatten(0, (groups, -1)).sum((1, 3, 4))  # of what may cancel
+        assert ((found[5].sum(1) - truth).abs() <= 1e-5 * size).all(), (name, dtype, groups)
+    assert {("large_image", torch.float32), ("large_image", torch.bfloat16)} <= taken, taken
+
+
+def check_chain() -> None:
+    """The same sums handed from block to block."""
+    torch.manual_seed(0)
+    chain = layers.Sequential(
+        layers.Conv2d(8, 16, 3, 1, 1, bias=False),
+        layers.BatchNorm2d(16),
+        layers.LeakyReLU(0.2),
+        layers.Conv2d(16, 24, 4, 2, 1, bias=False),
+        layers.BatchNorm2d(24),
+        layers.ReLU(),
+        layers.ConvTranspose2d(24, 12, 3, 1, 1, bias=False),
+        layers.BatchNorm2d(12),
+        layers.Tanh(),
+        layers.Conv2d(12, 4, 3, 1, 1, bias=False),
+    ).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(torch.nn.Sequential(*chain)).double()
+    x = torch.randn(3, 8, 150, 90).contiguous(memory_format=torch.channels_last)
+    for network, input in ((plain, x.double()), (chain, x)):
+        network(input).pow(2).mean().backward()
+    for (name, found), truth in zip(chain.named_parameters(), plain.parameters(), strict=True):
+        assert relative_error(found.grad, truth.grad) <= 1e-4, name
 
 
 @pytest.mark.parametrize("isa", ["amx", "avx512", "avx2", "scalar"])

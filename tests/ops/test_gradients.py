@@ -98,7 +98,7 @@ def _raw_calls():
     norm = (True, *running, True, 0.1, 1e-5, 1, 2, 0.2)
     plain = (False, None, None, False, 0.0, 0.0, 1, 3, 0.0)
     conv, transposed = ([2, 2], [0, 0], [1, 1], 1), ([1, 1], [2, 2], [0, 0], [1, 1], 1)
-    p = torch.rand(6, dtype=d)
+    p, sums = torch.rand(6, dtype=d), torch.randn(1, 3, 4, 2, dtype=d)
     return {
         "_batch_norm_stats": [(x, torch.zeros(3, dtype=d), torch.ones(3, dtype=d), True, 0.1, 1e-5, 2)],
         "_batch_norm_act": [(x, mean, invstd, None, None, 1, 0.0)],
@@ -110,6 +110,7 @@ def _raw_calls():
         "_conv_bn_act_backward": [
             (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, w, *conv, 7),
             (c.cos(), c, *([None] * 4), False, 1, 0.0, x, *([None] * 4), 0, 0.0, w, *conv, 2),
+            (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, w, *conv, 7, sums),
         ],
         "_conv_transpose_bn_act": [(x, *pending, wt, None, *transposed, *norm)],
         "_conv_transpose_bn_act_backward": [
@@ -129,6 +130,13 @@ def test_opcheck(name):
             grad = torch.randn(2, 4, 2, 2, dtype=torch.float64)
             assert arguments[0].shape == grad.shape
         opcheck(getattr(torch.ops.fastgan, name).default, arguments)
+
+
+@pytest.mark.parametrize("sums", [torch.zeros(1, 1, 3, 2).double(), torch.zeros(1, 1, 4, 2)], ids=["channels", "dtype"])
+def test_sums_of_another_batch_norm_are_refused(sums):
+    *arguments, _ = _raw_calls()["_conv_bn_act_backward"][2]
+    with pytest.raises(RuntimeError, match=r"the sums that are given .* must be dense float64, \[1, parts, 4, 2\]"):
+        torch.ops.fastgan._conv_bn_act_backward(*arguments, sums)
 
 
 def test_every_raw_operator_is_checked():
