@@ -1,4 +1,4 @@
-"""Twenty-one small mistakes in the operators, each of which the tests have to notice."""
+"""Twenty-two small mistakes in the operators, each of which the tests have to notice."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ class Mutation(NamedTuple):
     mistake: str
 
 
-NORM = "csrc/batch_norm_act/cpu.cpp"
+STATISTICS, BACKWARD = "csrc/batch_norm_act/statistics.cpp", "csrc/batch_norm_act/backward.cpp"
 KERNELS = "csrc/batch_norm_act/batch_norm_act_kernels.cpp"
 RUN = "fastgan/ops/run.py"
 MUTATIONS = [
-    Mutation("epsilon left out", NORM, "1.0 / std::sqrt(v + eps)", "1.0 / std::sqrt(v)"),
-    Mutation("running variance biased", NORM, "momentum, n / (n - 1));", "momentum, 1.0);"),
-    Mutation("momentum upside down", NORM, "value += momentum * (", "value += (1 - momentum) * ("),
+    Mutation("epsilon left out", STATISTICS, "1.0 / std::sqrt(v + eps)", "1.0 / std::sqrt(v)"),
+    Mutation("running variance biased", STATISTICS, "momentum, n / (n - 1));", "momentum, 1.0);"),
+    Mutation("momentum upside down", STATISTICS, "value += momentum * (", "value += (1 - momentum) * ("),
     Mutation("sign of the offset", KERNELS, "scale * g - constant - factor * d", "scale * g + constant - factor * d"),
     Mutation("sign of the slope", KERNELS, "scale * g - constant - factor * d", "scale * g - constant + factor * d"),
-    Mutation("sums forgotten in training", NORM, "if (training) mean_terms(", "if (!training) mean_terms("),
-    Mutation("gradient of the weight unscaled", NORM, "product[row + c] * static_cast<double>(affine.invstd[row + c]);", "product[row + c];"),
+    Mutation("sums forgotten in training", BACKWARD, "if (training) mean_terms(", "if (!training) mean_terms("),
+    Mutation("gradient of the weight unscaled", BACKWARD, "product[row + c] * static_cast<double>(affine.invstd[row + c]);", "product[row + c];"),
     Mutation("a tail forgotten", KERNELS, "for (int64_t i = whole; i < n; i += W) at(i - whole)", "for (int64_t i = whole; i + W <= n; i += W) at(i - whole)"),
-    Mutation("the mean of a tail forgotten", NORM, "add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });", ""),
-    Mutation("groups share their statistics", NORM, "const int64_t begin = group * sets * channels, end", "const int64_t begin = 0, end"),
-    Mutation("samples share their scale", NORM, "parameters = per_sample ? row : 0;", "parameters = 0;"),
+    Mutation("the mean of a tail forgotten", STATISTICS, "add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });", ""),
+    Mutation("groups share their statistics", BACKWARD, "const int64_t begin = group * sets * channels, end", "const int64_t begin = 0, end"),
+    Mutation("samples share their scale", BACKWARD, "parameters = per_sample ? row : 0;", "parameters = 0;"),
+    Mutation("sums in passing of the wrong group", BACKWARD, "const int64_t at = group * channels_;", "const int64_t at = 0 * group;"),
     Mutation("slope of the positive side", "csrc/common/activate.h", "return z > V{} ? grad : grad * slope;", "return z > V{} ? grad * slope : grad;"),
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),
     Mutation("even elements for odd ones", "csrc/common/vec.h", "bits_as<Vec<float>>(pairs & 0xffff0000u)}", "bits_as<Vec<float>>(pairs << 16)}"),

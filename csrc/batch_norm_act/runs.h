@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "batch_norm_act/batch_norm_act.h"
 #include "batch_norm_act/kernels.h"
+#include "common/counters.h"
 #include "common/dispatch.h"
 
 namespace fastgan::batch_norm_act {
@@ -227,6 +229,20 @@ class RowSums {
   A negative_slope_;
   void (*kernel_)(const T*, const T*, int64_t, int64_t, const Parameters<A>&, A*, A*);
 };
+
+template <class A>
+void write(const Tensor& tensor, const std::vector<double>& values) {
+  std::transform(values.begin(), values.end(), mutable_data<A>(tensor), [](double v) { return static_cast<A>(v); });
+}
+
+inline std::string kernel_name(const char* pass, const Geometry& g, ScalarType dtype) {
+  return std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_" +
+         kernel_isa_name();
+}
+
+inline Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
+  return {"batch_norm_act", kernel_name(pass, g, dtype)};
+}
 
 // body(first element, elements) over n elements that have no channels.
 template <class Body>

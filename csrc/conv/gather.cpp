@@ -61,7 +61,7 @@ struct Places {
 };
 
 template <class S>
-Places places_of(const Gather& g, int64_t phase, const Left<S>& left, int64_t depth, const Tensor& output) {
+Places places_of(const Gather& g, int64_t phase, const Item<S>& left, int64_t depth, const Tensor& output) {
   const auto& tile = tile_of<S>();
   const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
   const Layout& layout = left.layout;
@@ -199,13 +199,13 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
     const ItemReduction<T> reduced(reduction, g, items, shares, output);
     torch::stable::parallel_for(0, items.count * shares, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
-      Left<S> left;
+      Item<S> left;
       Ahead ahead{};
       std::vector<Places> places;
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t first = unit % shares * share, last = std::min(panels.blocks, first + share);
         if (unit == begin || first == 0) {
-          const Left<S> before = left;
+          const Item<S> before = left;
           left = pack_item<T, S>(whole, g, items, unit / shares, panels.channels, input, prologue);
           const bool is_last_band = left.first_row + left.rows == g.y.most();  // in which phases may differ
           if ((is_last_band && items.bands > 1) || left.images != before.images || left.rows != before.rows) {

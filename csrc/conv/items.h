@@ -93,7 +93,7 @@ void pack_patches(const Gather& whole, const Tensor& input, int64_t first, int64
 
 // What of the left operand is packed: an item's window of the input.
 template <class S>
-struct Left {
+struct Item {
   int64_t first_image = 0, images = 0, first_row = 0, rows = 0;
   Window window;
   Layout layout;
@@ -101,9 +101,9 @@ struct Left {
 };
 
 template <class T, class S>
-Left<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
+Item<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
                   const Prologue<S>& prologue) {
-  Left<S> left;
+  Item<S> left;
   left.first_image = item / items.bands * items.images;
   left.images = std::min(items.images, input.size(0) - left.first_image);
   left.first_row = item % items.bands * items.rows;
