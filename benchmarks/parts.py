@@ -39,7 +39,6 @@ _KERNELS = {
     "bn_act/forward": "conv fwd",
     "backward_dgrad": "dgrad",
     "backward_wgrad": "wgrad",
-    "backward_bias": "wgrad",
     "batch_norm_act/": "norm+act",
     "activation/": "norm+act",
     "bce": "loss",

@@ -1,4 +1,4 @@
-"""Twenty-two small mistakes in the operators, each of which the tests have to notice."""
+"""Twenty-three small mistakes in the operators, each of which the tests have to notice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ MUTATIONS = [
     Mutation("the mean of a tail forgotten", STATISTICS, "add_lanes(runs, rest, mean, [=](int64_t, int64_t p) { return value_of(p); });", ""),
     Mutation("groups share their statistics", BACKWARD, "const int64_t begin = group * sets * channels, end", "const int64_t begin = 0, end"),
     Mutation("samples share their scale", BACKWARD, "parameters = per_sample ? row : 0;", "parameters = 0;"),
-    Mutation("sums in passing of the wrong group", BACKWARD, "const int64_t at = group * channels_;", "const int64_t at = 0 * group;"),
+    Mutation("sums in passing of the wrong group", BACKWARD, "values_.data() + group * 3 * period_", "values_.data()"),
+    Mutation("a last band's places are kept", "csrc/conv/gather.cpp", "|| item.is_last_band != before.is_last_band", ""),
     Mutation("slope of the positive side", "csrc/common/activate.h", "return z > V{} ? grad : grad * slope;", "return z > V{} ? grad * slope : grad;"),
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),
     Mutation("even elements for odd ones", "csrc/common/vec.h", "bits_as<Vec<float>>(pairs & 0xffff0000u)}", "bits_as<Vec<float>>(pairs << 16)}"),

@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/channel_sums.h"
+#include "batch_norm_act/cpu.h"
 #include "batch_norm_act/runs.h"
 #include "common/dispatch.h"
 
@@ -99,26 +101,31 @@ void mean_terms(const Affine<A>& affine, const Geometry& g, const Geometry& of_s
 template <class T>
 RowSums<T>::RowSums(const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight, const OptionalTensor& bias,
                     int64_t activation, double negative_slope)
-    : channels_(mean.size(1)),
-      affine_(Geometry{mean.size(0), 1, mean.size(1), 1, true}, mean, invstd, weight, bias),
-      negative_slope_(static_cast<A>(negative_slope)),
-      kernel_(kernels<T>().backward_sums[activation]) {}
+    : channels_(mean.size(1)), negative_slope_(static_cast<A>(negative_slope)), kernel_(kernels<T>().backward_sums[activation]) {
+  const Geometry g{mean.size(0), 1, channels_, 1, true};
+  const Affine<A> affine(g, mean, invstd, weight, bias);
+  period_ = Runs(g).period();
+  for (int64_t group = 0; group < g.groups; ++group) {
+    for (const auto* values : {&affine.mean, &affine.scale, &affine.shift}) {
+      for (int64_t p = 0; p < period_; ++p) values_.push_back((*values)[group * channels_ + p % channels_]);
+    }
+  }
+}
 
 template <class T>
 void RowSums<T>::add(const T* grad, const T* rows, int64_t count, int64_t group, ChannelSums* result) const {
   const Runs runs(Geometry{1, 1, channels_, count, true});
-  Tiled<A> tiled(runs, 5);
-  const int64_t at = group * channels_;
-  const Parameters<A> parameters{tiled.fill(0, affine_.mean.data() + at), tiled.fill(1, affine_.scale.data() + at),
-                                 tiled.fill(2, affine_.shift.data() + at), negative_slope_};
-  A *const sum = tiled.raw(3), *const product = tiled.raw(4);
-  std::vector<double> sums(channels_), products(channels_);
+  const A* const at = values_.data() + group * 3 * period_;
+  const Parameters<A> parameters{at, at + period_, at + 2 * period_, negative_slope_};
+  std::vector<A> lanes(2 * period_);
+  std::vector<double> sums(2 * channels_);
+  A *const sum = lanes.data(), *const product = sum + period_;
   for (int64_t run = 0; run < runs.size(); ++run) {
     const int64_t offset = runs.offset(run);
-    kernel_(grad + offset, rows + offset, runs.length(run) * channels_, runs.period(), parameters, sum, product);
+    kernel_(grad + offset, rows + offset, runs.length(run) * channels_, period_, parameters, sum, product);
     fold(runs, sum, sums.data());
-    fold(runs, product, products.data());
-    for (int64_t c = 0; c < channels_; ++c) result[c].gradient += sums[c], result[c].product += products[c];
+    fold(runs, product, sums.data() + channels_);
+    for (int64_t c = 0; c < channels_; ++c) result[c].gradient += sums[c], result[c].product += sums[channels_ + c];
   }
 }
 template class RowSums<float>;
@@ -138,26 +145,32 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   const auto dtype = accumulate_type(input.scalar_type());
   const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};
   const std::vector<int64_t> of_each{2, g.groups, g.channels};
-  if (g.numel() == 0) return {zeros(sizes, dtype, input), zeros(sizes, dtype, input), zeros(of_each, dtype, input)};
+  if (g.numel() == 0) {
+    return {zeros(sizes, dtype, input), zeros(sizes, dtype, input), zeros(of_each, dtype, input), zeros({g.channels}, dtype, input)};
+  }
 
-  const BackwardSums result{empty(sizes, dtype, input), empty(sizes, dtype, input), empty(of_each, dtype, input)};
-  const Counted counted = counted_kernel("backward_sums", g, input.scalar_type());
+  const BackwardSums result{empty(sizes, dtype, input), empty(sizes, dtype, input), empty(of_each, dtype, input),
+                            empty({g.channels}, dtype, input)};
+  const Counted counted = counted_kernel(parts ? "backward_sums_of_parts" : "backward_sums", g, input.scalar_type());
   dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
     const Affine<A> affine(g, mean, invstd, weight, bias);
     // Totals for each set of parameters, and of those the parameters' gradients.
     const auto [sum, product] = parts ? totals_of(*parts, g) : totals<T>(of, affine, negative_slope);
-    std::vector<double> weight_sum(result.weight.numel()), bias_sum(result.bias.numel());
+    std::vector<double> weight_sum(result.weight.numel()), bias_sum(result.bias.numel()), input_sum(g.channels);
     for (int64_t set = 0; set < g.groups; ++set) {
       const int64_t row = set * g.channels, parameters = per_sample ? row : 0;
       for (int64_t c = 0; c < g.channels; ++c) {
         weight_sum[parameters + c] += product[row + c] * static_cast<double>(affine.invstd[row + c]);
         bias_sum[parameters + c] += sum[row + c];
+        const double scaled = static_cast<double>(affine.scale[row + c]) * sum[row + c];
+        input_sum[c] += training ? scaled - scaled : scaled;  // of the batch's own statistics it is 0, or NaN
       }
     }
-    write<A>(result.weight, weight_sum);
-    write<A>(result.bias, bias_sum);
+    write_values<A>(result.weight, weight_sum);
+    write_values<A>(result.bias, bias_sum);
+    write_values<A>(result.input, input_sum);
 
     std::vector<A> offsets(g.groups * g.channels), slopes(g.groups * g.channels);
     if (training) mean_terms(affine, g, of.of_statistics, sum, product, offsets, slopes);
@@ -188,7 +201,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
       TiledAffine<A> parameters(runs, g, affine, negative_slope, 2);
       const auto kernel = kernels<T>().backward[static_cast<int>(of.activation)];
       const A *offset_of = nullptr, *slope_of = nullptr;
-      for (int64_t run = end; run-- > begin;) {  // backwards: the sums' pass left the last runs in the cache
+      for (int64_t run = end; run-- > begin;) {  // backwards: the sums' pass, where there was one, left the last runs in the cache
         if (parameters.select(run)) {
           const int64_t index = runs.group(run) * g.channels + runs.first_channel(run);
           offset_of = parameters.tiled.fill(3, offsets + index);

@@ -110,7 +110,7 @@ inline void check_statistics_arguments(const char* op, const Tensor& input, cons
                 g.groups, " batch_groups; use a larger batch.");
 }
 
-// ---- what other operators build on (cpu.cpp, cuda.cu) --------------------------------------------------------------------------
+// ---- what other operators build on (cpu.cpp, statistics.cpp, backward.cpp, cuda.cu) --------------------------------------------------
 
 struct Statistics {
   Tensor mean;    // [groups, channels], float32 (float64 for float64 input)
@@ -156,12 +156,20 @@ struct BackwardSums {
   Tensor weight, bias;  // the parameters' gradients
   Tensor coefficients;  // [2, sets of parameters, channels], the statistics' dtype: what the input's gradient loses is
                         // coefficients[0] + coefficients[1] * (x - mean)
+  Tensor input;         // of the input's gradient, each channel's sum; undefined from a GPU's kernels
 };
 // parts: of the sums, where what made grad_output took them: [groups, parts, channels, 2], sum g and sum g (x - mean), on a CPU in
 // float64. An empty tensor is none.
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
                            bool training, const OptionalTensor& parts = std::nullopt);
+// Each channel's sum, in the statistics' dtype.
+inline Tensor channel_sums(const Tensor& tensor) {
+  const auto dtype = accumulate_type(tensor.scalar_type());
+  const Tensor zero = zeros({1, tensor.size(1)}, dtype, tensor);
+  return backward_sums(tensor, tensor, zero, zero, std::nullopt, std::nullopt, static_cast<int64_t>(Activation::none), 0.0, false).bias;
+}
+
 Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                       const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
                       const Tensor& coefficients);

@@ -1,4 +1,5 @@
 #include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/cpu.h"
 #include "batch_norm_act/runs.h"
 #include "common/counters.h"
 #include "common/dispatch.h"

@@ -3,13 +3,11 @@
 
 #include <algorithm>
 #include <numeric>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "batch_norm_act/batch_norm_act.h"
 #include "batch_norm_act/kernels.h"
-#include "common/counters.h"
 #include "common/dispatch.h"
 
 namespace fastgan::batch_norm_act {
@@ -191,57 +189,6 @@ void for_each_partial(const Runs& runs, const Geometry& g, int64_t group, const 
   const int64_t step = g.channels / runs.channels();  // runs a row
   const int64_t first = group * runs.per_group(), end = first + runs.per_group();
   for (int64_t run = first; run < end; run += step) visit(run * runs.channels(), runs.length(run));
-}
-
-// A chunk's, of one channel: what a CPU's kernels hand to `statistics` as moments, in float64.
-struct ChannelMoments {
-  double count, mean, square;
-  void add(const ChannelMoments& other) {
-    const double total = count + other.count, d = other.mean - mean;
-    mean += d * other.count / total;
-    square += other.square + d * d * count * other.count / total;
-    count = total;
-  }
-};
-
-// Those of `count` rows of `channels` that lie together.
-template <class T>
-void add_row_moments(const T* rows, int64_t count, int64_t channels, ChannelMoments* result);
-
-// A part's, of one channel: what a CPU's kernels hand to `backward_sums`, in float64.
-struct ChannelSums {
-  double gradient, product;  // sum g, sum g (x - mean)
-};
-
-// Adds up those of rows of `channels` that lie together.
-template <class T>
-class RowSums {
- public:
-  RowSums(const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation,
-          double negative_slope);
-  // Of `count` rows of a group: the batch-norm's input, and the gradient of what the activation after it gives.
-  void add(const T* grad, const T* rows, int64_t count, int64_t group, ChannelSums* result) const;
-
- private:
-  using A = Compute<T>;
-  int64_t channels_;
-  Affine<A> affine_;
-  A negative_slope_;
-  void (*kernel_)(const T*, const T*, int64_t, int64_t, const Parameters<A>&, A*, A*);
-};
-
-template <class A>
-void write(const Tensor& tensor, const std::vector<double>& values) {
-  std::transform(values.begin(), values.end(), mutable_data<A>(tensor), [](double v) { return static_cast<A>(v); });
-}
-
-inline std::string kernel_name(const char* pass, const Geometry& g, ScalarType dtype) {
-  return std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_" +
-         kernel_isa_name();
-}
-
-inline Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
-  return {"batch_norm_act", kernel_name(pass, g, dtype)};
 }
 
 // body(first element, elements) over n elements that have no channels.

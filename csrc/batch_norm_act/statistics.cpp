@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "batch_norm_act/batch_norm_act.h"
+#include "batch_norm_act/channel_sums.h"
+#include "batch_norm_act/cpu.h"
 #include "batch_norm_act/runs.h"
 #include "common/dispatch.h"
 
@@ -154,7 +156,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     if (g.numel() == 0) {  // an empty batch: nothing to take statistics of, and nothing that will use them
       batch = {std::vector<double>(g.groups * g.channels, 0.0), std::vector<double>(g.groups * g.channels, 1.0)};
     } else {
-      const Counted counted = counted_kernel("statistics", g, input.scalar_type());
+      const Counted counted = counted_kernel(chunks ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       batch = chunks ? moments_of(*chunks, g)
                      : dispatch_dtype(op, input.scalar_type(), [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
       if (running_mean) {
@@ -174,8 +176,8 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
   for (double& v : batch.variance) v = 1.0 / std::sqrt(v + eps);
   dispatch_dtype(op, dtype, [&](auto tag) {
     using A = Compute<decltype(tag)>;
-    write<A>(result.mean, batch.mean);
-    write<A>(result.invstd, batch.variance);
+    write_values<A>(result.mean, batch.mean);
+    write_values<A>(result.invstd, batch.variance);
   });
   return result;
 }

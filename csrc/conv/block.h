@@ -84,22 +84,23 @@ inline Tensor convolve(const Tensor& input, const Tensor& weight, const Optional
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// Gradients of input, weight and bias; where `wanted` says no, an undefined tensor.
-inline std::array<Tensor, 3> convolve_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                                               const Convolution& conv, const std::array<bool, 3>& wanted) {
+// Gradients of input and weight; where `wanted` says no, an undefined tensor.
+inline std::array<Tensor, 2> convolve_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               const Convolution& conv, const std::array<bool, 2>& wanted) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  const std::optional<std::vector<int64_t>> bias_sizes{{output_channels(conv, weight)}};
+  const std::optional<std::vector<int64_t>> bias_sizes;
+  const std::array<bool, 3> mask{wanted[0], wanted[1], false};
   std::array<StableIValue, 11> stack{
       from(grad_output),     from(input),
       from(weight),          from(bias_sizes),
       from(conv.stride),     from(conv.padding),
       from(conv.dilation),   from(conv.transposed),
       from(conv.output_padding), from(conv.groups),
-      from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), wanted.size()))};
+      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
 struct Result {
@@ -151,7 +152,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
 
 // Gradients of input, weight and bias from that of the convolution's output, and Gradients::sums_below where that can be taken in passing;
 // an undefined tensor where `wanted` says no.
-// aten is called for each by itself, as it works inside anyway, so that each is counted and timed under its own name.
+// aten is called for each of input and weight by itself, as it works inside anyway, so that each is counted and timed under its own name.
 inline std::array<Tensor, 4> convolution_backward(const char* op, const Pending& given, const Pending& input,
                                                   const Tensor& weight, const Convolution& conv,
                                                   std::array<bool, 4> wanted) {
@@ -173,7 +174,7 @@ inline std::array<Tensor, 4> convolution_backward(const char* op, const Pending&
                                {0, wanted[3] && input.mean ? &input : nullptr}, gradients[0]);
       if (sums) gradients[3] = *sums;
     } else {
-      const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false, false});
+      const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false});
       gradients[0] = as_format(found[0], format_of(like, weight));
     }
   }
@@ -185,13 +186,12 @@ inline std::array<Tensor, 4> convolution_backward(const char* op, const Pending&
     gradients[1] = to_dtype(gradients[1], weight.scalar_type());
     wanted[1] = false;
   }
-  if (wanted[1] || wanted[2]) {
-    const Counted counted(op, wanted[1] ? "backward_wgrad_aten" : "backward_bias_aten");
-    const auto found = convolve_backward(grad, taken.input, to_dtype(weight, like.scalar_type()), conv,
-                                         {false, wanted[1], wanted[2]});
-    if (wanted[1]) gradients[1] = to_dtype(as_format(found[1], format_of(weight, weight)), weight.scalar_type());
-    if (wanted[2]) gradients[2] = found[2];
+  if (wanted[1]) {
+    const Counted counted(op, "backward_wgrad_aten");
+    const auto found = convolve_backward(grad, taken.input, to_dtype(weight, like.scalar_type()), conv, {false, true});
+    gradients[1] = to_dtype(as_format(found[1], format_of(weight, weight)), weight.scalar_type());
   }
+  if (wanted[2]) gradients[2] = to_dtype(batch_norm_act::channel_sums(grad), like.scalar_type());
   return gradients;
 }
 
@@ -208,7 +208,7 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
   FASTGAN_CHECK(op, sizes_of(output) == output_sizes(input.input, weight, conv), "argument 'output' has shape ",
                 shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),
                 " do not make such a one; give what the forward returned.");
-  Tensor grad_bn_weight, grad_bn_bias;
+  Tensor grad_bn_weight, grad_bn_bias, bias_sum;
   Pending grad = Pending::nothing_on(grad_output);
   if (mean) {
     FASTGAN_CHECK(op, invstd.has_value(), "'mean' is given without 'invstd'.");
@@ -217,13 +217,17 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
     grad = {grad_output, mean, invstd, bn_weight, bn_bias, activation, negative_slope, output, sums.coefficients};
     grad_bn_weight = sums.weight;
     grad_bn_bias = sums.bias;
+    bias_sum = sums.input;
   } else {
     batch_norm_act::activation_of(op, activation);
+    FASTGAN_CHECK(op, !sums_above || sums_above->numel() == 0, "sums are given to a block without batch-norm; give none.");
     if (activation != 0) grad = {grad_output, {}, {}, {}, {}, activation, negative_slope, output};
     grad_bn_weight = nothing(output, accumulate_type(output.scalar_type()));
     grad_bn_bias = nothing(output, accumulate_type(output.scalar_type()));
   }
-  auto gradients = convolution_backward(op, grad, input, weight, conv, wanted);
+  const bool has_bias_sum = bias_sum.defined();
+  auto gradients = convolution_backward(op, grad, input, weight, conv, {wanted[0], wanted[1], wanted[2] && !has_bias_sum, wanted[3]});
+  if (wanted[2] && has_bias_sum) gradients[2] = to_dtype(bias_sum, output.scalar_type());
   for (auto& gradient : gradients) {
     if (!gradient.defined()) gradient = nothing(output, output.scalar_type());
   }

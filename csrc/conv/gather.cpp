@@ -61,20 +61,20 @@ struct Places {
 };
 
 template <class S>
-Places places_of(const Gather& g, int64_t phase, const Item<S>& left, int64_t depth, const Tensor& output) {
+Places places_of(const Gather& g, int64_t phase, const Item<S>& item, int64_t depth, const Tensor& output) {
   const auto& tile = tile_of<S>();
   const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
-  const Layout& layout = left.layout;
+  const Layout& layout = item.layout;
   const int64_t image = output.stride(0), row = output.stride(2), column = output.stride(3);
   Places places;
-  const int64_t rows = std::min(left.rows, py.count - left.first_row), pixels = std::max<int64_t>(0, rows) * px.count * left.images;
+  const int64_t rows = std::min(item.rows, py.count - item.first_row), pixels = std::max<int64_t>(0, rows) * px.count * item.images;
   places.reads.reserve(round_up(pixels, tile.rows));
   places.writes.reserve(pixels);
   for (int64_t y = 0; y < rows; ++y) {
     for (int64_t x = 0; x < px.count; ++x) {
       const int64_t from = y * g.y.read * layout.row() + x * layout.pixel();
       const int64_t to = (py.start + y * g.y.step) * row + (px.start + x * g.x.step) * column;
-      for (int64_t i = 0; i < left.images; ++i) {
+      for (int64_t i = 0; i < item.images; ++i) {
         places.reads.push_back(from + i * layout.channels);
         places.writes.push_back(to + i * image);
       }
@@ -189,32 +189,31 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
     Output<S> to{output.size(1), output.stride(1), epilogue.activation, static_cast<A>(epilogue.negative_slope), {}};
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
-    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S));
     const Prologue<S> prologue(pending, 0, in_patches ? input.size(1) : panels.channels);
     const Order order{panels.bytes <= kRightBytes};
+    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S), order.is_by_pixels);
     // Where items are few, those of one share it by blocks of channels.
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
     const int64_t share = divide_up(panels.blocks, shares);
-    const ItemReduction<T> reduced(reduction, g, items, shares, output);
+    ItemReduction<T, S> reduced(reduction, g, items, shares, output);
     torch::stable::parallel_for(0, items.count * shares, 1, [&](int64_t begin, int64_t end) {
       const InUse<S> in_use(tile_of<S>());
-      Item<S> left;
+      Item<S> item;
       Ahead ahead{};
       std::vector<Places> places;
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t first = unit % shares * share, last = std::min(panels.blocks, first + share);
         if (unit == begin || first == 0) {
-          const Item<S> before = left;
-          left = pack_item<T, S>(whole, g, items, unit / shares, panels.channels, input, prologue);
-          const bool is_last_band = left.first_row + left.rows == g.y.most();  // in which phases may differ
-          if ((is_last_band && items.bands > 1) || left.images != before.images || left.rows != before.rows) {
+          const Item<S> before = item;
+          item = pack_item<T, S>(whole, g, items, unit / shares, panels.channels, input, prologue);
+          if (item.images != before.images || item.rows != before.rows || item.is_last_band != before.is_last_band) {
             places.clear();
-            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, left, order.depth(), output));
+            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, item, order.depth(), output));
           }
           ahead = {};
           if (unit + shares < end) {
-            const int64_t item = unit / shares + 1, image = item / items.bands * items.images, row = item % items.bands * items.rows;
+            const int64_t next = unit / shares + 1, image = next / items.bands * items.images, row = next % items.bands * items.rows;
             ahead.images = {input, image_of(input), image, std::min(items.images, input.size(0) - image),
                             row * whole.y.read - whole.y.before, whole.y.span(items.rows), 0, input.size(1)};
             int64_t products = 0;
@@ -224,11 +223,11 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
             ahead.share = divide_up(ahead.images.lines(), std::max<int64_t>(1, products));
           }
         }
-        T* const out = mutable_data<T>(output) + left.first_image * output.stride(0) + left.first_row * g.y.step * output.stride(2);
+        T* const out = mutable_data<T>(output) + item.first_image * output.stride(0) + item.first_row * g.y.step * output.stride(2);
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
-          PhaseProducts<T, S>(places[phase], left.data, to, out, ahead).run(order, panels, phase, first, last);
+          PhaseProducts<T, S>(places[phase], item.data, to, out, ahead).run(order, panels, phase, first, last);
         }
-        reduced.take(unit, left.first_image, left.images, left.first_row, left.rows);
+        reduced.take(item);
       }
     });
     result = reduced.result();

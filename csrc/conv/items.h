@@ -22,9 +22,10 @@ struct Items {
 };
 
 // Which images lie side by side changes no sum, so that the cache may decide it.
-inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
+inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes, bool is_small_weight) {
   constexpr int64_t kPixels = 256, kLeastRows = 4;  // enough for a weight to be worth fetching; for bands not to overlap too much
-  constexpr int64_t kLeastItems = 4;  // for threads
+  // For threads; of a large weight few, because all of it passes through the caches for each.
+  const int64_t least_items = is_small_weight ? 8 : 4;
   const int64_t rows = g.y.most(), columns = g.x.most();
   const auto bytes = [&](int64_t images, int64_t rows) { return images * g.y.span(rows) * g.x.span(columns) * pixel_bytes; };
   // As many images as fill whole groups of pixels that lie evenly spaced (Layout), if they are not too large for it.
@@ -32,7 +33,7 @@ inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes) {
   Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
   while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
   if (items.rows == rows) {
-    const int64_t few = std::min(divide_up(kPixels, rows * columns), divide_up(batch, kLeastItems));
+    const int64_t few = std::min(divide_up(kPixels, rows * columns), divide_up(batch, least_items));
     const int64_t wanted = std::min(batch, round_up(few, even));
     items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
   }
@@ -94,7 +95,8 @@ void pack_patches(const Gather& whole, const Tensor& input, int64_t first, int64
 // What of the left operand is packed: an item's window of the input.
 template <class S>
 struct Item {
-  int64_t first_image = 0, images = 0, first_row = 0, rows = 0;
+  int64_t number = 0, first_image = 0, images = 0, first_row = 0, rows = 0;
+  bool is_last_band = false;  // in which some phases may have fewer rows than others
   Window window;
   Layout layout;
   const S* data = nullptr;
@@ -103,22 +105,24 @@ struct Item {
 template <class T, class S>
 Item<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int64_t item, int64_t channels, const Tensor& input,
                   const Prologue<S>& prologue) {
-  Item<S> left;
-  left.first_image = item / items.bands * items.images;
-  left.images = std::min(items.images, input.size(0) - left.first_image);
-  left.first_row = item % items.bands * items.rows;
-  left.rows = std::min(items.rows, g.y.most() - left.first_row);
-  left.window = {g.y.before, g.x.before, left.first_row * g.y.read, g.y.span(left.rows), g.x.span(g.x.most())};
-  left.layout = {left.images, channels, g.x.read, divide_up(left.window.width, g.x.read)};
+  Item<S> packed;
+  packed.number = item;
+  packed.first_image = item / items.bands * items.images;
+  packed.images = std::min(items.images, input.size(0) - packed.first_image);
+  packed.first_row = item % items.bands * items.rows;
+  packed.rows = std::min(items.rows, g.y.most() - packed.first_row);
+  packed.is_last_band = packed.first_row + packed.rows == g.y.most();
+  packed.window = {g.y.before, g.x.before, packed.first_row * g.y.read, g.y.span(packed.rows), g.x.span(g.x.most())};
+  packed.layout = {packed.images, channels, g.x.read, divide_up(packed.window.width, g.x.read)};
   // Spare rows of a last tile read on beyond the end.
-  S* const data = scratch<S, 1>(left.window.height * left.layout.row() + kMaxTileRows * channels);
+  S* const data = scratch<S, 1>(packed.window.height * packed.layout.row() + kMaxTileRows * channels);
   if (g.in_patches) {
-    pack_patches<T, S>(whole, input, left.first_image, left.first_row, left.rows, left.layout, prologue, data);
+    pack_patches<T, S>(whole, input, packed.first_image, packed.first_row, packed.rows, packed.layout, prologue, data);
   } else {
-    pack_images<T, S>(input, left.first_image, left.window, left.layout, prologue, data);
+    pack_images<T, S>(input, packed.first_image, packed.window, packed.layout, prologue, data);
   }
-  left.data = data;
-  return left;
+  packed.data = data;
+  return packed;
 }
 
 }  // namespace fastgan::conv

@@ -13,21 +13,6 @@ namespace fastgan::conv {
 namespace {
 
 template <class T, class S>
-inline void copy(const T* from, int64_t n, S* to) {
-  if constexpr (std::is_same_v<T, S>) {  // by hand, or the compiler would call memmove for a few numbers
-    constexpr int64_t kSome = kVectorBytes / sizeof(S);
-    int64_t i = 0;
-    for (; i + kSome <= n; i += kSome) {
-      const auto some = load_raw<VecN<uint8_t, kVectorBytes>>(from + i);
-      std::memcpy(to + i, &some, sizeof(some));
-    }
-    for (; i < n; ++i) to[i] = from[i];
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
-}
-
-template <class T, class S>
 void pixels(const T* image, const Image& of, const Window& window, int64_t channels, S* out) {
   const int64_t line = window.width * channels;
   const int64_t begin = std::clamp<int64_t>(window.left, 0, window.width);

@@ -7,8 +7,8 @@
 
 #include "common/vec.h"
 #include "conv/pack.h"
-#include "conv/pack_left.h"
 #include "conv/tile.h"
+#include "conv/turn.h"
 
 namespace fastgan::conv {
 namespace {

@@ -1,4 +1,5 @@
-// Squares of a tensor that change rows and columns in registers: between planes of channels and pixels side by side.
+// Elements that change their type, runs that are copied, and squares that change rows and columns in registers: between planes of
+// channels and pixels side by side.
 // Included only by *_kernels.cpp (see common/vec.h).
 #pragma once
 
@@ -17,6 +18,21 @@ inline S convert(T value) {
   } else {
     return from_compute<S>(to_compute(value));
   }
+}
+
+template <class T, class S>
+inline void copy(const T* from, int64_t n, S* to) {
+  if constexpr (std::is_same_v<T, S>) {  // by hand, or the compiler would call memmove for a few numbers
+    constexpr int64_t kSome = kVectorBytes / sizeof(S);
+    int64_t i = 0;
+    for (; i + kSome <= n; i += kSome) {
+      const auto some = load_raw<VecN<uint8_t, kVectorBytes>>(from + i);
+      std::memcpy(to + i, &some, sizeof(some));
+    }
+    for (; i < n; ++i) to[i] = from[i];
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) to[i] = convert<S>(from[i]);
 }
 
 template <class T>

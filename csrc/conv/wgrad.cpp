@@ -1,3 +1,4 @@
+// The gradient of a convolution's weight, by chunks of pixels (correlation.h): their products, and where the sums go.
 #include <algorithm>
 #include <tuple>
 

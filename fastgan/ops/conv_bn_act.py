@@ -185,6 +185,10 @@ def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups
 
 def fake_backward(grad_output, output, mean, input, weight, conv: Conv, output_mask: int):
     """What the backward of a block returns, as empty tensors."""
+    if output_mask & 8:
+        raise RuntimeError(
+            f"output_mask is {output_mask}, which asks for sums_below, in as many parts as kernels choose; leave out 8."
+        )
     formats = [memory_format_of(tensor) for tensor in (input, weight)]
     input_format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
     dtype = accumulate_dtype(input.dtype)

@@ -373,6 +373,7 @@ def _backward(
             found, sums = (None, None, grad_bn_weight, grad_bn_bias), None
         else:
             op, options = _conv_op(block.conv, backward=True)
+            sums_up = takes_sums and _begins_with_sums(blocks, needs, i - 1)
             grad, *found, sums = op(
                 grad,
                 tensor,
@@ -383,7 +384,7 @@ def _backward(
                 *_source(i, input, blocks, parameters, kept),
                 p.weight,
                 *options,
-                needs_below | needs[at] << 1 | needs[at + 1] << 2 | (takes_sums and i > 0) << 3,
+                needs_below | needs[at] << 1 | needs[at + 1] << 2 | sums_up << 3,
                 sums,
             )
         for j, gradient in enumerate(found):
@@ -393,6 +394,14 @@ def _backward(
     if needs[0]:
         grads[0] = grad
     return grads
+
+
+def _begins_with_sums(blocks: Sequence[Block], needs: Sequence[bool], i: int) -> bool:
+    """Whether the backward of block ``i`` begins with sums, which the block above can then take."""
+    if i < 0 or blocks[i].norm is None or blocks[i].conv is None:
+        return False
+    at = 1 + i * _FIELDS
+    return blocks[i].norm.training or needs[at + 2] or needs[at + 3]
 
 
 def _source(i: int, input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], kept) -> _Pending:

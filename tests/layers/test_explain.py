@@ -190,7 +190,7 @@ def test_after_a_step_a_convolution_names_the_kernels_of_every_pass():
     assert engines == {
         "0": "conv_bn_act/forward_aten, backward_wgrad_aten",
         "2": "conv_bn_act/forward_aten, backward_dgrad_aten, backward_wgrad_aten",
-        "5": "conv_bn_act/forward_aten_matmul, backward_dgrad_aten_matmul, backward_wgrad_aten_matmul, backward_bias_aten",
+        "5": "conv_bn_act/forward_aten_matmul, backward_dgrad_aten_matmul, backward_wgrad_aten_matmul",
     }
 
 

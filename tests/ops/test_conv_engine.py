@@ -35,6 +35,9 @@ LAYERS = {
     "dilation": (6, 9, (12, 10), 3, 2, 2, 2, 0, False),
     "one_by_one": (31, 15, (5, 3), 1, 1, 0, 1, 0, False),
     "stride_beyond_kernel": (4, 6, (3, 5), 2, 3, 0, 1, 1, True),
+    "strided_rows": (8, 16, (34, 32), 4, 2, 1, 1, 0, False),
+    "last_band_of_fewer_rows": (64, 8, (128, 32), 3, 2, 1, 1, 0, True),
+    "last_band_of_fewer_rows_bfloat16": (64, 8, (256, 32), 3, 2, 1, 1, 0, True),
     "few_pixels": (40, 70, (2, 3), 5, 2, 2, 1, 1, True),
     "few_pixels_overlapping": (9, 18, (3, 2), 3, 1, 1, 1, 0, True),
     "dilated_transposed": (3, 5, (4, 4), 3, 2, 1, 2, 1, True),
@@ -55,7 +58,15 @@ DTYPES = {
     (torch.bfloat16, torch.float32): 4e-3,  # autocast's own weights, where kernels round them
     (torch.float16, torch.float16): 5e-4,
 }
-BLOCKS = ("64to128", "128to64", "many_images", "many_images_transposed", "many_images_of_few_channels", "large_image")
+BLOCKS = (
+    "64to128",
+    "128to64",
+    "many_images",
+    "many_images_transposed",
+    "many_images_of_few_channels",
+    "large_image",
+    "strided_rows",
+)
 
 
 def pending_on(x: torch.Tensor) -> tuple:
@@ -100,6 +111,7 @@ def check_every_layer() -> None:
     check_blocks()
     check_sums()
     check_chain()
+    check_threads()
     counters = _native.counters()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
     engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
@@ -169,7 +181,7 @@ def check_sums() -> None:
         found = backward(*given, 1 | 8)
         if found[5].numel() == 0:
             continue
-        taken.add((name, dtype))
+        taken.add((name, dtype, groups))
         spread = [t.double().repeat_interleave(len(x) // groups, 0)[:, :, None, None] for t in (mean, invstd)]
         d = x.double() - spread[0]
         z = d * spread[1] * scale.double()[:, None, None] + shift.double()[:, None, None]
@@ -177,7 +189,33 @@ def check_sums() -> None:
         truth = torch.stack([g, g * d], -1).unflatten(0, (groups, -1)).sum((1, 3, 4))
         size = torch.stack([g, g * d], -1).abs().unflatten(0, (groups, -1)).sum((1, 3, 4))  # of what may cancel
         assert ((found[5].sum(1) - truth).abs() <= 1e-5 * size).all(), (name, dtype, groups)
-    assert {("large_image", torch.float32), ("large_image", torch.bfloat16)} <= taken, taken
+    names, dtypes = ("large_image", "strided_rows"), (torch.float32, torch.bfloat16)
+    assert {(name, dtype, 1) for name, dtype in product(names, dtypes)} <= taken, taken
+    assert {("strided_rows", dtype, 2) for dtype in dtypes} <= taken, taken
+
+
+def check_threads() -> None:
+    """That their number changes no bit, also of a bias's gradient."""
+    before = torch.get_num_threads()
+    for name, dtype, batch_norm in product(BLOCKS, (torch.float32, torch.bfloat16), (True, False)):
+        ins, outs, size, kernel, stride, padding, *_, transposed = LAYERS[name]
+        convolve = ops.conv_transpose_bn_act if transposed else ops.conv_bn_act
+        torch.manual_seed(0)
+        x = torch.randn(BATCHES.get(name, 3), ins, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=dtype)
+        leaves = [t.requires_grad_() for t in (x, w, torch.randn(outs, dtype=dtype))]
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            output = convolve(*leaves, stride, padding, batch_norm=batch_norm, activation="tanh")
+            results.append([output, *torch.autograd.grad(output, leaves, output.detach().cos())])
+        for other in results[1:]:
+            assert all(map(torch.equal, results[0], other)), (name, dtype, batch_norm)
+    torch.set_num_threads(before)
+
+
+def kernel_of(counter: str) -> str:
+    return counter.split("/")[1].split("_channels_last")[0]
 
 
 def check_chain() -> None:
@@ -196,9 +234,10 @@ def check_chain() -> None:
         layers.Conv2d(12, 4, 3, 1, 1, bias=False),
     ).to(memory_format=torch.channels_last)
     plain = copy.deepcopy(torch.nn.Sequential(*chain)).double()
-    x = torch.randn(3, 8, 150, 90).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(16, 8, 40, 32).contiguous(memory_format=torch.channels_last)
     for network, input in ((plain, x.double()), (chain, x)):
         network(input).pow(2).mean().backward()
+    assert {"backward_sums_of_parts", "statistics_of_moments"} <= {kernel_of(name) for name in _native.counters()}
     for (name, found), truth in zip(chain.named_parameters(), plain.parameters(), strict=True):
         assert relative_error(found.grad, truth.grad) <= 1e-4, name
 
@@ -207,6 +246,7 @@ def check_chain() -> None:
 def test_every_layer(isa):
     environment = {**os.environ, "FASTGAN_ENGINE": "native", "FASTGAN_CPU_ISA": isa}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment["OMP_NUM_THREADS"] = "2"  # so that a thread goes from one image to the next
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
