@@ -15,7 +15,7 @@ from matplotlib import pyplot
 _LABELS = {"torch.nn": "eager"}
 # Convolutions in one hue, whatever else in others; all are told apart in grey and by the colour-blind too.
 _COLORS = ("#08306b", "#2171b5", "#9ecae1", "#d95f02", "#7570b3", "#66a61e", "#bdbdbd")
-_LEAST_LABELLED = 0.04  # of the longest bar
+_LEAST_LABELLED = 0.03  # of the longest bar
 
 
 def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
@@ -37,7 +37,7 @@ def draw(rows: list[dict[str, Any]], caption: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(PARTS), frameon=False)
-    figure.supxlabel(fill(caption, 130), fontsize=7, color="#555555")
+    figure.supxlabel(fill(caption, 150), fontsize=7, color="#555555")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
