@@ -79,6 +79,10 @@ def _head(canvas: Canvas, config: TrainConfig, rows: list[dict[str, Any]], alarm
     facts = [f"{rows[-1]['step']:,} steps of {config.batch_size} images", f"seed {config.seed}", config.loss]
     if config.label_smoothing:
         facts.append(f"label smoothing {config.label_smoothing:g}")
+    if config.r1_gamma:
+        facts.append(f"R1 {config.r1_gamma:g}")
+    if config.mirror:
+        facts.append("mirrored")
     canvas.text((MARGIN, 68), "   ".join(facts), 15, GREY)
     said = f"{len(alarms)} alarm{'s' if len(alarms) > 1 else ''}" if alarms else "no alarms"
     canvas.text((WIDTH - MARGIN, 68), said, 15, RED if alarms else GREY, "ra")
