@@ -80,6 +80,14 @@ class TrainedGAN:
         """
         return None if self._read_discriminator is None else self._read_discriminator()
 
+    def check_of_latents(self, so: str) -> None:
+        """Raises UserError where the generator makes its images of images; ``so`` says why that will not do."""
+        if self.source_channels is not None:
+            raise UserError(
+                f"{self.path} maps images to images, {so}; apply it by `fastgan generate {self.path} --source FOLDER` "
+                "(in Python: translate())."
+            )
+
     def latents(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
         """What :meth:`generate` makes images of: float32 [n, *latent_shape] from N(0, 1).
 
@@ -93,10 +101,7 @@ class TrainedGAN:
         """
         _check_count("n", n, 1)
         _check_count("seed", seed, 0)
-        if self.source_channels is not None:
-            raise UserError(
-                f"{self.path} maps images to images, so there is nothing to draw; give images to translate() instead."
-            )
+        self.check_of_latents("so there is nothing to draw")
         latents = draw_latents(n, self.latent_shape, seed)
         if truncation is None:
             return latents

@@ -9,7 +9,7 @@ import typer
 
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, is_picture, writing
-from fastgan.cli.values import number, whole
+from fastgan.cli.values import check_least, number, whole
 from fastgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def generate(
     ] = "grid.png",
 ) -> None:
     """Write new images by a trained generator."""
+    check_least(count=(count, 1))
     kind = _kind_of(out)
     gan = load_gan(run)
     if source is None and gan.source_channels is None:

@@ -10,7 +10,7 @@ import typer
 from fastgan.cli.generate import Label, Seed, Truncation
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
-from fastgan.cli.values import whole
+from fastgan.cli.values import check_least, whole
 from fastgan.errors import UserError
 
 __all__ = ["interpolate"]
@@ -33,7 +33,8 @@ def interpolate(
     ),
 ) -> None:
     """Write a film of images that turn into each other."""
-    _check(out, points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
+    check_least(points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
+    _check(out)
     from fastgan.films import check_film, write_film
 
     check_film(out)
@@ -53,10 +54,7 @@ def interpolate(
     print(f"{out}: {len(walks)} pictures of {tiles} walks by {gan.path} (step {gan.step}), seed {seed}")
 
 
-def _check(out: Path, **counts: tuple[int, int]) -> None:
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
+def _check(out: Path) -> None:
     if out.suffix.lower() not in FILMS:
         raise UserError(f"out is {out}, which is not the name of a film; let it end in .gif or .mp4.")
     check_file(out)

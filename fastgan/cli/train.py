@@ -109,7 +109,9 @@ def train(
     d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).")] = None,
     accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).")] = None,
     penalty_weight: Annotated[float | None, _number("Of wgan_gp's gradient penalty (10).")] = None,
-    l1_weight: Annotated[float | None, _number("Of the difference from the real image; 100 with a task.")] = None,
+    l1_weight: Annotated[
+        float | None, _number("Weight of the mean difference from the real image; only with --task (100).")
+    ] = None,
     r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty (0: none).")] = None,
     r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).")] = None,
     spectral_norm: Annotated[bool | None, _option("Spectral norm in the discriminator.")] = None,

@@ -6,7 +6,16 @@ from typing import Any
 
 import typer
 
-__all__ = ["number", "size", "whole", "whole_or_auto"]
+from fastgan.errors import UserError
+
+__all__ = ["check_least", "number", "size", "whole", "whole_or_auto"]
+
+
+def check_least(**counts: tuple[int, int]) -> None:
+    """Raises UserError where one of the options, by name, is below the other number, the least that it may be."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
 
 
 def whole(text: str) -> Any:

@@ -93,8 +93,8 @@ class TrainConfig:
     penalty_weight: float = 10.0
     """Of the gradient penalty of "wgan_gp"."""
     l1_weight: float | None = None
-    """Of the mean absolute difference between generated and real images in the generator's loss; None: 100 with a task,
-    otherwise 0."""
+    """Of the mean absolute difference from the real image in the generator's loss, with a task only; None: 100 with
+    one, otherwise 0."""
     r1_gamma: float | None = None
     """Gamma of the R1 penalty; 0: none; None: the preset's, or else none."""
     r1_every: int = 16

@@ -107,6 +107,7 @@ class Trainer:
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
             _setup.check_model(config)
+        _setup.check_task(config)
         self.stream = _setup.open_data(config, data, self.device)
         if data is not None:
             _setup.check_fits(given, self.stream)

@@ -101,7 +101,13 @@ def test_pairs_stay_pairs(photos):
         ({"task": "denoise"}, "task denoise makes images of images, but model is 'dcgan'"),
         ({"model": "encoder_decoder"}, "but task is not given; give one of denoise, colourise, inpaint, pairs"),
         ({"model": "encoder_decoder", "task": "pairs"}, "task is pairs, but source is not given"),
-        ({"source": "before"}, "source is 'before'"),
+        ({"source": "before"}, "source is 'before', but task is not given; give model encoder_decoder and task pairs"),
+        ({"model": "encoder_decoder", "task": "denoise", "source": "before"}, "but task is denoise"),
+        (
+            {"model": "encoder_decoder", "task": "pairs", "source": "nowhere"},
+            "source nowhere does not exist; give the folder of the source images",
+        ),
+        ({"l1_weight": 3.0}, "l1_weight is 3, but task is not given"),
         ({"model": "encoder_decoder", "task": "denoise", "conditional": True}, "are both given"),
         ({"model": "encoder_decoder", "task": "sharpen"}, "task must be one of"),
         ({"model": "mlp", "head": "linear"}, "model 'mlp' takes no head"),
@@ -111,6 +117,10 @@ def test_wrong_tasks_are_named_and_write_nothing(photos, options, words):
     with pytest.raises(UserError, match=words):
         trained(photos, data=str(photos / "after"), image_size=SIZE, **options)
     assert not (photos / "run").exists()
+
+
+def test_a_weight_of_nothing_needs_no_task():
+    assert Trainer(TrainConfig(l1_weight=0.0, width=2, device="cpu")).config.l1_weight == 0
 
 
 def test_unequal_pairs_are_named(photos):
