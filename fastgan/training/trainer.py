@@ -153,9 +153,11 @@ class Trainer:
             pass
         try:
             trainer = cls(replace(config, out=str(folder.path)), generator, discriminator, data, latent=latent)
-        except DataNotFound as error:
+        except DataNotFound:
+            problem = "holds no images any more" if os.path.exists(config.data) else "does not exist"
             raise UserError(
-                f"the run {folder.path} was trained on {config.data!r}, which is not found ({error}); give it as data."
+                f"the run {folder.path} was trained on {config.data}, which {problem}; say where it is now by --data "
+                "(in Python: data)."
             ) from None
         trainer._resuming = True
         return trainer

@@ -66,7 +66,7 @@ def test_a_file_of_a_generator_takes_data_and_writes_where_it_is_told(run, tmp_p
     ("arguments", "words"),
     [
         ("missing", "there is no run missing"),
-        ("--data missing", "the folder missing does not exist"),
+        ("--data missing", "missing does not exist; give a folder"),
         ("--samples 51", "give at most 50, or all_real (--all-real)"),
         ("--samples many", "'many' is not a whole number"),
         ("--features missing.pt2", "features is missing.pt2, but there is no such file"),

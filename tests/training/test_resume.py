@@ -173,7 +173,7 @@ def test_no_such_run(tmp_path, monkeypatch, trainer):
     with pytest.raises(UserError, match="missing holds no run that could be read"):
         Trainer.resume("missing")
     run = RunFolder(trainer().train())
-    with pytest.raises(UserError, match=r"was trained on 'tensor', which is not found \(.*\); give it as data"):
+    with pytest.raises(UserError, match=r"was trained on tensor, which does not exist; .* \(in Python: data\)"):
         Trainer.resume(run.path)
     run.config.write_text('{"format": 2}')
     with pytest.raises(UserError, match=r"config\.json: the configuration is of format 2"):
