@@ -259,15 +259,11 @@ def load(
 
     Raises:
         RunNotFound: (a UserError and a FileNotFoundError) there is nothing of a run at that path.
-        UserError: (a ValueError) where a file is damaged, or the networks are your own and not given, or others.
+        UserError: (a ValueError) where a file is damaged or not to be read, or the networks are your own and not given,
+            or others.
     """
     path, device = _path_of(run), choose_device(str(device))
-    file = RunFolder(path).generator if path.is_dir() else path
-    if not file.is_file():
-        raise RunNotFound(
-            f"there is no {'generator.safetensors in' if path.is_dir() else 'run'} {path}; "
-            "give the folder of a run, such as runs/00000-digits-dcgan-32x32."
-        )
+    file = _file_of(path)
     weights, described = read_tensors(file, "generator")
     if generator is None and described["generator"] is not None:
         generator = models.build(**described["generator"])[0]
@@ -302,6 +298,23 @@ def _path_of(run: str | os.PathLike[str] | None) -> Path:
         return newest_run()
     except FileNotFoundError:
         return SHIPPED
+
+
+def _file_of(path: Path) -> Path:
+    """The file of a run's generator, or the path itself. Raises UserError where it is not there, or cannot be read."""
+    try:
+        file = RunFolder(path).generator if path.is_dir() else path
+        with file.open("rb"):
+            return file
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); change its permissions or give another run."
+        ) from None
+    except OSError:
+        raise RunNotFound(
+            f"there is no {'generator.safetensors in' if path.is_dir() else 'run'} {path}; "
+            "give the folder of a run, such as runs/00000-digits-dcgan-32x32."
+        ) from None
 
 
 def _with_weights_of(checkpoint: Path, discriminator: nn.Module) -> nn.Module:

@@ -116,6 +116,15 @@ def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
         assert code == 2 and words in err and len(err.splitlines()) == 1
 
 
+def test_a_run_that_may_not_be_read_is_named(run, runs, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    sentence = f"{runs['mlp']} cannot be read (Permission denied); change its permissions or give another run."
+    assert run("generate", runs["mlp"]) == (2, "", f"fastgan: {sentence}\n")
+
+
 def test_images_are_made_of_images(run, runs, tmp_path):
     (tmp_path / "photos").mkdir()
     for index in range(3):
