@@ -16,8 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("resume")(resume.resume)
+app.command("train", cls=train.Train, context_settings={"allow_extra_args": True})(train.train)
+app.command("resume", cls=resume.Resume)(resume.resume)
 app.command("pack")(pack.pack)
 app.command("generate")(generate.generate)
 app.command("interpolate")(interpolate.interpolate)

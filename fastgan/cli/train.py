@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fastgan.cli.program import command, python, shown
 from fastgan.cli.starting import without_garbage_collection
@@ -14,7 +15,17 @@ from fastgan.cli.values import number, size, whole, whole_or_auto
 if TYPE_CHECKING:
     from fastgan.training import Trainer, TrainResult
 
-__all__ = ["train"]
+__all__ = ["Train", "train"]
+
+
+class Train(TyperCommand):
+    """Proposes an option for what stands alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        alone = super().parse_args(ctx, args)
+        if alone:
+            ctx.fail(f"Got unexpected extra argument ({' '.join(alone)}); did you mean --data {alone[0]}?")
+        return alone
 
 
 def _option(help: str, parser: Any = None, metavar: str | None = None) -> Any:

@@ -170,7 +170,8 @@ class Trainer:
 
         Raises:
             UserError: where the run folder is not empty and not to be resumed, is in use, or cannot be written; where
-                the run in it has other settings; where the memory does not suffice. What was written before is kept.
+                the run in it has other settings, or more steps than asked for; where the memory does not suffice. What
+                was written before is kept.
             TrainingDiverged: where a loss or a weight is no finite number, and ``config.on_nan`` does not help.
         """
         _native.keep_heap()
@@ -183,6 +184,11 @@ class Trainer:
                 seed_everything(self.config.seed, TRAINING)
             if resume:
                 self._restore(saver)
+            if self.state.step > self.total_steps:
+                raise UserError(
+                    f"the run {folder.path} has {self.state.step:,} steps already, but is to end after "
+                    f"{self.total_steps:,}; give --steps above {self.state.step} (in Python: steps)."
+                )
             with folder.writing():
                 folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
                 progress = progress_on(self.total_steps, self.state.step)
