@@ -53,9 +53,9 @@ def evaluate(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="How many images to generate, and to keep aside of the real ones; by default 1000, at most half of "
-            "these.",
-            parser=whole,
+            help="How many images to generate, and to keep aside of the real ones; at least 32 and at most half "
+            "of these; by default 1000.",
+            parser=whole(1000),
             metavar="N",
             show_default=False,
         ),

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole(0), metavar="N")]
 Label = Annotated[
     int | None,
-    typer.Option(help="The class, where there are such; by default all in turn.", parser=whole, metavar="N"),
+    typer.Option(help="The class, where there are such; by default all in turn.", parser=whole(0), metavar="N"),
 ]
 Truncation = Annotated[
     float | None,
     typer.Option(
         help="Standard deviations of the latents to keep: fewer are more typical and less various.",
-        parser=number,
+        parser=number("1.5"),
         metavar="X",
     ),
 ]
@@ -36,7 +36,7 @@ Truncation = Annotated[
 
 def generate(
     run: Run = None,
-    count: Annotated[int, typer.Option(help="How many images.", parser=whole, metavar="N")] = 64,
+    count: Annotated[int, typer.Option(help="How many images.", parser=whole(64), metavar="N")] = 64,
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,

@@ -20,11 +20,15 @@ FILMS = (".gif", ".mp4")
 
 def interpolate(
     run: Run = None,
-    points: Annotated[int, typer.Option(help="Latents that the film passes through.", parser=whole, metavar="N")] = 5,
-    steps: Annotated[int, typer.Option(help="Pictures from one of them to the next.", parser=whole, metavar="N")] = 16,
+    points: Annotated[
+        int, typer.Option(help="Latents that the film passes through.", parser=whole(5), metavar="N")
+    ] = 5,
+    steps: Annotated[
+        int, typer.Option(help="Pictures from one of them to the next.", parser=whole(16), metavar="N")
+    ] = 16,
     loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Go back to the first at the end.")] = True,
-    tiles: Annotated[int, typer.Option(help="Walks side by side.", parser=whole, metavar="N")] = 9,
-    fps: Annotated[int, typer.Option(help="Pictures a second.", parser=whole, metavar="N")] = 16,
+    tiles: Annotated[int, typer.Option(help="Walks side by side.", parser=whole(9), metavar="N")] = 9,
+    fps: Annotated[int, typer.Option(help="Pictures a second.", parser=whole(16), metavar="N")] = 16,
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -18,27 +19,32 @@ def check_least(**counts: tuple[int, int]) -> None:
             raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
 
 
-def whole(text: str) -> Any:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number; give for example 64.") from None
+def whole(example: int) -> Callable[[str], Any]:
+    """Reads a whole number, such as ``example``."""
+    return _read(int, "a whole number", str(example))
 
 
-def number(text: str) -> Any:
-    """A number, such as 0.5 or 2e-4."""
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number; give for example 2e-4.") from None
+def number(example: str) -> Callable[[str], Any]:
+    """Reads a number, such as ``example``."""
+    return _read(float, "a number", example)
+
+
+def _read(kind: type, what: str, example: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not {what}; give for example {example}.") from None
+
+    return read
 
 
 def whole_or_auto(text: str) -> Any:
     """A whole number, or "auto"."""
-    if text != "auto" and not (text.isascii() and text.isdigit()):
-        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.")
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.") from None
 
 
 def size(text: str) -> Any:

@@ -15,6 +15,7 @@ from fastgan.data import CACHES, native_size
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
 from fastgan.losses import CROSS_ENTROPIES, LOSSES
+from fastgan.models._shapes import MAX_SIZE, MIN_SIZE
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
 from fastgan.training.task import TASKS
@@ -309,7 +310,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "conditional": _FLAG,
     "task": _one_of(*TASKS),
     "source": _TEXT,
-    "image_size": (_size, "a number of pixels, or two as height and width"),
+    "image_size": (
+        _size,
+        f"pixels, one number or height and width, {MIN_SIZE} to {MAX_SIZE} for fastgan's own networks",
+    ),
     "resize": _one_of(*RESIZE_MODES),
     "channels": _one_of("auto", 1, 3, 4),
     "mirror": _FLAG,

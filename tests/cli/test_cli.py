@@ -58,7 +58,12 @@ def test_flags_of_the_objective_reach_the_configuration(run):
     ("arguments", "words"),
     [
         ("train --image-size 8", "image_size 8x8"),
+        ("train --image-size 0", "image_size must be pixels, one number or height and width, 16 to 256 for"),
         ("train --image-size 64x", "is not a size"),
+        ("train --seed abc", "'--seed': 'abc' is not a whole number; give for example 0."),
+        ("train --epochs abc", "'--epochs': 'abc' is not a number; give for example 8."),
+        ("train --lr abc", "'--lr': 'abc' is not a number; give for example 2e-4."),
+        ("train --workers -1", "workers must be a whole number of at least 1, or auto, but it is -1"),
         ("train --image-size big", "is not a size"),
         ("train --batch-size none", "'--batch-size': 'none' is not a whole number"),
         ("train --lr fast", "'fast' is not a number"),
@@ -118,6 +123,12 @@ def test_version_and_help(run):
     for arguments in ([], ["--help"]):
         code, out, _ = run(*arguments)
         assert code == 0 and all(command in out for command in ("train", "generate", "bench", "doctor"))
+
+
+def test_the_list_of_commands_cuts_no_sentence(run):
+    _, out, _ = run("--help")
+    listed = out.partition("Commands:")[2].splitlines()[1:]
+    assert len(listed) == 10 and all(line.endswith(".") and "..." not in line for line in listed)
 
 
 def test_help_imports_no_torch():
