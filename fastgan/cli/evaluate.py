@@ -129,7 +129,9 @@ def evaluate(
         found.check_comparable(other)
     written = _write(found, place, folder if json is None else None)  # whoever reads what is printed may stop
     print(_head(found) + ("" if other is None else f"\ncompared  {other.run} (step {other.step}), seed {other.seed}"))
-    console.print(_table(found, other))
+    with console.capture() as table:  # of itself rich would answer a closed pipe with an exit status of 1
+        console.print(_table(found, other))
+    print(table.get(), end="")
     if found.real:
         print("real: what a perfect generator would get; measured on the images that were kept aside")
     print("Values of other features, data or numbers of images are not comparable; --compare sees to that.")

@@ -163,7 +163,8 @@ class Trainer:
         return trainer
 
     def train(self, *, resume: bool = False) -> TrainResult:
-        """Trains to the end, or until Ctrl-C or SIGTERM, which end the run after the current step with a checkpoint.
+        """Trains to the end, or until Ctrl-C, SIGTERM or a closed pipe of stdout, which end the run after the current
+        step with a checkpoint.
 
         Args:
             resume: go on with the run in ``config.out``, if there is one, from its newest checkpoint.

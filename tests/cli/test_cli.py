@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import write_run
 
 from fastgan import cli
+from fastgan.training import TrainConfig
 
 TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
 
@@ -107,6 +109,31 @@ def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("fastgan.training.Trainer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["train"])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "--help"])
+def test_a_closed_pipe_is_no_mistake(tmp_path, command):
+    """A run ends with a checkpoint, an evaluation keeps its values."""
+    if command == "evaluate":
+        gan = write_run(tmp_path / "run", "dcgan")
+        (gan / "config.json").write_text(TrainConfig(data="digits").to_json())
+    arguments = {
+        "train": ["train", *TINY, "--steps", "1000000", "--out", "run"],
+        "evaluate": ["evaluate", "run", "--samples", "400"],
+        "--help": ["--help"],
+    }[command]
+    program = [sys.executable, "-m", "fastgan", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, **pipes, cwd=tmp_path, env=_environment(), text=True) as process:
+        if command == "train":
+            assert process.stdout.readline().startswith("data ")
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, "")
+    if command == "train":
+        (checkpoint,) = tmp_path.glob("run/checkpoints/*")
+        assert 0 < int(checkpoint.stem.removeprefix("step-")) < 1000000
+    assert command != "evaluate" or (tmp_path / "run" / "evaluation.json").is_file()
 
 
 def test_doctor(run):
