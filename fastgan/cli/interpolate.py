@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.generate import Label, Seed, Truncation
+from fastgan.cli.generate import Label, Seed, Truncation, label_of
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
 from fastgan.cli.values import check_least, whole
@@ -51,7 +51,8 @@ def interpolate(
     drawn = gan.latents(points * tiles, seed, truncation=truncation).unflatten(0, (points, tiles))
     walks = torch.stack([path(drawn[:, tile], steps, loop=loop) for tile in range(tiles)], 1)
     # A walk keeps its class: there is nothing between two of them.
-    labels = [tile % gan.num_classes for tile in range(tiles)] if gan.num_classes and label is None else label
+    in_turn = gan.num_classes and label is None
+    labels = [tile % gan.num_classes for tile in range(tiles)] if in_turn else label_of(gan, label)
     frames = (image_grid(gan.images_of(latents, label=labels)) for latents in walks)
     with writing(out):
         write_film(frames, out, fps)

@@ -29,6 +29,7 @@ from fastgan.training.run_log import RunLog
 from fastgan.training.samples import generate
 from fastgan.training.saver import Saver
 from fastgan.training.step import AdversarialStep
+from fastgan.training.task import numbered
 from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
@@ -212,12 +213,14 @@ class Trainer:
         return TrainResult(folder.path, self.state.step, stopped_by, last, tuple(log.standing))
 
     def describe(self) -> str:
-        """The data, the networks, the device and the length, for people to read."""
+        """The data, the classes of a conditional run, the networks, the device and the length, for people to read."""
         height, width = self.stream.image_size
         sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (self.state.generator, self.state.discriminator)]
         count = "an unknown number of" if self.stream.n is None else f"{self.stream.n:,}"
+        classes = f"classes   {numbered(self.task.classes)}\n" if self.task.classes else ""
         return (
             f"data      {self.stream.name}: {count} images, {height}x{width}, channels={self.stream.channels}\n"
+            f"{classes}"
             f"networks  {self._family()}: generator {sizes[0]:.2f} M parameters, discriminator {sizes[1]:.2f} M\n"
             f"device    {self.device}, precision {self.precision} ({self.precision_reason})\n"
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"

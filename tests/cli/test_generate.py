@@ -51,6 +51,21 @@ def test_an_array(run, runs):
     np.testing.assert_allclose(found, gan.generate(5, label=2, truncation=1.5).numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [("cat", 0), ("dog", 1), ("0", 2), ("1", 1)],
+    ids=["name", "another name", "a name of digits", "number"],
+)
+def test_a_class_by_its_name_or_number(run, runs, tmp_path, label, number):
+    weights, described = read_tensors(runs["mlp_conditional"] / "generator.safetensors", "generator")
+    write_tensors(tmp_path / "named.safetensors", weights, {**described, "classes": ["cat", "dog", "0"]})
+    assert run("generate", "named.safetensors", "--count", 3, "--label", label, "--out", "made.npy")[0] == 0
+    expected = fastgan.load(runs["mlp_conditional"]).generate(3, label=number)
+    np.testing.assert_allclose(np.load("made.npy"), expected.numpy(), rtol=0, atol=1e-5)
+    code, _, err = run("generate", "named.safetensors", "--label", "cow")
+    assert code == 2 and "label must be a class from 0 to 2 (0 cat, 1 dog, 2 0), or 64 of them, but it is 'cow'" in err
+
+
 def test_each_row_is_of_one_class(run, runs):
     assert run("generate", runs["mlp_conditional"], "--count", 6, "--out", "classes/")[0] == 0
     expected = pixels(fastgan.load(runs["mlp_conditional"]).generate(6, label=[0, 0, 1, 1, 2, 2]))
@@ -65,7 +80,8 @@ def test_each_row_is_of_one_class(run, runs):
     [
         ("mlp", "--label 1", "label is 1, but"),
         ("mlp_conditional", "--label 3", "label must be a class from 0 to 2"),
-        ("mlp_conditional", "--label two", "'two' is not a whole number"),
+        ("mlp_conditional", "--label -1", "label must be a class from 0 to 2, or 64 of them, but it is -1"),
+        ("mlp_conditional", "--label two", "label must be a class from 0 to 2, or 64 of them, but it is 'two'"),
         ("mlp", "--truncation 0", "truncation must be a number above 0"),
         ("mlp", "--truncation much", "'much' is not a number"),
         ("mlp", "--count 0", "count must be a whole number of at least 1, but it is 0"),
