@@ -136,6 +136,21 @@ def test_a_closed_pipe_is_no_mistake(tmp_path, command):
     assert command != "evaluate" or (tmp_path / "run" / "evaluation.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("isa", "isas"), [("amx", "scalar, avx512, amx"), ("avx512", "scalar, avx512"), ("scalar", "scalar, avx512")]
+)
+def test_doctor_lists_what_was_built(run, monkeypatch, isa, isas):
+    from fastgan import _native
+
+    known = {**_native.info(), "cpu_isa": isa, "build": {"isas": ["scalar", "avx512"], "nvcc": ""}}
+    monkeypatch.setattr(_native, "info", lambda: known)
+    code, out, _ = run("doctor")
+    assert code == 0 and [line.split(maxsplit=2)[1:] for line in out.splitlines() if line.startswith("build")] == [
+        ["isas", isas],
+        ["nvcc", "none"],
+    ]
+
+
 def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0
