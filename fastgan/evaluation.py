@@ -137,11 +137,7 @@ def evaluate(
     Raises:
         UserError: where the images are not to be found, of another shape or too few, or the run makes images of images.
     """
-    if gan.source_channels is not None:
-        raise UserError(
-            f"{gan.path} maps images to images, which have to be compared one by one with what they should be, not as "
-            "sets; translate() makes them."
-        )
+    gan.check_of_latents("which have to be compared one by one with what they should be, not as sets")
     real, mirrored = _real_images(gan, data)
     n = _count(samples, len(real), all_real)
     latents = gan.latents(n, seed, truncation=truncation)
@@ -313,7 +309,7 @@ def _count(samples: int | None, real: int, all_real: bool) -> int:
     if samples > most and not all_real:
         raise UserError(
             f"samples is {samples:,}, but as many of the {real:,} real images are kept aside, at most half of them; "
-            f"give at most {most:,}, or all_real."
+            f"give at most {most:,}, or all_real (--all-real)."
         )
     return samples
 

@@ -46,11 +46,7 @@ class Explorer:
     """
 
     def __init__(self, gan: TrainedGAN) -> None:
-        if gan.source_channels is not None:
-            raise UserError(
-                f"{gan.path} maps images to images, so there are no latents to explore; `fastgan generate --source` "
-                "applies it."
-            )
+        gan.check_of_latents("so there are no latents to explore")
         self.gan = gan
 
     def samples(self, seed: int = 0, *, label: int | None = None, truncation: float | None = None) -> list[Image.Image]:

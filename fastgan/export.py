@@ -20,7 +20,7 @@ from fastgan.generation import TrainedGAN
 from fastgan.training._latent import first_weight
 from fastgan.training.checkpoint import load_weights, read_tensors, write_tensors
 
-__all__ = ["FORMATS", "TOLERANCE", "check_format", "export"]
+__all__ = ["FORMATS", "SUFFIXES", "TOLERANCE", "check_format", "export", "format_of"]
 
 TOLERANCE = 1e-4  # of images in [-1, 1]: other kernels, another order of the same float32 sums
 HALF_TOLERANCE = 2e-2  # weights rounded to 11 bits
@@ -28,6 +28,26 @@ CHECKED = 16  # images
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch-export": ".pt2"}
 FORMATS = tuple(SUFFIXES)
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
+    """``format``, or else that of the name's suffix.
+
+    Raises:
+        UserError: where the name is one of another format, or where nothing names a format.
+    """
+    named = next((name for name, suffix in SUFFIXES.items() if Path(path).suffix == suffix), None)
+    if format is None and named is None:
+        raise UserError(
+            f"format is not given, and {path} does not tell it; let the name end in {', '.join(SUFFIXES.values())}, or "
+            f"give one of {', '.join(FORMATS)}."
+        )
+    if format in FORMATS and named not in (None, format):
+        raise UserError(
+            f"{path} is the name of a {named} file, but format is {format!r}; let it end in {SUFFIXES[format]}, or "
+            f"give format {named!r}."
+        )
+    return format or named
 
 
 def check_format(format: str) -> None:
@@ -42,7 +62,7 @@ def check_format(format: str) -> None:
         )
 
 
-def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str = "onnx", *, half: bool = False) -> float:
+def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str | None = None, *, half: bool = False) -> float:
     """Writes a run's averaged generator with batch-norm folded into its other layers, and checks what was written.
 
     The file takes ``latent``, float32 [N, *latent_shape] (``source``, images, from image to image), and ``labels``,
@@ -53,16 +73,18 @@ def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str = "onnx", 
         path: the file to write.
         format: "onnx", standard operators only, checked in onnxruntime; "torch-export", for
             :func:`torch.export.load`, which needs torch alone; "safetensors", which :func:`fastgan.load` reads.
+            None: that of the path's suffix, .onnx, .pt2 or .safetensors.
         half: weights in float16, which halves the file; of safetensors only.
 
     Returns:
         The largest difference of an element of the images from the generator's own.
 
     Raises:
-        UserError: where the format is unknown or lacks a package, or the file does not compute what the generator does;
-            it is not kept then.
+        UserError: where the format is unknown, another than that of the path's suffix, or lacks a package, or the file
+            does not compute what the generator does; it is not kept then.
         OSError: where it cannot be written.
     """
+    format = format_of(path, format)
     check_format(format)
     if half and format != "safetensors":
         raise UserError(f"half is for safetensors, but format is {format!r}; leave one of them out.")

@@ -23,11 +23,15 @@ from fastgan.training._latent import first_weight
 from fastgan.training.checkpoint import load_weights, read_tensors, sub_state
 from fastgan.training.run_folder import RunFolder, newest_run
 from fastgan.training.samples import draw_latents, generate
+from fastgan.training.task import numbered
 
 __all__ = ["SHIPPED", "RunNotFound", "TrainedGAN", "load"]
 
 DIGITS = "digits"  # what load() calls the generator that comes with fastgan
 SHIPPED = Path(__file__).parent / "assets" / DIGITS / "generator.safetensors"
+
+
+Label = int | str | Sequence[int | str] | Tensor  # of all images, or of each
 
 
 class RunNotFound(UserError, FileNotFoundError):
@@ -43,6 +47,7 @@ class TrainedGAN:
         image_size: (height, width) in pixels; with ``channels`` the shape of the images.
         latent_shape: of one latent.
         num_classes: that images are made by; 0 where it was trained without.
+        classes: their names, by number, where they have some.
         source_channels: of the images that an image-to-image generator is given; None for one of latents.
         step: how many updates it was trained for.
         data: the name of the images it was trained on.
@@ -62,6 +67,7 @@ class TrainedGAN:
         self.latent_shape = tuple(described["latent_shape"] or ())
         self.step, self.data = described["step"], described["data"]
         self.num_classes = getattr(generator, "num_classes", 0)
+        self.classes = tuple(described.get("classes", ()))
         self.source_channels = getattr(generator, "in_channels", None)
         loss = described.get("loss", "non_saturating")  # the first files do not say
         self.scores_are_probabilities = described["from_logits"] and loss in CROSS_ENTROPIES
@@ -80,6 +86,14 @@ class TrainedGAN:
         """
         return None if self._read_discriminator is None else self._read_discriminator()
 
+    def check_of_latents(self, so: str) -> None:
+        """Raises UserError where the generator makes its images of images; ``so`` says why that will not do."""
+        if self.source_channels is not None:
+            raise UserError(
+                f"{self.path} maps images to images, {so}; apply it by `fastgan generate {self.path} --source FOLDER` "
+                "(in Python: translate())."
+            )
+
     def latents(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
         """What :meth:`generate` makes images of: float32 [n, *latent_shape] from N(0, 1).
 
@@ -93,10 +107,7 @@ class TrainedGAN:
         """
         _check_count("n", n, 1)
         _check_count("seed", seed, 0)
-        if self.source_channels is not None:
-            raise UserError(
-                f"{self.path} maps images to images, so there is nothing to draw; give images to translate() instead."
-            )
+        self.check_of_latents("so there is nothing to draw")
         latents = draw_latents(n, self.latent_shape, seed)
         if truncation is None:
             return latents
@@ -109,7 +120,7 @@ class TrainedGAN:
         n: int,
         seed: int = 0,
         *,
-        label: int | Sequence[int] | Tensor | None = None,
+        label: Label | None = None,
         truncation: float | None = None,
         batch_size: int = 64,
     ) -> Tensor:
@@ -120,16 +131,15 @@ class TrainedGAN:
 
         Args:
             n, seed, truncation: as :meth:`latents` takes them.
-            label: the class of all images, or of each; None: the classes in turn. Only where the run has classes.
+            label: the class of all images, or of each, by number or by name; None: the classes in turn. Only where the
+                run has classes.
 
         Raises:
             UserError: where an argument is out of range.
         """
         return self.images_of(self.latents(n, seed, truncation=truncation), label=label, batch_size=batch_size)
 
-    def images_of(
-        self, latents: Tensor, *, label: int | Sequence[int] | Tensor | None = None, batch_size: int = 64
-    ) -> Tensor:
+    def images_of(self, latents: Tensor, *, label: Label | None = None, batch_size: int = 64) -> Tensor:
         """The images of latents [N, *latent_shape]: float32 [N, C, H, W] in [-1, 1] on the CPU.
 
         Raises:
@@ -183,9 +193,7 @@ class TrainedGAN:
         return find_nearest(images, known, k)
 
     @torch.no_grad()
-    def score(
-        self, images: Tensor, *, label: int | Sequence[int] | Tensor | None = None, batch_size: int = 64
-    ) -> Tensor:
+    def score(self, images: Tensor, *, label: Label | None = None, batch_size: int = 64) -> Tensor:
         """What the discriminator says of each image: float32 [N] on the CPU.
 
         That is D(x), the probability that the image is real, and after training with a loss of scores (hinge,
@@ -218,7 +226,7 @@ class TrainedGAN:
         """The generator, faster: folded anew in every call, because its weights may have changed."""
         return self.generator if models.arguments_of(self.generator) is None else models.folded(self.generator)
 
-    def _labels(self, label: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
+    def _labels(self, label: Label | None, n: int) -> Tensor | None:
         """int64 [n], or None where the run has no classes."""
         if self.num_classes == 0:
             if label is not None:
@@ -228,11 +236,13 @@ class TrainedGAN:
             return torch.arange(n) % self.num_classes
         label = label.tolist() if isinstance(label, Tensor) else label
         labels = list(label) if isinstance(label, (list, tuple, range)) else [label] * n
+        labels = [self.classes.index(each) if each in self.classes else each for each in labels]
         known = all(isinstance(each, int) and not isinstance(each, bool) for each in labels)
         if not known or len(labels) != n or not all(0 <= each < self.num_classes for each in labels):
+            names = f" ({numbered(self.classes)})" if self.classes else ""
             raise UserError(
-                f"label must be a class from 0 to {self.num_classes - 1}, or {n} of them, but it is {label!r}; give "
-                "such, or leave it out for all classes in turn."
+                f"label must be a class from 0 to {self.num_classes - 1}{names}, or {n} of them, but it is {label!r}; "
+                "give such, or leave it out for all classes in turn."
             )
         return torch.tensor(labels, dtype=torch.int64)
 
@@ -254,15 +264,11 @@ def load(
 
     Raises:
         RunNotFound: (a UserError and a FileNotFoundError) there is nothing of a run at that path.
-        UserError: (a ValueError) where a file is damaged, or the networks are your own and not given, or others.
+        UserError: (a ValueError) where a file is damaged or not to be read, or the networks are your own and not given,
+            or others.
     """
     path, device = _path_of(run), choose_device(str(device))
-    file = RunFolder(path).generator if path.is_dir() else path
-    if not file.is_file():
-        raise RunNotFound(
-            f"there is no {'generator.safetensors in' if path.is_dir() else 'run'} {path}; "
-            "give the folder of a run, such as runs/00000-digits-dcgan-32x32."
-        )
+    file = _file_of(path)
     weights, described = read_tensors(file, "generator")
     if generator is None and described["generator"] is not None:
         generator = models.build(**described["generator"])[0]
@@ -297,6 +303,23 @@ def _path_of(run: str | os.PathLike[str] | None) -> Path:
         return newest_run()
     except FileNotFoundError:
         return SHIPPED
+
+
+def _file_of(path: Path) -> Path:
+    """The file of a run's generator, or the path itself. Raises UserError where it is not there, or cannot be read."""
+    try:
+        file = RunFolder(path).generator if path.is_dir() else path
+        with file.open("rb"):
+            return file
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); change its permissions or give another run."
+        ) from None
+    except OSError:
+        raise RunNotFound(
+            f"there is no {'generator.safetensors in' if path.is_dir() else 'run'} {path}; "
+            "give the folder of a run, such as runs/00000-digits-dcgan-32x32."
+        ) from None
 
 
 def _with_weights_of(checkpoint: Path, discriminator: nn.Module) -> nn.Module:

@@ -16,16 +16,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("resume")(resume.resume)
-app.command("pack")(pack.pack)
+app.command("train", cls=train.Train, context_settings={"allow_extra_args": True})(train.train)
+# Whole sentences for the list of commands, which would cut those of their own help.
+app.command("resume", cls=resume.Resume, short_help="Continue a run exactly from its newest checkpoint.")(resume.resume)
+app.command("pack", short_help="Decode and resize images once, for later runs.")(pack.pack)
 app.command("generate")(generate.generate)
 app.command("interpolate")(interpolate.interpolate)
-app.command("evaluate")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("explore")(explore.explore)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
+app.command("evaluate", short_help="Measure how good a trained generator is.")(evaluate.evaluate)
+app.command("export", short_help="Write a generator as ONNX, safetensors or torch.export.")(export.export)
+app.command("explore", short_help="Walk between generated images in the browser.")(explore.explore)
+app.command("bench", short_help="Compare fastgan's speed with torch's.")(bench.bench)
+app.command("doctor", short_help="Say what this installation can and cannot do.")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

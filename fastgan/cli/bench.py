@@ -23,12 +23,12 @@ _CONTENDERS = ("torch.nn", "torch.compile", "fastgan.layers", "AdversarialStep")
 
 
 def bench(
-    batch_size: Annotated[int, typer.Option(help="Images a step.", parser=whole, metavar="N")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Images a step.", parser=whole(16), metavar="N")] = 16,
     width: Annotated[
-        int, typer.Option(help="Feature maps of the layers next to the image.", parser=whole, metavar="N")
+        int, typer.Option(help="Feature maps of the layers next to the image.", parser=whole(64), metavar="N")
     ] = 64,
-    rounds: Annotated[int, typer.Option(help="Steps of each that are timed.", parser=whole, metavar="N")] = 8,
-    seed: Annotated[int, typer.Option(help="Of weights, images and latents.", parser=whole, metavar="N")] = 0,
+    rounds: Annotated[int, typer.Option(help="Steps of each that are timed.", parser=whole(8), metavar="N")] = 8,
+    seed: Annotated[int, typer.Option(help="Of weights, images and latents.", parser=whole(0), metavar="N")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="NAME")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile too.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,

@@ -36,8 +36,11 @@ def doctor() -> None:
     for kind, names in info["ops"].items():
         _line(f"{kind} ops", ", ".join(names) or "none")
     build = info["build"]
+    if isinstance(build, dict):
+        isas = build["isas"]  # those with flags of their own; of AMX only its functions are compiled for it
+        build = {**build, "isas": isas if info["cpu_isa"] in isas else [*isas, info["cpu_isa"]]}
     for name, value in build.items() if isinstance(build, dict) else [("", build)]:
-        _line(f"build {name}", ", ".join(map(str, value)) if isinstance(value, list) else value)
+        _line(f"build {name}", (", ".join(map(str, value)) if isinstance(value, list) else value) or "none")
 
 
 def _line(name: str, value: Any) -> None:

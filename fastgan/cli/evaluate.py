@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +12,8 @@ import typer
 
 from fastgan.cli.generate import Seed, Truncation
 from fastgan.cli.loading import Run, load_gan
-from fastgan.cli.output import check_parent, writing
+from fastgan.cli.output import check_file
+from fastgan.cli.program import command
 from fastgan.cli.values import whole
 from fastgan.errors import UserError
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fastgan.evaluation import Evaluation
+    from fastgan.training.run_folder import RunFolder
 
 __all__ = ["evaluate"]
 
@@ -48,9 +53,9 @@ def evaluate(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="How many images to generate, and to keep aside of the real ones; by default 1000, at most half of "
-            "these.",
-            parser=whole,
+            help="How many images to generate, and to keep aside of the real ones; at least 32 and at most half "
+            "of these; by default 1000.",
+            parser=whole(1000),
             metavar="N",
             show_default=False,
         ),
@@ -94,12 +99,19 @@ def evaluate(
 ) -> None:
     """Say how good a trained generator is, beside what a perfect one would get."""
     if json is not None:
-        check_parent(json)
+        check_file(json, "json")
     other = None if compare is None else _read(compare)  # before any work
     gan = load_gan(run)
     from rich.console import Console
 
     from fastgan.evaluation import evaluate as measured
+    from fastgan.training.run_folder import RunFolder
+
+    folder = RunFolder(gan.path)
+    place = json if json is not None or not folder.is_begun else folder.evaluation
+    if place is not None:
+        with _writing(place), tempfile.TemporaryFile(dir=place.absolute().parent):
+            pass  # rather than find out after the work
 
     console = Console()
     with console.status("evaluating"):
@@ -115,22 +127,37 @@ def evaluate(
         )
     if other is not None:
         found.check_comparable(other)
+    written = _write(found, place, folder if json is None else None)  # whoever reads what is printed may stop
     print(_head(found) + ("" if other is None else f"\ncompared  {other.run} (step {other.step}), seed {other.seed}"))
-    console.print(_table(found, other))
+    with console.capture() as table:  # of itself rich would answer a closed pipe with an exit status of 1
+        console.print(_table(found, other))
+    print(table.get(), end="")
     if found.real:
         print("real: what a perfect generator would get; measured on the images that were kept aside")
     print("Values of other features, data or numbers of images are not comparable; --compare sees to that.")
-    _write(found, json, gan.path)
+    print("\n".join(written))
 
 
 def _read(path: Path) -> Evaluation:
     from fastgan.evaluation import Evaluation
+    from fastgan.generation import DIGITS
     from fastgan.training.run_folder import RunFolder
 
+    if str(path) == DIGITS and not path.exists():
+        file = f"{DIGITS}.json"
+        raise UserError(
+            f"compare is {path}, the generator that comes with fastgan, whose values are kept nowhere; write them by "
+            f"`{command('evaluate', DIGITS, '--json', file)}`, and give {file}."
+        )
+    if not path.exists():
+        raise UserError(
+            f"compare is {path}, but there is no run or file {path}; give a run that was evaluated, or its "
+            "evaluation.json."
+        )
     file = RunFolder(path).evaluation if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"compare is {path}, but there is no {file}; evaluate that run first, by `fastgan evaluate {path}`."
+            f"compare is {path}, but there is no {file}; evaluate that run first, by `{command('evaluate', path)}`."
         )
     try:
         return Evaluation.from_json(file.read_text(encoding="utf-8"))
@@ -175,17 +202,35 @@ def _shown(values: dict[str, float], name: str) -> str:
     return f"{values[name]:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
-def _write(found: Evaluation, json: Path | None, run: Path) -> None:
-    """The values; where they go into the run's folder, beside a picture of the images that are most like real ones."""
-    from fastgan.images import image_grid, save_image
-    from fastgan.training.run_folder import RunFolder, write_text
+def _write(found: Evaluation, place: Path | None, folder: RunFolder | None) -> list[str]:
+    """Writes the values and, where they go into a run's folder, a picture of the images that are most like real ones.
 
-    folder = RunFolder(run)
-    if json is None and not folder.is_begun:
-        return
-    with writing(json or folder.path):
-        write_text(json or folder.evaluation, found.to_json())
-        print(f"values    {json or folder.evaluation}")
-        if json is None:
+    Returns:
+        What to say of it.
+    """
+    from fastgan.images import image_grid, save_image
+    from fastgan.training.run_folder import write_text
+
+    if place is None:
+        return ["values    not written; give --json FILE"]
+    lines = [f"values    {place}"]
+    with _writing(place):
+        write_text(place, found.to_json())
+        if folder is not None:
             save_image(image_grid(found.closest, 8), folder.nearest)
-            print(f"pairs     {folder.nearest} (a generated image and the real one most like it; the most alike first)")
+            lines.append(
+                f"pairs     {folder.nearest} (a generated image and the real one most like it; the most alike first)"
+            )
+    return lines
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turns an OSError inside into a sentence about where the values are written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the values cannot be written into {place.parent} ({error.strerror or error}); give another place by "
+            "--json FILE."
+        ) from None

@@ -21,7 +21,7 @@ def explore(
         int | None,
         typer.Option(
             help="Where the page is served; by default the first free port from 7860 on.",
-            parser=whole,
+            parser=whole(7860),
             metavar="N",
             show_default=False,
         ),

@@ -15,16 +15,24 @@ __all__ = ["export"]
 
 def export(
     run: Run = None,
-    format: Annotated[str, typer.Option(help="onnx, safetensors or torch-export.", metavar="NAME")] = "onnx",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx, safetensors or torch-export; by default that of --out's suffix, or onnx.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16; of safetensors only.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; by default generator.onnx, .safetensors or .pt2.")
     ] = None,
 ) -> None:
     """Write a trained generator for other programs, checked against this one."""
-    from fastgan.export import SUFFIXES, check_format
+    from fastgan.export import SUFFIXES, check_format, format_of
     from fastgan.export import export as write
 
+    format = format_of(out, format) if out is not None else format or "onnx"
     check_format(format)
     out = out or Path(f"generator{SUFFIXES[format]}")
     check_file(out)

@@ -9,7 +9,7 @@ import typer
 
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, is_picture, writing
-from fastgan.cli.values import number, whole
+from fastgan.cli.values import check_least, number, whole
 from fastgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole, metavar="N")]
+Seed = Annotated[int, typer.Option(help="The same seed makes the same images.", parser=whole(0), metavar="N")]
 Label = Annotated[
-    int | None,
-    typer.Option(help="The class, where there are such; by default all in turn.", parser=whole, metavar="N"),
+    str | None,
+    typer.Option(
+        help="The class, as a number from 0, folders in alphabetical order, or by its name; by default all in turn.",
+        metavar="CLASS",
+    ),
 ]
 Truncation = Annotated[
     float | None,
     typer.Option(
         help="Standard deviations of the latents to keep: fewer are more typical and less various.",
-        parser=number,
+        parser=number("1.5"),
         metavar="X",
     ),
 ]
@@ -36,7 +39,7 @@ Truncation = Annotated[
 
 def generate(
     run: Run = None,
-    count: Annotated[int, typer.Option(help="How many images.", parser=whole, metavar="N")] = 64,
+    count: Annotated[int, typer.Option(help="How many images.", parser=whole(64), metavar="N")] = 64,
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,
@@ -57,10 +60,11 @@ def generate(
     ] = "grid.png",
 ) -> None:
     """Write new images by a trained generator."""
+    check_least(count=(count, 1))
     kind = _kind_of(out)
     gan = load_gan(run)
     if source is None and gan.source_channels is None:
-        labels, columns = _rows_by_label(gan, count, label)
+        labels, columns = _rows_by_label(gan, count, label_of(gan, label))
         images, of = gan.generate(count, seed, label=labels, truncation=truncation), f"seed {seed}"
     else:
         images, of, columns = _translated(gan, source, count), f"of {source}", None
@@ -96,7 +100,15 @@ def _translated(gan: TrainedGAN, source: str | None, count: int) -> Tensor:
     return gan.translate(sources.images[:count])
 
 
-def _rows_by_label(gan: TrainedGAN, count: int, label: int | None) -> tuple[int | list[int] | None, int | None]:
+def label_of(gan: TrainedGAN, label: str | None) -> int | str | None:
+    """The name of a class, or else its number: folders may be called by other numbers than they have."""
+    is_number = label is not None and label not in gan.classes and label.lstrip("-").isdecimal()
+    return int(label) if is_number else label
+
+
+def _rows_by_label(
+    gan: TrainedGAN, count: int, label: int | str | None
+) -> tuple[int | str | list[int] | None, int | None]:
     """Labels and columns so that each row of a grid is of one class, where all of them are asked for."""
     if gan.num_classes == 0 or label is not None:
         return label, None

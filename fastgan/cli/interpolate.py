@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.generate import Label, Seed, Truncation
+from fastgan.cli.generate import Label, Seed, Truncation, label_of
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
-from fastgan.cli.values import whole
+from fastgan.cli.values import check_least, whole
 from fastgan.errors import UserError
 
 __all__ = ["interpolate"]
@@ -20,11 +20,15 @@ FILMS = (".gif", ".mp4")
 
 def interpolate(
     run: Run = None,
-    points: Annotated[int, typer.Option(help="Latents that the film passes through.", parser=whole, metavar="N")] = 5,
-    steps: Annotated[int, typer.Option(help="Pictures from one of them to the next.", parser=whole, metavar="N")] = 16,
+    points: Annotated[
+        int, typer.Option(help="Latents that the film passes through.", parser=whole(5), metavar="N")
+    ] = 5,
+    steps: Annotated[
+        int, typer.Option(help="Pictures from one of them to the next.", parser=whole(16), metavar="N")
+    ] = 16,
     loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Go back to the first at the end.")] = True,
-    tiles: Annotated[int, typer.Option(help="Walks side by side.", parser=whole, metavar="N")] = 9,
-    fps: Annotated[int, typer.Option(help="Pictures a second.", parser=whole, metavar="N")] = 16,
+    tiles: Annotated[int, typer.Option(help="Walks side by side.", parser=whole(9), metavar="N")] = 9,
+    fps: Annotated[int, typer.Option(help="Pictures a second.", parser=whole(16), metavar="N")] = 16,
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,
@@ -33,7 +37,8 @@ def interpolate(
     ),
 ) -> None:
     """Write a film of images that turn into each other."""
-    _check(out, points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
+    check_least(points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
+    _check(out)
     from fastgan.films import check_film, write_film
 
     check_film(out)
@@ -46,17 +51,15 @@ def interpolate(
     drawn = gan.latents(points * tiles, seed, truncation=truncation).unflatten(0, (points, tiles))
     walks = torch.stack([path(drawn[:, tile], steps, loop=loop) for tile in range(tiles)], 1)
     # A walk keeps its class: there is nothing between two of them.
-    labels = [tile % gan.num_classes for tile in range(tiles)] if gan.num_classes and label is None else label
+    in_turn = gan.num_classes and label is None
+    labels = [tile % gan.num_classes for tile in range(tiles)] if in_turn else label_of(gan, label)
     frames = (image_grid(gan.images_of(latents, label=labels)) for latents in walks)
     with writing(out):
         write_film(frames, out, fps)
     print(f"{out}: {len(walks)} pictures of {tiles} walks by {gan.path} (step {gan.step}), seed {seed}")
 
 
-def _check(out: Path, **counts: tuple[int, int]) -> None:
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
+def _check(out: Path) -> None:
     if out.suffix.lower() not in FILMS:
         raise UserError(f"out is {out}, which is not the name of a film; let it end in .gif or .mp4.")
     check_file(out)

@@ -16,17 +16,17 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg")
 
 
-def check_parent(path: Path) -> None:
-    """Raises UserError, before any work, where there is no folder for ``path``."""
+def check_parent(path: Path, option: str = "out") -> None:
+    """Raises UserError, before any work, where there is no folder for ``path``, which the option gives."""
     if not path.absolute().parent.is_dir():
-        raise UserError(f"out is {path}, but there is no folder {path.parent}; make it or choose another one.")
+        raise UserError(f"{option} is {path}, but there is no folder {path.parent}; make it or choose another one.")
 
 
-def check_file(path: Path) -> None:
-    """Raises UserError, before any work, where no file can be written to ``path``."""
-    check_parent(path)
+def check_file(path: Path, option: str = "out") -> None:
+    """Raises UserError, before any work, where no file can be written to ``path``, which the option gives."""
+    check_parent(path, option)
     if path.is_dir():
-        raise UserError(f"out is {path}, which is a folder; give the name of a file.")
+        raise UserError(f"{option} is {path}, which is a folder; give the name of a file.")
 
 
 @contextmanager

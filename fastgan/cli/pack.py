@@ -36,7 +36,7 @@ def pack(
     ] = "crop",
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads; by default one a CPU.", parser=whole, metavar="N", show_default=False),
+        typer.Option(help="Threads; by default one a CPU.", parser=whole(2), metavar="N", show_default=False),
     ] = None,
 ) -> None:
     """Decode and resize images once, for every later run to start at once; goes on where it was stopped."""

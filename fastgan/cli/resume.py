@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fastgan.cli.starting import without_garbage_collection
 from fastgan.cli.train import (
@@ -25,9 +27,28 @@ from fastgan.cli.train import (
     TensorBoard,
     Workers,
     report,
+    train,
 )
+from fastgan.errors import UserError
 
-__all__ = ["resume"]
+__all__ = ["Resume", "resume"]
+
+
+class Resume(TyperCommand):
+    """Where an option is asked for that is of ``train`` alone, says that a run keeps it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = getattr(error, "option_name", None) or ""
+            setting = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+            if setting not in FIXED:
+                raise
+            raise UserError(
+                f"{setting} of a run is fixed when it is begun; leave {option} out, or begin a new one by `fastgan "
+                "train`."
+            ) from None
 
 
 def resume(
@@ -63,3 +84,6 @@ def resume(
 
         trainer = Trainer.resume(**changes)
     report(trainer, trainer.train())
+
+
+FIXED = {*signature(train).parameters} - {*signature(resume).parameters, "resume", "config", "dry_run"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fastgan.cli.program import command, python, shown
 from fastgan.cli.starting import without_garbage_collection
@@ -14,33 +15,43 @@ from fastgan.cli.values import number, size, whole, whole_or_auto
 if TYPE_CHECKING:
     from fastgan.training import Trainer, TrainResult
 
-__all__ = ["train"]
+__all__ = ["Train", "train"]
+
+
+class Train(TyperCommand):
+    """Proposes an option for what stands alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        alone = super().parse_args(ctx, args)
+        if alone:
+            ctx.fail(f"Got unexpected extra argument ({' '.join(alone)}); did you mean --data {alone[0]}?")
+        return alone
 
 
 def _option(help: str, parser: Any = None, metavar: str | None = None) -> Any:
     return typer.Option(help=help, parser=parser, metavar=metavar, show_default=False)
 
 
-def _whole(help: str) -> Any:
-    return _option(help, whole, "N")
+def _whole(help: str, example: int) -> Any:
+    return _option(help, whole(example), "N")
 
 
-def _number(help: str) -> Any:
-    return _option(help, number, "X")
+def _number(help: str, example: str) -> Any:
+    return _option(help, number(example), "X")
 
 
-Steps = Annotated[int | None, _whole("How long to train, in updates of both networks.")]
-Epochs = Annotated[float | None, _number("How long to train, in passes over the images.")]
-Lr = Annotated[float | None, _number("Adam's learning rate.")]
-LrG = Annotated[float | None, _number("The generator's, if another.")]
-LrD = Annotated[float | None, _number("The discriminator's, if another.")]
+Steps = Annotated[int | None, _whole("How long to train, in updates of both networks.", 2000)]
+Epochs = Annotated[float | None, _number("How long to train, in passes over the images.", "8")]
+Lr = Annotated[float | None, _number("Adam's learning rate; by preset.", "2e-4")]
+LrG = Annotated[float | None, _number("The generator's learning rate, where not --lr.", "2e-4")]
+LrD = Annotated[float | None, _number("The discriminator's learning rate, where not --lr.", "2e-4")]
 Device = Annotated[str | None, _option("auto, cpu or cuda.", metavar="NAME")]
 Precision = Annotated[str | None, _option("auto, fp32, bf16 or fp16.", metavar="NAME")]
 Workers = Annotated[Any, _option("Threads that read images, or auto.", whole_or_auto, "N|auto")]
 Cache = Annotated[str | None, _option("Where images are kept: auto, memory or device.", metavar="WHERE")]
-SampleEvery = Annotated[int | None, _whole("Steps between sample pictures.")]
-CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints.")]
-KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).")]
+SampleEvery = Annotated[int | None, _whole("Steps between sample pictures; 0: only at the beginning and end.", 500)]
+CheckpointEvery = Annotated[int | None, _whole("Steps between checkpoints; 0: only at the end.", 1000)]
+KeepCheckpoints = Annotated[int | None, _whole("How many of the newest checkpoints are kept (3).", 3)]
 TensorBoard = Annotated[bool | None, _option("Write for TensorBoard; by default where it is installed.")]
 OnNan = Annotated[
     str | None,
@@ -92,29 +103,41 @@ def train(
     mirror: Annotated[bool | None, _option("Mirror images left to right at random.")] = None,
     steps: Steps = None,
     epochs: Epochs = None,
-    batch_size: Annotated[int | None, _whole("Images a step.")] = None,
+    batch_size: Annotated[int | None, _whole("Images a step; by preset.", 64)] = None,
     lr: Lr = None,
     lr_g: LrG = None,
     lr_d: LrD = None,
-    beta1: Annotated[float | None, _number("Adam's beta1 (0.5).")] = None,
-    latent_dim: Annotated[int | None, _whole("Length of the latent vectors (100).")] = None,
-    width: Annotated[int | None, _whole("Feature maps of the layers next to the image.")] = None,
-    head: Annotated[str | None, _option("dcgan's last layer of judgement: conv or linear.", metavar="NAME")] = None,
-    pooling: Annotated[str | None, _option("lenet's: max or average.", metavar="NAME")] = None,
+    beta1: Annotated[float | None, _number("Adam's beta1 (0.5).", "0.5")] = None,
+    latent_dim: Annotated[
+        int | None, _whole("Length of the latent vectors; by preset (digits 32, images 100).", 100)
+    ] = None,
+    width: Annotated[int | None, _whole("Feature maps of the layers next to the image; by preset.", 64)] = None,
+    head: Annotated[
+        str | None, _option("The discriminator's last layer, of dcgan: conv or linear.", metavar="NAME")
+    ] = None,
+    pooling: Annotated[str | None, _option("How lenet makes maps smaller: max or average.", metavar="NAME")] = None,
     skips: Annotated[bool | None, _option("Let encoder_decoder's decoder see what its encoder found.")] = None,
     loss: Annotated[
         str | None, _option("non_saturating, minimax, hinge, least_squares or wgan_gp.", metavar="NAME")
     ] = None,
-    label_smoothing: Annotated[float | None, _number("Real images are labelled with 1 minus this.")] = None,
-    d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).")] = None,
-    accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).")] = None,
-    penalty_weight: Annotated[float | None, _number("Of wgan_gp's gradient penalty (10).")] = None,
-    l1_weight: Annotated[float | None, _number("Of the difference from the real image; 100 with a task.")] = None,
-    r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty (0: none).")] = None,
-    r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).")] = None,
+    label_smoothing: Annotated[
+        float | None, _number("Real images are labelled with 1 minus this; by preset.", "0.1")
+    ] = None,
+    d_steps: Annotated[int | None, _whole("Discriminator updates a step (1).", 5)] = None,
+    accumulate: Annotated[int | None, _whole("Micro-batches a batch, to save memory (1).", 4)] = None,
+    penalty_weight: Annotated[
+        float | None, _number("Weight of the gradient penalty of --loss wgan_gp (10).", "10")
+    ] = None,
+    l1_weight: Annotated[
+        float | None, _number("Weight of the mean difference from the real image; only with --task (100).", "100")
+    ] = None,
+    r1_gamma: Annotated[float | None, _number("Gamma of the R1 penalty; 0: none; by preset.", "0.1")] = None,
+    r1_every: Annotated[int | None, _whole("Steps between R1 penalties (16).", 16)] = None,
     spectral_norm: Annotated[bool | None, _option("Spectral norm in the discriminator.")] = None,
-    ema_decay: Annotated[float | None, _number("Decay a step of the averaged generator; 0: none.")] = None,
-    seed: Annotated[int | None, _whole("Of everything random (0).")] = None,
+    ema_decay: Annotated[
+        float | None, _number("Decay a step of the averaged generator; 0: none; by preset.", "0.999")
+    ] = None,
+    seed: Annotated[int | None, _whole("Seed of all random numbers (0).", 0)] = None,
     device: Device = None,
     precision: Precision = None,
     workers: Workers = None,

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
-__all__ = ["number", "size", "whole", "whole_or_auto"]
+from fastgan.errors import UserError
+
+__all__ = ["check_least", "number", "size", "whole", "whole_or_auto"]
 
 
-def whole(text: str) -> Any:
-    """A whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number; give for example 64.") from None
+def check_least(**counts: tuple[int, int]) -> None:
+    """Raises UserError where one of the options, by name, is below the other number, the least that it may be."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another one.")
 
 
-def number(text: str) -> Any:
-    """A number, such as 0.5 or 2e-4."""
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number; give for example 2e-4.") from None
+def whole(example: int) -> Callable[[str], Any]:
+    """Reads a whole number, such as ``example``."""
+    return _read(int, "a whole number", str(example))
+
+
+def number(example: str) -> Callable[[str], Any]:
+    """Reads a number, such as ``example``."""
+    return _read(float, "a number", example)
+
+
+def _read(kind: type, what: str, example: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not {what}; give for example {example}.") from None
+
+    return read
 
 
 def whole_or_auto(text: str) -> Any:
     """A whole number, or "auto"."""
-    if text != "auto" and not (text.isascii() and text.isdigit()):
-        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.")
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.") from None
 
 
 def size(text: str) -> Any:

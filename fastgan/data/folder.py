@@ -43,7 +43,8 @@ def _find(folder: Path) -> tuple[list[PurePath], Skipped]:
     except (OSError, ValueError) as error:
         problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({reason_of(error)})"
         raise DataNotFound(
-            f"the folder {printable(folder)} {problem}; give a folder of images, or 'digits' for the embedded digits"
+            f"{printable(folder)} {problem}; give a folder, a .zip, .npy, .npz or IDX file, a pack, torchvision:NAME "
+            f"or hf:NAME, or 'digits' or 'emoji', which come with fastgan"
         ) from None
     if not is_folder:
         raise UserError(f"{printable(folder)} is a file, not a folder; give the folder that holds the images")

@@ -177,8 +177,8 @@ def _open_zip_or_npz(path: Path) -> Collection:
 
 def _refuse(path: Path) -> Collection:
     raise UserError(
-        f"{printable(path)} is a file, not a folder; give the folder that holds the images, or a file of them: "
-        f".zip, .npy, .npz or IDX"
+        f"{printable(path)} is not an intact .zip, .npy, .npz or IDX file (its first bytes are of none); fetch or make "
+        f"it anew, or give the folder of the images"
     )
 
 

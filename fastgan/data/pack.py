@@ -133,7 +133,7 @@ class _Packing:
         try:
             yield
         except OSError as error:
-            if isinstance(error, UserError):
+            if isinstance(error, (UserError, BrokenPipeError)):  # the latter is of stdout, where progress is told
                 raise
             done = f"{self.state.read:,} of {len(self.collection):,} images are packed and kept"
             remedy = "make room and run the same command again" if error.errno in FULL else "choose another folder"

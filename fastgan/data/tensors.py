@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .file_map import as_tensor
 from .image_set import ImageSet, to_float, to_uint8
 
 __all__ = ["Range", "channels_first", "checked_range", "from_tensor", "guess_range", "scale"]
@@ -67,7 +68,7 @@ def _numbers(images: Any) -> Tensor:
     if isinstance(images, np.ndarray) and min(images.strides, default=0) < 0:
         images = images.copy()  # torch has no negative strides
     try:
-        tensor = torch.as_tensor(images)
+        tensor = as_tensor(images) if isinstance(images, np.ndarray) else torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError):
         tensor = None
     if tensor is None or tensor.is_complex():

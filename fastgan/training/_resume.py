@@ -11,7 +11,7 @@ from typing import Any
 from fastgan.data import Stream
 from fastgan.errors import FastganWarning, UserError
 from fastgan.training.config import TrainConfig, layered
-from fastgan.training.run_folder import RunFolder
+from fastgan.training.run_folder import RunFolder, known_runs
 
 __all__ = ["changed", "check_same", "stored_config", "warn_of_other_data"]
 
@@ -40,9 +40,12 @@ def stored_config(folder: RunFolder) -> TrainConfig:
     try:
         return TrainConfig.from_json(folder.config.read_text(encoding="utf-8"))
     except OSError as error:
+        problem = f"holds no run that could be read ({error.strerror})"
+        if isinstance(error, FileNotFoundError) and folder.path.is_dir():
+            problem = f"is a folder, but not of a run (no {folder.config.name})"
+        known = ", ".join(map(str, known_runs(trained=False)[:3]))
         raise UserError(
-            f"{folder.path} holds no run that could be read ({error.strerror}); give the folder of one, such as "
-            "runs/00000-digits-dcgan-32x32."
+            f"{folder.path} {problem}; give the folder of one, such as {known or 'runs/00000-digits-dcgan-32x32'}."
         ) from None
     except ValueError as error:
         raise UserError(f"{folder.config}: {error}") from None

@@ -26,6 +26,7 @@ __all__ = [
     "adam",
     "check_fits",
     "check_model",
+    "check_task",
     "deterministic",
     "fitted",
     "lasting",
@@ -153,20 +154,38 @@ def check_model(config: TrainConfig) -> None:
         )
 
 
+def check_task(config: TrainConfig) -> None:
+    """Raises UserError where settings are not for ``config.task``, or ``config.source`` is not there."""
+    if config.conditional and config.task is not None:
+        raise UserError(f"conditional and task {config.task} are both given; give one of them.")
+    if config.l1_weight and config.task is None:
+        raise UserError(
+            f"l1_weight is {config.l1_weight:g}, but task is not given, and without one no real image is what a "
+            "generated one should be; give model encoder_decoder and a task, or leave l1_weight out."
+        )
+    if config.source is None and config.task == PAIRS:
+        raise UserError(
+            "task is pairs, but source is not given; give the folder of the images that those of data are to be made "
+            "of."
+        )
+    if config.source is None:
+        return
+    if config.task != PAIRS:
+        task = "not given" if config.task is None else config.task
+        raise UserError(
+            f"source is {config.source!r}, but task is {task}; give model encoder_decoder and task pairs, or leave "
+            "source out."
+        )
+    if not os.path.exists(os.path.expanduser(config.source)):
+        raise UserError(f"source {config.source} does not exist; give the folder of the source images.")
+
+
 def task_of(config: TrainConfig, stream: data_room.Stream, device: torch.device) -> Task:
     """What the networks are given.
 
     Raises:
-        UserError: where settings exclude each other, or the images do not suit.
+        UserError: where the images do not suit.
     """
-    if config.conditional and config.task is not None:
-        raise UserError(f"conditional and task {config.task} are both given; give one of them.")
-    if (config.source is not None) != (config.task == PAIRS):
-        given = f"source is {config.source!r}" if config.source is not None else "source is not given"
-        raise UserError(
-            f"task is {config.task}, but {given}; task pairs, and no other, takes the folder of the images that those "
-            "of data are to be made of."
-        )
     if config.conditional:
         return Classes(stream, device, config.seed)
     if config.task is None:

@@ -15,6 +15,7 @@ from fastgan.data import CACHES, native_size
 from fastgan.data.decode import RESIZE_MODES
 from fastgan.errors import UserError
 from fastgan.losses import CROSS_ENTROPIES, LOSSES
+from fastgan.models._shapes import MAX_SIZE, MIN_SIZE
 from fastgan.training.presets import PRESETS, preset_of
 from fastgan.training.step import PRECISIONS
 from fastgan.training.task import TASKS
@@ -93,8 +94,8 @@ class TrainConfig:
     penalty_weight: float = 10.0
     """Of the gradient penalty of "wgan_gp"."""
     l1_weight: float | None = None
-    """Of the mean absolute difference between generated and real images in the generator's loss; None: 100 with a task,
-    otherwise 0."""
+    """Of the mean absolute difference from the real image in the generator's loss, with a task only; None: 100 with
+    one, otherwise 0."""
     r1_gamma: float | None = None
     """Gamma of the R1 penalty; 0: none; None: the preset's, or else none."""
     r1_every: int = 16
@@ -309,7 +310,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "conditional": _FLAG,
     "task": _one_of(*TASKS),
     "source": _TEXT,
-    "image_size": (_size, "a number of pixels, or two as height and width"),
+    "image_size": (
+        _size,
+        f"pixels, one number or height and width, {MIN_SIZE} to {MAX_SIZE} for fastgan's own networks",
+    ),
     "resize": _one_of(*RESIZE_MODES),
     "channels": _one_of("auto", 1, 3, 4),
     "mirror": _FLAG,

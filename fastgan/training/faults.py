@@ -88,7 +88,7 @@ NOT_FINITE = Fault(
 )
 DISCRIMINATOR_SATURATED = Fault(
     "discriminator saturated",
-    f"D(x) - D(G(z)) over {RECENT} steps, relative to a perfect discriminator's",
+    f"D(x) - D(G(z)) over {RECENT} steps relative to a perfect discriminator's",
     SATURATED,
     healthy_above=False,
     sustained=SUSTAINED - RECENT,

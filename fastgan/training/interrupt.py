@@ -11,7 +11,8 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Inside, the first SIGINT (Ctrl-C) or SIGTERM only sets ``name``; a second one does what it always does.
+    """Inside, the first SIGINT (Ctrl-C), SIGTERM, or SIGPIPE of a reader that is gone, only sets ``name``; a second one
+    does what it always does.
 
     Python takes signals in the main thread alone; in another thread nothing changes.
     """
@@ -22,7 +23,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
                 self._before[number] = signal.signal(number, self._take)
         return self
 

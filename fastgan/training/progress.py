@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 __all__ = ["Progress", "Reading", "progress_on"]
@@ -84,7 +85,8 @@ class PlainProgress:
             self.say(f"step {step}/{total}  {describe(row)}  {pace(row, self._left)}")
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        with suppress(BrokenPipeError):  # the reader is gone, of which Interrupt is told by a signal
+            print(text, flush=True)
 
     def warn(self, text: str, standing: Sequence[str]) -> None:
         self.say(f"alarm  {text}")

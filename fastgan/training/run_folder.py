@@ -14,7 +14,7 @@ from typing import Any
 
 from fastgan.errors import UserError, warn_once
 
-__all__ = ["RUNS", "RunFolder", "newest_run", "next_name"]
+__all__ = ["RUNS", "RunFolder", "known_runs", "newest_run", "next_name"]
 
 RUNS = Path("runs")
 
@@ -145,20 +145,27 @@ def next_name(data: str, model: str, image_size: tuple[int, int]) -> str:
     return f"{max(numbers, default=-1) + 1:05d}-{word}-{model}-{height}x{width}"
 
 
+def known_runs(*, trained: bool) -> list[Path]:
+    """The runs under ``runs/``, the one that was begun last first; with ``trained``, those that have a generator."""
+    folders = [RunFolder(path) for path in RUNS.glob("*")]
+    found = [folder for folder in folders if (folder.generator.is_file() if trained else folder.is_begun)]
+    begun = {folder.path: folder.config.stat().st_mtime_ns if folder.config.exists() else 0 for folder in found}
+    return sorted(begun, key=begun.__getitem__, reverse=True)
+
+
 def newest_run(*, trained: bool = True) -> Path:
-    """The run under ``runs/`` that was begun last; with ``trained``, of those that have a generator.
+    """The first of :func:`known_runs`.
 
     Raises:
         FileNotFoundError: where there is none.
     """
-    folders = [RunFolder(path) for path in RUNS.glob("*")]
-    found = [folder for folder in folders if (folder.generator.is_file() if trained else folder.is_begun)]
+    found = known_runs(trained=trained)
     if not found:
         raise FileNotFoundError(
             f"there is no {'trained ' * trained}run under {RUNS.absolute()}; make one by `fastgan train`, or give the "
             "path of a run."
         )
-    return max(found, key=lambda folder: folder.config.stat().st_mtime_ns if folder.config.exists() else 0).path
+    return found[0]
 
 
 def check_free(path: Path) -> None:

@@ -102,6 +102,7 @@ class Saver:
             "image_size": stream.image_size,
             "channels": stream.channels,
             "data": stream.name,
+            "classes": self._task.classes,
             "step": self._state.step,
         }
         with self.folder.writing():

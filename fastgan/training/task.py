@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,11 +16,12 @@ from fastgan.errors import UserError
 from fastgan.images import image_grid
 from fastgan.training.samples import draw_latents
 
-__all__ = ["PAIRS", "SOURCES", "TASKS", "Batch", "Classes", "Latents", "Samples", "Sources", "Task"]
+__all__ = ["PAIRS", "SOURCES", "TASKS", "Batch", "Classes", "Latents", "Samples", "Sources", "Task", "numbered"]
 
 SAMPLES = 64  # images of a grid
 COLUMNS = 8
 MOST_ROWS = 10  # of classes
+MOST_NAMES = 10
 TRIPLES = 24  # of a source, what is made of it, and the real image
 
 
@@ -50,6 +51,8 @@ class Latents:
 
     options: Mapping[str, Any] = MappingProxyType({})
     """Arguments of :func:`fastgan.models.build` that follow from the task."""
+    classes: tuple[str, ...] = ()
+    """Their names, by number, where images are of classes that have names."""
 
     def __init__(self, stream: Stream, device: torch.device, seed: int) -> None:
         self.stream, self.device, self.seed = stream, device, seed
@@ -86,7 +89,7 @@ class Classes(Latents):
                 f"conditional needs images with labels, but {stream.name} has {self.num_classes or 'no'} classes; give "
                 "a folder with a folder for each class, or leave conditional out."
             )
-        self.options = {"num_classes": self.num_classes}
+        self.options, self.classes = {"num_classes": self.num_classes}, _class_names(stream)
 
     def samples(self, latent_shape: tuple[int, ...] | None) -> Samples:
         labels = torch.arange(min(self.num_classes, MOST_ROWS)).repeat_interleave(COLUMNS)
@@ -187,12 +190,23 @@ PAIRS = "pairs"
 TASKS = (*SOURCES, PAIRS)
 
 
+def numbered(classes: Sequence[str]) -> str:
+    """The first classes by number and name, "0 cat, 1 dog", or by the number alone where it is the name."""
+    words = [name if name == str(number) else f"{number} {name}" for number, name in enumerate(classes[:MOST_NAMES])]
+    return ", ".join(words) + (f", ... ({len(classes)} in all)" if len(classes) > MOST_NAMES else "")
+
+
 def _num_classes(stream: Stream) -> int:
     images = getattr(stream, "images", None)
     if isinstance(images, ImageSet):
         return 0 if images.labels is None else max(len(images.classes), int(images.labels.max()) + 1)
+    return len(_class_names(stream))
+
+
+def _class_names(stream: Stream) -> tuple[str, ...]:
+    images = getattr(stream, "images", None)
     dataset = getattr(stream, "dataset", None) or getattr(getattr(stream, "loader", None), "dataset", None)
-    return len(getattr(dataset, "classes", ()))
+    return tuple(map(str, getattr(images if isinstance(images, ImageSet) else dataset, "classes", ())))
 
 
 def _with_channels(images: Tensor, channels: int) -> Tensor:

@@ -29,6 +29,7 @@ from fastgan.training.run_log import RunLog
 from fastgan.training.samples import generate
 from fastgan.training.saver import Saver
 from fastgan.training.step import AdversarialStep
+from fastgan.training.task import numbered
 from fastgan.training.tensorboard_log import wants_tensorboard
 
 __all__ = ["TrainResult", "Trainer"]
@@ -107,6 +108,7 @@ class Trainer:
         if generator is None or discriminator is None:
             models.check(config.model, config.image_size)  # before the data is read
             _setup.check_model(config)
+        _setup.check_task(config)
         self.stream = _setup.open_data(config, data, self.device)
         if data is not None:
             _setup.check_fits(given, self.stream)
@@ -152,22 +154,26 @@ class Trainer:
             pass
         try:
             trainer = cls(replace(config, out=str(folder.path)), generator, discriminator, data, latent=latent)
-        except DataNotFound as error:
+        except DataNotFound:
+            problem = "holds no images any more" if os.path.exists(config.data) else "does not exist"
             raise UserError(
-                f"the run {folder.path} was trained on {config.data!r}, which is not found ({error}); give it as data."
+                f"the run {folder.path} was trained on {config.data}, which {problem}; say where it is now by --data "
+                "(in Python: data)."
             ) from None
         trainer._resuming = True
         return trainer
 
     def train(self, *, resume: bool = False) -> TrainResult:
-        """Trains to the end, or until Ctrl-C or SIGTERM, which end the run after the current step with a checkpoint.
+        """Trains to the end, or until Ctrl-C, SIGTERM or a closed pipe of stdout, which end the run after the current
+        step with a checkpoint.
 
         Args:
             resume: go on with the run in ``config.out``, if there is one, from its newest checkpoint.
 
         Raises:
             UserError: where the run folder is not empty and not to be resumed, is in use, or cannot be written; where
-                the run in it has other settings; where the memory does not suffice. What was written before is kept.
+                the run in it has other settings, or more steps than asked for; where the memory does not suffice. What
+                was written before is kept.
             TrainingDiverged: where a loss or a weight is no finite number, and ``config.on_nan`` does not help.
         """
         _native.keep_heap()
@@ -180,6 +186,11 @@ class Trainer:
                 seed_everything(self.config.seed, TRAINING)
             if resume:
                 self._restore(saver)
+            if self.state.step > self.total_steps:
+                raise UserError(
+                    f"the run {folder.path} has {self.state.step:,} steps already, but is to end after "
+                    f"{self.total_steps:,}; give --steps above {self.state.step} (in Python: steps)."
+                )
             with folder.writing():
                 folder.prepare(replace(self.config, out=None).to_json(), self.state.step)
                 progress = progress_on(self.total_steps, self.state.step)
@@ -202,12 +213,14 @@ class Trainer:
         return TrainResult(folder.path, self.state.step, stopped_by, last, tuple(log.standing))
 
     def describe(self) -> str:
-        """The data, the networks, the device and the length, for people to read."""
+        """The data, the classes of a conditional run, the networks, the device and the length, for people to read."""
         height, width = self.stream.image_size
         sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (self.state.generator, self.state.discriminator)]
         count = "an unknown number of" if self.stream.n is None else f"{self.stream.n:,}"
+        classes = f"classes   {numbered(self.task.classes)}\n" if self.task.classes else ""
         return (
             f"data      {self.stream.name}: {count} images, {height}x{width}, channels={self.stream.channels}\n"
+            f"{classes}"
             f"networks  {self._family()}: generator {sizes[0]:.2f} M parameters, discriminator {sizes[1]:.2f} M\n"
             f"device    {self.device}, precision {self.precision} ({self.precision_reason})\n"
             f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"

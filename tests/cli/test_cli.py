@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import write_run
 
 from fastgan import cli
+from fastgan.training import TrainConfig
 
 TINY = ["--steps", "2", "--batch-size", "4", "--width", "2", "--latent-dim", "4", "--device", "cpu"]
 
@@ -58,7 +60,12 @@ def test_flags_of_the_objective_reach_the_configuration(run):
     ("arguments", "words"),
     [
         ("train --image-size 8", "image_size 8x8"),
+        ("train --image-size 0", "image_size must be pixels, one number or height and width, 16 to 256 for"),
         ("train --image-size 64x", "is not a size"),
+        ("train --seed abc", "'--seed': 'abc' is not a whole number; give for example 0."),
+        ("train --epochs abc", "'--epochs': 'abc' is not a number; give for example 8."),
+        ("train --lr abc", "'--lr': 'abc' is not a number; give for example 2e-4."),
+        ("train --workers -1", "workers must be a whole number of at least 1, or auto, but it is -1"),
         ("train --image-size big", "is not a size"),
         ("train --batch-size none", "'--batch-size': 'none' is not a whole number"),
         ("train --lr fast", "'fast' is not a number"),
@@ -72,7 +79,9 @@ def test_flags_of_the_objective_reach_the_configuration(run):
         ("train --learning-rate 1", "--learning-rate"),
         ("train --model nonsense", "model 'nonsense' is unknown"),
         ("train --device nonsense", "device must be"),
-        ("train --data missing", "the folder missing does not exist"),
+        ("train --data missing", "fastgan: missing does not exist; give a folder, a .zip, "),
+        ("train --data missing.zip", "fastgan: missing.zip does not exist; give a folder, a .zip, "),
+        ("train --data foo:bar", "fastgan: foo:bar does not exist; give a folder, "),
         ("train --data empty", "empty holds no files"),
         ("train --out full", "is not empty; choose another folder or remove it"),
         ("train --out /proc/run", "cannot be written"),
@@ -102,6 +111,46 @@ def test_bugs_keep_their_traceback(monkeypatch):
         cli.main(["train"])
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "--help"])
+def test_a_closed_pipe_is_no_mistake(tmp_path, command):
+    """A run ends with a checkpoint, an evaluation keeps its values."""
+    if command == "evaluate":
+        gan = write_run(tmp_path / "run", "dcgan")
+        (gan / "config.json").write_text(TrainConfig(data="digits").to_json())
+    arguments = {
+        "train": ["train", *TINY, "--steps", "1000000", "--out", "run"],
+        "evaluate": ["evaluate", "run", "--samples", "400"],
+        "--help": ["--help"],
+    }[command]
+    program = [sys.executable, "-m", "fastgan", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, **pipes, cwd=tmp_path, env=_environment(), text=True) as process:
+        if command == "train":
+            assert process.stdout.readline().startswith("data ")
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, "")
+    if command == "train":
+        (checkpoint,) = tmp_path.glob("run/checkpoints/*")
+        assert 0 < int(checkpoint.stem.removeprefix("step-")) < 1000000
+    assert command != "evaluate" or (tmp_path / "run" / "evaluation.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("isa", "isas"), [("amx", "scalar, avx512, amx"), ("avx512", "scalar, avx512"), ("scalar", "scalar, avx512")]
+)
+def test_doctor_lists_what_was_built(run, monkeypatch, isa, isas):
+    from fastgan import _native
+
+    known = {**_native.info(), "cpu_isa": isa, "build": {"isas": ["scalar", "avx512"], "nvcc": ""}}
+    monkeypatch.setattr(_native, "info", lambda: known)
+    code, out, _ = run("doctor")
+    assert code == 0 and [line.split(maxsplit=2)[1:] for line in out.splitlines() if line.startswith("build")] == [
+        ["isas", isas],
+        ["nvcc", "none"],
+    ]
+
+
 def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0
@@ -116,6 +165,12 @@ def test_version_and_help(run):
     for arguments in ([], ["--help"]):
         code, out, _ = run(*arguments)
         assert code == 0 and all(command in out for command in ("train", "generate", "bench", "doctor"))
+
+
+def test_the_list_of_commands_cuts_no_sentence(run):
+    _, out, _ = run("--help")
+    listed = out.partition("Commands:")[2].splitlines()[1:]
+    assert len(listed) == 10 and all(line.endswith(".") and "..." not in line for line in listed)
 
 
 def test_help_imports_no_torch():

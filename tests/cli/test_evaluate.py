@@ -62,20 +62,45 @@ def test_a_file_of_a_generator_takes_data_and_writes_where_it_is_told(run, tmp_p
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_values_that_are_written_nowhere_are_told_so(run, tmp_path):
+    real_images(tmp_path)
+    (tmp_path / "runs" / "00000-noise" / "generator.safetensors").rename("alone.safetensors")
+    code, out, _ = run("evaluate", "alone.safetensors", "--data", "photos")
+    assert code == 0 and out.splitlines()[-1] == "values    not written; give --json FILE"
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("json", "place"), [((), "runs/00000-noise"), (("--json", "photos/values.json"), "photos")], ids=["run", "file"]
+)
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, json, place):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    real_images(tmp_path)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("fastgan.evaluation.evaluate", lambda *_, **__: pytest.fail("it measures"))
+    code, _, err = run("evaluate", *json)
+    assert code == 2 and err == (
+        f"fastgan: the values cannot be written into {place} (Permission denied); give another place by --json FILE.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("missing", "there is no run missing"),
-        ("--data missing", "the folder missing does not exist"),
-        ("--samples 51", "give at most 50, or all_real"),
+        ("--data missing", "missing does not exist; give a folder"),
+        ("--samples 51", "give at most 50, or all_real (--all-real)"),
         ("--samples many", "'many' is not a whole number"),
         ("--features missing.pt2", "features is missing.pt2, but there is no such file"),
         ("--weights file", "weights are those of features 'inception'"),
-        ("--compare missing", "compare is missing, but there is no missing"),
+        ("--compare missing", "compare is missing, but there is no run or file missing; give a run that was evaluated"),
+        ("--compare digits", " evaluate digits --json digits.json`, and give digits.json."),
         ("--compare photos", "there is no photos/evaluation.json; evaluate that run first"),
         ("--compare runs/00000-noise/config.json", "config.json: the text is no evaluation of format 1"),
-        ("--json missing/values.json", "there is no folder missing"),
-        ("--json photos", "cannot be written"),
+        ("--json missing/values.json", "json is missing/values.json, but there is no folder missing"),
+        ("--json photos", "json is photos, which is a folder; give the name of a file"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, tmp_path, arguments, words):
@@ -88,4 +113,5 @@ def test_mistakes_exit_with_2_and_one_sentence(run, tmp_path, arguments, words):
 def test_a_run_of_images_of_images_is_refused(run, tmp_path):
     write_run(tmp_path / "pairs", "encoder_decoder")
     code, _, err = run("evaluate", "pairs", "--data", "digits")
-    assert code == 2 and "maps images to images" in err and err.count("\n") == 1
+    assert code == 2 and err.count("\n") == 1
+    assert "not as sets; apply it by `fastgan generate pairs --source FOLDER` (in Python: translate())" in err

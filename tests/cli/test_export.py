@@ -23,6 +23,14 @@ def test_every_format(run, trained, tmp_path, format, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["mine.pt2", "mine.safetensors"])
+def test_the_suffix_tells_the_format(run, trained, tmp_path, name):
+    code, out, err = run("export", trained, "--out", name)
+    assert (code, err) == (0, "") and out.startswith(f"{name}: ")
+    made = fastgan.load(name).generate(1) if name.endswith("safetensors") else torch.export.load(name).module()
+    assert made is not None and [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_the_digits_that_come_with_fastgan(run):
     out = run("export", "--format", "safetensors")[1]
     assert out.startswith("this is the generator of digits that comes with fastgan; `")
@@ -40,6 +48,13 @@ def test_half(run, trained):
     ("arguments", "words"),
     [
         ("--format tflite", "format must be one of onnx, safetensors, torch-export, but it is 'tflite'"),
+        (
+            "--format onnx --out model.safetensors",
+            "model.safetensors is the name of a safetensors file, but format is 'onnx'; let it end in .onnx, or give "
+            "format 'safetensors'",
+        ),
+        ("--format safetensors --out model.pt2", "is the name of a torch-export file, but format is 'safetensors'"),
+        ("--out model.bin", "format is not given, and model.bin does not tell it; let the name end in .onnx, "),
         ("--format torch-export --half", "half is for safetensors, but format is 'torch-export'"),
         ("--format torch-export --out missing/x.pt2", "there is no folder missing"),
         ("--format torch-export --out .", "is a folder; give the name of a file"),

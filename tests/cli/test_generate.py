@@ -51,6 +51,21 @@ def test_an_array(run, runs):
     np.testing.assert_allclose(found, gan.generate(5, label=2, truncation=1.5).numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [("cat", 0), ("dog", 1), ("0", 2), ("1", 1)],
+    ids=["name", "another name", "a name of digits", "number"],
+)
+def test_a_class_by_its_name_or_number(run, runs, tmp_path, label, number):
+    weights, described = read_tensors(runs["mlp_conditional"] / "generator.safetensors", "generator")
+    write_tensors(tmp_path / "named.safetensors", weights, {**described, "classes": ["cat", "dog", "0"]})
+    assert run("generate", "named.safetensors", "--count", 3, "--label", label, "--out", "made.npy")[0] == 0
+    expected = fastgan.load(runs["mlp_conditional"]).generate(3, label=number)
+    np.testing.assert_allclose(np.load("made.npy"), expected.numpy(), rtol=0, atol=1e-5)
+    code, _, err = run("generate", "named.safetensors", "--label", "cow")
+    assert code == 2 and "label must be a class from 0 to 2 (0 cat, 1 dog, 2 0), or 64 of them, but it is 'cow'" in err
+
+
 def test_each_row_is_of_one_class(run, runs):
     assert run("generate", runs["mlp_conditional"], "--count", 6, "--out", "classes/")[0] == 0
     expected = pixels(fastgan.load(runs["mlp_conditional"]).generate(6, label=[0, 0, 1, 1, 2, 2]))
@@ -65,10 +80,12 @@ def test_each_row_is_of_one_class(run, runs):
     [
         ("mlp", "--label 1", "label is 1, but"),
         ("mlp_conditional", "--label 3", "label must be a class from 0 to 2"),
-        ("mlp_conditional", "--label two", "'two' is not a whole number"),
+        ("mlp_conditional", "--label -1", "label must be a class from 0 to 2, or 64 of them, but it is -1"),
+        ("mlp_conditional", "--label two", "label must be a class from 0 to 2, or 64 of them, but it is 'two'"),
         ("mlp", "--truncation 0", "truncation must be a number above 0"),
         ("mlp", "--truncation much", "'much' is not a number"),
-        ("mlp", "--count 0", "n must be a whole number of at least 1"),
+        ("mlp", "--count 0", "count must be a whole number of at least 1, but it is 0"),
+        ("encoder_decoder", "--source photos --count 0", "count must be a whole number of at least 1, but it is 0"),
         ("mlp", "--out grid.txt", "not the name of a picture"),
         ("mlp", "--out missing/faces/", "there is no folder missing"),
         ("mlp", "--out missing/faces.npy", "there is no folder missing"),
@@ -113,6 +130,15 @@ def test_what_is_no_run_exits_with_2(run, runs, tmp_path):
     ):
         code, _, err = run("generate", path)
         assert code == 2 and words in err and len(err.splitlines()) == 1
+
+
+def test_a_run_that_may_not_be_read_is_named(run, runs, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    sentence = f"{runs['mlp']} cannot be read (Permission denied); change its permissions or give another run."
+    assert run("generate", runs["mlp"]) == (2, "", f"fastgan: {sentence}\n")
 
 
 def test_images_are_made_of_images(run, runs, tmp_path):

@@ -118,7 +118,7 @@ def test_no_ffmpeg(run, runs, monkeypatch):
         ("mlp", "--fps 0", "fps must be"),
         ("mlp", "--label 1", "was trained without classes"),
         ("mlp_conditional", "--label 7", "label must be a class from 0 to 2"),
-        ("encoder_decoder", "", "maps images to images"),
+        ("encoder_decoder", "", "encoder_decoder --source FOLDER` (in Python: translate())"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, runs, tmp_path, kind, arguments, words):

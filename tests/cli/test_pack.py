@@ -40,7 +40,7 @@ def test_pack_takes_its_options(run):
     ("arguments", "words"),
     [
         ("pack", "Missing argument"),
-        ("pack missing", "the folder missing does not exist"),
+        ("pack missing", "missing does not exist; give a folder"),
         ("pack photos --image-size big", "is not a size"),
         ("pack photos --channels 2", "channels must be 'auto', 1, 3 or 4, but it is 2"),
         ("pack photos --resize zoom", "resize must be one of crop, pad, stretch"),

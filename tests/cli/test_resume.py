@@ -30,6 +30,6 @@ def test_a_folder_of_images_is_found_from_elsewhere_and_where_it_has_moved(run, 
     assert (code, err) == (0, "")
     Path("../photos").rename("../pictures")
     code, _, err = run("resume", "../run", "--steps", "3")
-    assert code == 2 and "photos', which is not found" in err and "give it as data" in err
+    assert code == 2 and "photos, which does not exist; say where it is now by --data (in Python: data).\n" in err
     code, _, err = run("resume", "../run", "--steps", "3", "--data", "../pictures")
     assert code == 0 and "goes on with pictures (5 images); the resume is exact only if these are the same" in err

@@ -130,8 +130,12 @@ def raw(content):
         (raw(gzip.compress(b"something else")), r"a\.bin cannot be read \(it does not begin as an IDX file does\)"),
         (raw(idx(GREY)[:11]), r"a\.bin cannot be read"),
         (raw(idx(LABELS)), "holds 10 labels, not images; give the file of the images"),
-        (raw(b"%PDF-1.7"), "is a file, not a folder; give the folder that holds the images, or a file of them"),
-        (raw(b""), "is a file, not a folder"),
+        (
+            raw(b"%PDF-1.7"),
+            r"a\.bin is not an intact \.zip, \.npy, \.npz or IDX file \(its first bytes are of none\); fetch or make "
+            "it anew, or give the folder of the images",
+        ),
+        (raw(b""), r"a\.bin is not an intact"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(tmp_path, write, words):
@@ -140,6 +144,21 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, write, words):
     with pytest.raises(UserError, match=words) as error:
         data.load(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def every_warning():
+    """torch says some things once a process only."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.parametrize("array", [GREY, GREY / 255.0, COLOUR], ids=["uint8", "float64", "float32"])
+def test_that_a_file_is_only_read_is_nothing_to_warn_of(tmp_path, every_warning, recwarn, array):
+    npy(array)(tmp_path / "a.npy")
+    assert len(data.load(tmp_path / "a.npy")) == len(array) and not recwarn.list
 
 
 def test_a_damaged_file_of_labels_is_named(tmp_path):

@@ -205,7 +205,8 @@ def test_an_interrupt_does_not_wait_for_the_other_files(tmp_path, monkeypatch):
 
 
 def test_missing_and_empty_folders_are_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; .*'digits'") as missing:
+    sentence = r"^/.*/nowhere does not exist; give a folder, .*hf:NAME, or 'digits' or 'emoji'"
+    with pytest.raises(FileNotFoundError, match=sentence) as missing:
         data.load(tmp_path / "nowhere")
     assert isinstance(missing.value, (data.DataNotFound, UserError))
     (tmp_path / "empty").mkdir()
@@ -218,7 +219,7 @@ def test_missing_and_empty_folders_are_not_found(tmp_path):
 
 def test_a_file_is_not_a_folder(tmp_path):
     save(tmp_path / "a.png", "red")
-    with pytest.raises(UserError, match=r"a\.png is a file, not a folder; give the folder"):
+    with pytest.raises(UserError, match=r"a\.png is not an intact .*, or give the folder of the images"):
         data.load(tmp_path / "a.png")
 
 

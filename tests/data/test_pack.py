@@ -222,6 +222,15 @@ def test_a_disk_that_fills_is_one_sentence_and_the_pack_goes_on(photos, tmp_path
     same(data.load(folder), data.load(photos, image_size=8))
 
 
+def test_a_closed_pipe_is_no_full_disk_and_the_pack_goes_on(photos, tmp_path):
+    def tell(done, total):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        data.pack(photos, tmp_path / "p", image_size=8, progress=tell)
+    same(data.load(data.pack(photos, tmp_path / "p", image_size=8)), data.load(photos, image_size=8))
+
+
 def test_the_same_again_changes_nothing_and_another_is_refused(photos, tmp_path):
     folder = data.pack(photos, tmp_path / "a", image_size=8)
     before = (folder / packed.MANIFEST).stat().st_mtime_ns

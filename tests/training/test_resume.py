@@ -128,6 +128,15 @@ def test_a_complete_run_stays_as_it_is(trainer, tmp_path, capsys):
     assert {path: path.read_bytes() for path in RunFolder(last).path.rglob("*.*") if path.name != ".lock"} == before
 
 
+def test_a_run_that_has_more_steps_than_asked_for_stays_as_it_is(trainer, tmp_path, images):
+    run = RunFolder(trainer().train())
+    before = run.config.read_text()
+    sentence = r"has 4 steps already, but is to end after 3; give --steps above 4 \(in Python: steps\)\.$"
+    with pytest.raises(UserError, match=sentence):
+        Trainer.resume(run.path, data=images, steps=3).train()
+    assert run.config.read_text() == before
+
+
 def test_resume_begins_where_there_is_no_run(trainer):
     assert trainer().train(resume=True).step == 4
     run = trainer(out="other")
@@ -172,8 +181,17 @@ def test_no_such_run(tmp_path, monkeypatch, trainer):
         Trainer.resume()
     with pytest.raises(UserError, match="missing holds no run that could be read"):
         Trainer.resume("missing")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match=r"^photos is a folder, but not of a run \(no config\.json\); .* runs/00000-"):
+        Trainer.resume("photos")
+    for name in ("00000-a", "00001-b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.json").touch()
+        os.utime(tmp_path / "runs" / name / "config.json", (len(name), int(name[4])))
+    with pytest.raises(UserError, match=r"give the folder of one, such as runs/00001-b, runs/00000-a\."):
+        Trainer.resume("photos")
     run = RunFolder(trainer().train())
-    with pytest.raises(UserError, match=r"was trained on 'tensor', which is not found \(.*\); give it as data"):
+    with pytest.raises(UserError, match=r"was trained on tensor, which does not exist; .* \(in Python: data\)"):
         Trainer.resume(run.path)
     run.config.write_text('{"format": 2}')
     with pytest.raises(UserError, match=r"config\.json: the configuration is of format 2"):

@@ -1,5 +1,7 @@
 """Runs whose networks are given classes, or images to make images of."""
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +49,28 @@ def test_a_conditional_run_makes_images_by_class(tmp_path, model):
     assert gan.generate(4, label=2).shape == (4, 1, SIZE, SIZE)
     with Image.open(result.folder / "samples" / "step-000004.png") as picture:
         assert picture.width > 2 * picture.height  # a row of eight for each of three classes
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("cat", "cow", "dog"), "classes   0 cat, 1 cow, 2 dog\n"),
+        (("0", "1", "2"), "classes   0, 1, 2\n"),
+        (tuple(f"kind{n}" for n in range(12)), "8 kind8, 9 kind9, ... (12 in all)\n"),
+    ],
+)
+def test_a_conditional_run_tells_and_keeps_which_class_has_which_number(tmp_path, capsys, names, line):
+    images = dataclasses.replace(labelled(), classes=names)
+    result = trained(tmp_path, data=images, conditional=True, width=2)
+    assert line in capsys.readouterr().out
+    gan = fastgan.load(result.folder)
+    assert gan.classes == names
+    assert torch.equal(gan.generate(2, label=names[1]), gan.generate(2, label=[1, names[1]]))
+
+
+def test_classes_that_are_not_told_to_the_networks_are_not_named(tmp_path, capsys):
+    trained(tmp_path, data="digits", width=2, steps=1)
+    assert "classes   " not in capsys.readouterr().out
 
 
 def test_a_conditional_run_resumes_exactly(tmp_path):
@@ -101,7 +125,13 @@ def test_pairs_stay_pairs(photos):
         ({"task": "denoise"}, "task denoise makes images of images, but model is 'dcgan'"),
         ({"model": "encoder_decoder"}, "but task is not given; give one of denoise, colourise, inpaint, pairs"),
         ({"model": "encoder_decoder", "task": "pairs"}, "task is pairs, but source is not given"),
-        ({"source": "before"}, "source is 'before'"),
+        ({"source": "before"}, "source is 'before', but task is not given; give model encoder_decoder and task pairs"),
+        ({"model": "encoder_decoder", "task": "denoise", "source": "before"}, "but task is denoise"),
+        (
+            {"model": "encoder_decoder", "task": "pairs", "source": "nowhere"},
+            "source nowhere does not exist; give the folder of the source images",
+        ),
+        ({"l1_weight": 3.0}, "l1_weight is 3, but task is not given"),
         ({"model": "encoder_decoder", "task": "denoise", "conditional": True}, "are both given"),
         ({"model": "encoder_decoder", "task": "sharpen"}, "task must be one of"),
         ({"model": "mlp", "head": "linear"}, "model 'mlp' takes no head"),
@@ -111,6 +141,10 @@ def test_wrong_tasks_are_named_and_write_nothing(photos, options, words):
     with pytest.raises(UserError, match=words):
         trained(photos, data=str(photos / "after"), image_size=SIZE, **options)
     assert not (photos / "run").exists()
+
+
+def test_a_weight_of_nothing_needs_no_task():
+    assert Trainer(TrainConfig(l1_weight=0.0, width=2, device="cpu")).config.l1_weight == 0
 
 
 def test_unequal_pairs_are_named(photos):
