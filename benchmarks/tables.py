@@ -151,8 +151,8 @@ def _parts(record: dict[str, Any]) -> str:
     return (
         f"![The step's time by part](images/step-parts.png)\n\n{_table(['ms', '', *PARTS], rows)}\n\n"
         f"Eager's are by operator, those of {' and '.join(_NAMES[name] for name in CONTENDERS[1:])} by kernel, "
-        'so that what\nlies between kernels is in their "other". They were taken in rounds of their own, whose sums differ a little from '
-        "the steps'\ntimes."
+        'so that what\nlies between kernels is in their "other". They were taken in rounds of their own, whose '
+        "sums differ a\nlittle from the steps' times."
     )
 
 
