@@ -16,13 +16,6 @@ struct Totals {
   explicit Totals(const Geometry& g) : sum(g.groups * g.channels), product(g.groups * g.channels) {}
 };
 
-void check_parts(const char* op, const Tensor& parts, const Geometry& g) {
-  FASTGAN_CHECK(op, parts.scalar_type() == ScalarType::Double && parts.is_contiguous() && parts.dim() == 4 &&
-                    parts.size(0) == g.groups && parts.size(2) == g.channels && parts.size(3) == 2,
-                "the sums that are given have dtype ", dtype_name(parts.scalar_type()), " and shape ", shape_text(parts),
-                "; they must be dense float64, [", g.groups, ", parts, ", g.channels, ", 2].");
-}
-
 // From those of parts, in order.
 Totals totals_of(const Tensor& parts, const Geometry& g) {
   Totals totals(g);
@@ -140,7 +133,7 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
   const OptionalTensor parts = given && given->numel() > 0 ? given : std::nullopt;
-  if (parts) check_parts(op, *parts, g);
+  if (parts) check_parts(op, *parts, g, ScalarType::Double);
   const bool per_sample = is_per_sample(weight, bias);
   const auto dtype = accumulate_type(input.scalar_type());
   const auto sizes = per_sample ? std::vector{g.groups, g.channels} : std::vector{g.channels};

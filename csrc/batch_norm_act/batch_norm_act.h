@@ -151,6 +151,14 @@ struct BackwardOf {
   }
 };
 
+// Parts of the sums that a backward begins with.
+inline void check_parts(const char* op, const Tensor& parts, const Geometry& g, ScalarType dtype) {
+  FASTGAN_CHECK(op, parts.scalar_type() == dtype && parts.is_contiguous() && parts.dim() == 4 && parts.size(0) == g.groups &&
+                    parts.size(2) == g.channels && parts.size(3) == 2,
+                "the sums that are given have dtype ", dtype_name(parts.scalar_type()), " and shape ", shape_text(parts),
+                "; they must be dense ", dtype_name(dtype), ", [", g.groups, ", parts, ", g.channels, ", 2].");
+}
+
 // Backward's two passes: sums over the whole batch, then element by element.
 struct BackwardSums {
   Tensor weight, bias;  // the parameters' gradients
@@ -159,7 +167,7 @@ struct BackwardSums {
   Tensor input;         // of the input's gradient, each channel's sum; undefined from a GPU's kernels
 };
 // parts: of the sums, where what made grad_output took them: [groups, parts, channels, 2], sum g and sum g (x - mean), on a CPU in
-// float64. An empty tensor is none.
+// float64, on a GPU in the statistics' dtype. An empty tensor is none.
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
                            bool training, const OptionalTensor& parts = std::nullopt);

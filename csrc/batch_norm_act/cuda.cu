@@ -183,13 +183,14 @@ static void check_groups(const char* op, const Geometry& g) {
 
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,
                            const OptionalTensor& weight, const OptionalTensor& bias, int64_t activation, double negative_slope,
-                           bool training, const OptionalTensor& parts) {
+                           bool training, const OptionalTensor& given) {
   constexpr const char* op = "batch_norm_act_backward";
-  FASTGAN_CHECK(op, !parts || parts->numel() == 0, "sums are given, which a GPU's kernels do not take; give none.");
   const BackwardOf of(op, grad_output, input, mean, invstd, weight, bias, activation);
   const Geometry& g = of.g;
   check_groups(op, g);
   const auto dtype = accumulate_type(input.scalar_type());
+  const OptionalTensor parts = given && given->numel() > 0 ? given : std::nullopt;
+  if (parts) check_parts(op, *parts, g, dtype);
   const auto sizes = is_per_sample(weight, bias) ? std::vector{g.groups, g.channels} : std::vector{g.channels};
   const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input)};
   if (g.numel() == 0) return result;
@@ -201,16 +202,19 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
     using A = Compute<T>;
     const Layout at = layout_of(g);
     const auto p = prepared.parameters<A>(negative_slope);
-    const int64_t chunks = chunks_for(at);
+    const int64_t chunks = parts ? parts->size(1) : chunks_for(at);
+    static_assert(sizeof(Sums<A>) == 2 * sizeof(A));
+    const Tensor partial = parts ? *parts : empty({g.groups, chunks, g.channels, 2}, dtype, of.x);
+    const auto* const sums = reinterpret_cast<const Sums<A>*>(data<A>(partial));
+    if (!parts) {
+      dispatch_activation(of.activation, [&](auto kind) {
+        const BackwardTerm<T, kind()> term{data<T>(of.dy), data<T>(of.x), p, at};
+        partial_sums(launch, term, chunks, reinterpret_cast<Sums<A>*>(mutable_data<A>(partial)));
+      });
+    }
     A* const offsets = mutable_data<A>(result.coefficients);
-    dispatch_activation(of.activation, [&](auto kind) {
-      const BackwardTerm<T, kind()> term{data<T>(of.dy), data<T>(of.x), p, at};
-      const Tensor partial = empty({g.groups, chunks, g.channels, sizeof(Sums<A>) / sizeof(A)}, dtype, of.x);
-      auto* const sums = reinterpret_cast<Sums<A>*>(mutable_data<A>(partial));
-      partial_sums(launch, term, chunks, sums);
-      launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of.of_statistics.groups, sums, chunks, p,
-             training, offsets, offsets + g.groups * g.channels, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
-    });
+    launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of.of_statistics.groups, sums, chunks, p, training,
+           offsets, offsets + g.groups * g.channels, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
   });
   return result;
 }
