@@ -106,7 +106,7 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   S* const data = scratch<S, 0>(total);
   const T* const from = fastgan::data<T>(weight);
   // Of what lies further apart in memory, input or output channels, some at a time: what is read then lies together.
-  constexpr int64_t kSome = 16;
+  constexpr int64_t kSome = 32;
   const int64_t in = weight.stride(1 - g.out_dim), out = weight.stride(g.out_dim);
   const int64_t depth = in > out ? kSome : panels.channels, across = in > out ? panels.blocks : 1;
   const int64_t units_down = divide_up(panels.channels, depth), units_across = divide_up(panels.blocks, across);
