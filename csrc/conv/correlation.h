@@ -54,13 +54,7 @@ struct Correlation {
   int64_t depth() const { return rows * row_depth(images); }
   int64_t line() const { return depth() + 64 / 2; }  // of left operands: not a power of two, which would share few cache sets
   int64_t left_size() const { return small_blocks * tile_rows * line(); }  // of a chunk
-  int64_t block_sums() const { return static_cast<int64_t>(taps.size()) * tile_rows * tile_columns; }
-  int64_t sums_size() const { return small_unit * large_unit * block_sums(); }  // of a unit
-  // Where those of a block of rows and one of columns are among their unit's.
-  int64_t place_in_unit(int64_t block, int64_t other) const {
-    const int64_t first = other / large_unit * large_unit, across = std::min(large_unit, large_blocks - first);
-    return (block % small_unit * across + other - first) * block_sums();
-  }
+  int64_t sums_size() const { return small_unit * large_unit * static_cast<int64_t>(taps.size()) * tile_rows * tile_columns; }
   int64_t units_down() const { return divide_up(small_blocks, small_unit); }
   int64_t units_across() const { return divide_up(large_blocks, large_unit); }
   // Of the window's, for one unit.

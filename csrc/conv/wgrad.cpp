@@ -60,13 +60,20 @@ void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_sm
   }
 }
 
-// Brings the sums of a block of small's channels and one of large's, [taps][rows][columns], to their place in the gradient.
+// Adds up what all parts have for a block of small's channels and one of large's, and brings it to its place in the gradient.
 template <class T, class S>
-void store_sums(const Correlation& c, int64_t block, int64_t other, const Compute<S>* sums, const Tensor& grad_weight) {
+void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums, const Tensor& grad_weight) {
   const auto& tile = tile_of<S>();
-  const int64_t taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
+  const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
   const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows), first = other * tile.columns;
   const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
+  const int64_t unit = other / c.large_unit * c.large_unit, across = std::min(c.large_unit, c.large_blocks - unit);
+  sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() +
+          (block % c.small_unit * across + other - unit) * taps * size;
+  for (int64_t part = 1; part < c.parts; ++part) {
+    const Compute<S>* const more = sums + part * c.units_down() * c.units_across() * c.sums_size();
+    for (int64_t i = 0; i < taps * size; ++i) sums[i] += more[i];
+  }
   const auto place_of = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
   dispatch_weight<T>(grad_weight, [&](auto tag) {
     using G = decltype(tag);
@@ -88,18 +95,6 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, const Comput
   });
 }
 
-// Adds up what all parts have for a block of small's channels and one of large's. sums: [parts][units] of each of them, as
-// add_products leaves them; returns where the block's then are.
-template <class S>
-const Compute<S>* add_parts(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums) {
-  sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() + c.place_in_unit(block, other);
-  for (int64_t part = 1; part < c.parts; ++part) {
-    const Compute<S>* const more = sums + part * c.units_down() * c.units_across() * c.sums_size();
-    for (int64_t i = 0; i < c.block_sums(); ++i) sums[i] += more[i];
-  }
-  return sums;
-}
-
 template <class T, class S>
 void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
   using A = Compute<S>;
@@ -113,9 +108,7 @@ void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& c
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
   const int64_t some = is_shared ? std::clamp<int64_t>(kPackedBatchBytes / bytes, 1, c.part_chunks) : c.part_chunks;
   S* const packed = scratch<S, 5>(is_shared ? c.parts * some * c.left_size() : 0);
-  // A unit that has all of k brings its sums away while they are in cache, where they then need not leave it at all.
-  const bool has_all = c.parts == 1 && some >= c.part_chunks;
-  A* const sums = scratch<A, 4>(has_all ? 0 : c.parts * units * c.sums_size());
+  A* const sums = scratch<A, 4>(c.parts * units * c.sums_size());
   for (int64_t first = 0; first < c.part_chunks; first += some) {
     const int64_t count = std::min(some, c.part_chunks - first);
     torch::stable::parallel_for(0, is_shared ? c.parts * count : 0, 1, [&](int64_t begin, int64_t end) {
@@ -131,23 +124,13 @@ void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& c
         const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
         const int64_t to = std::min({from + count, (part + 1) * c.part_chunks, c.chunks()});
         const Left<T, S> left{c, small, prologue, is_shared ? packed + part * count * c.left_size() : nullptr, from};
-        const int64_t first_small = unit / across * c.small_unit, first_large = unit % across * c.large_unit;
-        Right<T, S> right(c, large, on_large, first_large);
-        A* const own = has_all ? scratch<A, 16>(c.sums_size()) : sums + i * c.sums_size();
-        add_products<T, S>(c, left, first_small, from, to, first > 0, right, own);
-        for (int64_t block = first_small; has_all && block < std::min(first_small + c.small_unit, c.small_blocks); ++block) {
-          for (int64_t other = first_large; other < first_large + right.blocks(); ++other) {
-            store_sums<T, S>(c, block, other, own + c.place_in_unit(block, other), grad_weight);
-          }
-        }
+        Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
+        add_products<T, S>(c, left, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
       }
     });
   }
-  torch::stable::parallel_for(0, has_all ? 0 : c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i / c.large_blocks, other = i % c.large_blocks;
-      store_sums<T, S>(c, block, other, add_parts<S>(c, block, other, sums), grad_weight);
-    }
+  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
   });
 }
 
