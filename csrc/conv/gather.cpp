@@ -3,6 +3,7 @@
 // An item of the input, some images or a band of one, is packed; its pixels are multiplied with a block of output channels after
 // the other, a slice of k at a time, while the next part of the weight is fetched.
 #include <algorithm>
+#include <tuple>
 
 #include "conv/engine.h"
 #include "conv/fetch.h"
@@ -79,19 +80,34 @@ class PhaseProducts {
   PhaseProducts(const Places& places, const Item<S>& item, const Output<S>& output, T* out, Ahead& ahead)
       : places_(places), item_(item), output_(output), out_(out), ahead_(ahead), pixels_(static_cast<int64_t>(places.writes.size())) {}
 
-  void run(const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
-    const int64_t rows = round_up(pixels_, tile_.rows);
-    A* const sums = scratch<A, 14>(rows * tile_.columns);
-    for (int64_t block = first_block; block < last_block; ++block) {
-      const S* right = panels.panel(phase, block);
-      for (const Slice& slice : places_.slices) {
-        const int64_t size = slice.depth() * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
-        for (int64_t pixel = 0; pixel < pixels_; pixel += tile_.rows) {
-          ahead_.images.ask(ahead_.share);
-          add(slice, right, pixel, block * tile_.columns, sums + pixel * tile_.columns, right + size + pixel / tile_.rows * ahead,
-              ahead * static_cast<int64_t>(sizeof(S)));
+  // A block of channels with all pixels of the item, while the next part of the weight is fetched. Where the weight stays in the
+  // second-level cache and a product is all there is of k: a tile of pixels with all blocks, so that they are also written in the order
+  // that they lie in, which little computing could not hide.
+  void run(const Panels<S>& panels, bool is_small_weight, int64_t phase, int64_t first_block, int64_t last_block) const {
+    const bool by_pixels = is_small_weight && places_.slices.size() == 1;
+    const int64_t blocks = by_pixels ? last_block - first_block : 1;
+    const int64_t rows = by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+    A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
+    for (int64_t block = first_block; block < last_block; block += blocks) {
+      for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {
+        const S* right = panels.panel(phase, block);
+        for (const Slice& slice : places_.slices) {
+          const int64_t size = slice.depth() * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
+          for (int64_t i = 0; i < blocks; ++i) {
+            for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
+              const void* next = right + size + p / tile_.rows * ahead;
+              int64_t bytes = ahead * static_cast<int64_t>(sizeof(S)), others = ahead_.share;
+              if (by_pixels) {  // images, as many as lie together
+                std::tie(next, bytes) = ahead_.images.take(ahead_.share);
+                others -= divide_up(bytes, kCacheLine);
+              }
+              ahead_.images.ask(others);
+              add(slice, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
+                  sums + (i * rows + p) * tile_.columns, next, bytes);
+            }
+          }
+          right += size;
         }
-        right += size;
       }
     }
   }
@@ -147,7 +163,8 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
     const Prologue<S> prologue(pending, 0, in_patches ? input.size(1) : panels.channels);
-    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S), panels.bytes <= kSmallWeight);
+    const bool is_small_weight = panels.bytes <= kSmallWeight;
+    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S), is_small_weight);
     // Where items are few, those of one share it by blocks of channels.
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
@@ -181,7 +198,7 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
         }
         T* const out = mutable_data<T>(output) + item.first_image * output.stride(0) + item.first_row * g.y.step * output.stride(2);
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
-          PhaseProducts<T, S>(places[phase], item, to, out, ahead).run(panels, phase, first, last);
+          PhaseProducts<T, S>(places[phase], item, to, out, ahead).run(panels, is_small_weight, phase, first, last);
         }
         reduced.take(item);
       }
