@@ -12,7 +12,7 @@ namespace fastgan::conv {
 
 // Channels of small by k.
 template <class T, class S>
-void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
+void pack_channels(const Correlation& c, const Chunk& chunk, const Tensor& small, const Prologue<S>& prologue, S* out) {
   const auto lines = [&](auto* from, int64_t image_stride, int64_t row_stride, int64_t pixel_stride, int64_t channel_stride) {
     std::vector<int64_t> segments;
     const int64_t count = c.images_last ? c.small.width : chunk.images, stride = c.images_last ? pixel_stride : image_stride;
@@ -23,7 +23,7 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
         from, segments.data(), segments.size(), c.images_last ? chunk.images : c.small.width,
         c.images_last ? image_stride : pixel_stride, c.small.channels, channel_stride, c.extent, c.line(), out);
   };
-  const int64_t padded = c.small_blocks * c.tile_rows;
+  const int64_t padded = c.row_blocks * c.tile_rows;
   if (!prologue) {
     return lines(data<T>(small) + chunk.first_image * small.stride(0) + chunk.first_row * c.small.row_stride, small.stride(0),
                  c.small.row_stride, c.small.pixel_stride, c.small.channel_stride);
@@ -39,14 +39,46 @@ void pack_left(const Correlation& c, const Chunk& chunk, const Tensor& small, co
   lines(static_cast<const S*>(pixels), image_size, row_size, padded, 1);
 }
 
-// k by channels of large: [blocks][planes][row][column][image / step][columns][step], or by patches: [blocks][row]...
+// Patches of large by k: rows are [tap][channel]. A line of pixels is taken apart into strands first, one for each channel and place
+// within a stride, so that what a tap reads of a line is a piece of one.
+template <class T, class S>
+void pack_patches(const Correlation& c, const Chunk& chunk, const Tensor& large, const Prologue<S>& prologue, S* out) {
+  const auto& pack = packing<T, S>();
+  const Sliding& of = c.large;
+  const Window window = of.window(chunk.first_row, chunk.rows, c.small.width);
+  const int64_t channels = of.image.channels, step = of.stride[1] * channels;
+  const int64_t length = divide_up(window.width, of.stride[1]), strand = length + kSparePatch, line = step * strand;
+  S* const pixels = scratch<S, 2>(window.height * window.width * channels + step + kSparePatch);
+  S* const apart = scratch<S, 8>(window.height * line);
+  std::vector<int64_t> starts;
+  for (int64_t y = 0; y < of.kernel[0]; ++y) {
+    for (int64_t x = 0; x < of.kernel[1]; ++x) {
+      const int64_t column = x * of.dilation[1], first = column % of.stride[1] * channels;
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        starts.push_back(y * of.dilation[0] * line + (first + channel) * strand + column / of.stride[1]);
+      }
+    }
+  }
+  for (int64_t i = 0; i < chunk.images; ++i) {
+    prologue.pack(data<T>(large) + (chunk.first_image + i) * large.stride(0), chunk.first_image + i, of.image, window, pixels);
+    for (int64_t y = 0; y < window.height; ++y) {
+      pack.strands(pixels + y * window.width * channels, length, step, strand, apart + y * line);
+    }
+    for (int64_t y = 0; y < chunk.rows; ++y) {
+      pack.pieces(apart + y * of.stride[0] * line, starts.data(), starts.size(), c.small.width, c.extent, c.line(),
+                  out + (y * chunk.images + i) * c.extent);
+    }
+  }
+}
+
+// k by channels: [blocks][planes][row][column][image / step][columns][step].
 template <class T, class S>
 class Right {
  public:
-  Right(const Correlation& c, const Tensor& large, const Pending& pending, int64_t first_block)
-      : c_(c), large_(large), first_block_(first_block),
-        blocks_(std::min(c.large_unit, c.large_blocks - first_block)),
-        prologue_(pending, c.patches ? 0 : first_block * c.tile_columns, c.channels()) {}
+  Right(const Correlation& c, const Tensor& tensor, const Pending& pending, int64_t first_block)
+      : c_(c), of_(c.columns), tensor_(tensor), first_block_(first_block),
+        blocks_(std::min(c.column_unit, c.column_blocks - first_block)),
+        prologue_(pending, first_block * c.tile_columns, c.channels()) {}
 
   int64_t blocks() const { return blocks_; }
 
@@ -61,16 +93,16 @@ class Right {
       }
     }
     data_ = scratch<S, 3>(blocks_ * size_);
-    if (!c_.patches && !prologue_ && c_.large.channel_stride == 1) return pack_columns_as_they_lie(chunk);
+    if (!prologue_ && of_.image.channel_stride == 1) return pack_columns_as_they_lie(chunk);
     pack_window(chunk);
-    c_.patches ? pack_patches(chunk) : pack_columns(chunk);
+    pack_columns(chunk);
   }
 
   // What packing this chunk will read.
   Fetch source(const Chunk& chunk) const {
-    const int64_t rows = (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1;
-    return {large_, c_.large, chunk.first_image, chunk.images, chunk.first_row * c_.stride[0] - c_.padding[0], rows,
-            c_.patches ? 0 : first_block_ * c_.tile_columns, c_.patches ? c_.large.channels : blocks_ * c_.tile_columns};
+    const int64_t rows = (chunk.rows - 1) * of_.stride[0] + of_.reach(0) + 1;
+    return {tensor_, of_.image, chunk.first_image, chunk.images, chunk.first_row * of_.stride[0] - of_.padding[0], rows,
+            first_block_ * c_.tile_columns, blocks_ * c_.tile_columns};
   }
 
   // From a row of k to the next.
@@ -86,16 +118,15 @@ class Right {
   const Plane& plane(const TapView& tap) const { return planes_[tap.residue[0] * c_.residues[1].size() + tap.residue[1]]; }
 
   void pack_window(const Chunk& chunk) {
-    const int64_t channels = c_.channels(), first = c_.patches ? 0 : first_block_ * c_.tile_columns;
-    const Window window{c_.padding[0], c_.padding[1], chunk.first_row * c_.stride[0],
-                        (chunk.rows - 1) * c_.stride[0] + c_.reach(0) + 1, (c_.small.width - 1) * c_.stride[1] + c_.reach(1) + 1};
+    const int64_t channels = c_.channels(), first = first_block_ * c_.tile_columns;
+    const Window window = of_.window(chunk.first_row, chunk.rows, c_.small.width);
     row_size_ = window.width * channels;
     image_size_ = window.height * row_size_;
     window_ = scratch<S, 2>(chunk.images * image_size_);
-    Image some = c_.large;
-    some.channels = std::min(channels, c_.large.channels - first);
-    const int64_t image_stride = large_.stride(0);
-    const T* const from = data<T>(large_) + chunk.first_image * image_stride + first * c_.large.channel_stride;
+    Image some = of_.image;
+    some.channels = std::min(channels, of_.image.channels - first);
+    const int64_t image_stride = tensor_.stride(0);
+    const T* const from = data<T>(tensor_) + chunk.first_image * image_stride + first * of_.image.channel_stride;
     for (int64_t i = 0; i < chunk.images; ++i) {
       prologue_.pack(from + i * image_stride, chunk.first_image + i, some, window, window_ + i * image_size_);
     }
@@ -112,10 +143,10 @@ class Right {
         const int64_t count = c_.images_last ? c_.small.width + x.more : chunk.images;
         segments_.clear();
         for (int64_t i = 0; i < chunk.rows + y.more; ++i) {
-          const int64_t row = i * c_.stride[0] + y.first;
+          const int64_t row = i * of_.stride[0] + y.first;
           const bool inside = row_is_inside(row);
           for (int64_t j = 0; j < count; ++j) {
-            const int64_t column = c_.images_last ? j * c_.stride[1] + x.first : x.first;
+            const int64_t column = c_.images_last ? j * of_.stride[1] + x.first : x.first;
             const int64_t at = row * row_stride + column * pixel_stride + (c_.images_last ? 0 : j * image_stride);
             segments_.push_back(inside && (!c_.images_last || column_is_inside(column)) ? at : kNoSegment);
           }
@@ -128,24 +159,24 @@ class Right {
   // Neighbouring channels, without the window.
   void pack_columns_as_they_lie(const Chunk& chunk) {
     const auto& tile = tile_of<S>();
-    const int64_t top = chunk.first_row * c_.stride[0] - c_.padding[0], left = -c_.padding[1];
-    const T* const from = data<T>(large_) + chunk.first_image * large_.stride(0) + top * c_.large.row_stride + left * c_.large.pixel_stride;
+    const int64_t top = chunk.first_row * of_.stride[0] - of_.padding[0], left = -of_.padding[1];
+    const T* const from = data<T>(tensor_) + chunk.first_image * tensor_.stride(0) + top * of_.image.row_stride + left * of_.image.pixel_stride;
     for_planes(
-        chunk, large_.stride(0), c_.large.row_stride, c_.large.pixel_stride,
-        [&](int64_t row) { return top + row >= 0 && top + row < c_.large.height; },
-        [&](int64_t column) { return left + column >= 0 && left + column < c_.large.width; },
+        chunk, tensor_.stride(0), of_.image.row_stride, of_.image.pixel_stride,
+        [&](int64_t row) { return top + row >= 0 && top + row < of_.image.height; },
+        [&](int64_t column) { return left + column >= 0 && left + column < of_.image.width; },
         [&](const Plane& plane, const Residue& x) {
-          int64_t begin = 0, end = chunk.images, stride = large_.stride(0);
+          int64_t begin = 0, end = chunk.images, stride = tensor_.stride(0);
           if (!c_.images_last) {
             const int64_t first = left + x.first;  // of the first k
-            begin = first < 0 ? divide_up(-first, c_.stride[1]) : 0;
-            end = std::min(c_.small.width, divide_up(c_.large.width - first, c_.stride[1]));
-            stride = c_.stride[1] * c_.large.pixel_stride;
+            begin = first < 0 ? divide_up(-first, of_.stride[1]) : 0;
+            end = std::min(c_.small.width, divide_up(of_.image.width - first, of_.stride[1]));
+            stride = of_.stride[1] * of_.image.pixel_stride;
           }
           for (int64_t block = 0; block < blocks_; ++block) {
             const int64_t channel = (first_block_ + block) * tile.columns;
             packing<T, S>().columns_within(from + channel, segments_.data(), segments_.size(), begin, end, stride,
-                                           std::min<int64_t>(tile.columns, c_.large.channels - channel), c_.extent, tile.columns,
+                                           std::min<int64_t>(tile.columns, of_.image.channels - channel), c_.extent, tile.columns,
                                            tile.step, data_ + block * size_ + plane.at);
           }
         });
@@ -158,42 +189,15 @@ class Right {
       for (int64_t block = 0; block < blocks_; ++block) {
         packing<S, S>().columns(window_ + block * tile.columns, segments_.data(), segments_.size(),
                                 c_.images_last ? chunk.images : c_.small.width,
-                                c_.images_last ? image_size_ : c_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
+                                c_.images_last ? image_size_ : of_.stride[1] * c_.channels(), tile.columns, 1, c_.extent,
                                 tile.columns, tile.step, data_ + block * size_ + plane.at);
       }
     });
   }
 
-  void pack_patches(const Chunk& chunk) {
-    const auto& tile = tile_of<S>();
-    std::vector<Run> runs;
-    const auto add_runs = [&](int64_t from, int64_t column, int64_t length) {  // a block's columns lie together
-      for (; length > 0;) {
-        const int64_t some = std::min(length, tile.columns - column % tile.columns);
-        runs.push_back({from, column / tile.columns * size_ + column % tile.columns * tile.step, some});
-        from += some, column += some, length -= some;
-      }
-    };
-    const int64_t channels = c_.channels();
-    for (int64_t y = 0; y < c_.kernel[0]; ++y) {
-      for (int64_t x = 0; x < c_.kernel[1]; ++x) {
-        const bool whole_row = c_.dilation[1] == 1;
-        const int64_t from = y * c_.dilation[0] * row_size_ + x * c_.dilation[1] * channels;
-        add_runs(from, (y * c_.kernel[1] + x) * channels, channels * (whole_row ? c_.kernel[1] : 1));
-        if (whole_row) break;
-      }
-    }
-    S* to = data_;
-    for (int64_t y = 0; y < chunk.rows; ++y) {
-      for (int64_t i = 0; i < chunk.images; ++i, to += c_.extent * tile.columns) {
-        packing<S, S>().runs(window_ + i * image_size_ + y * c_.stride[0] * row_size_, c_.small.width, c_.stride[1] * channels,
-                             runs.data(), runs.size(), c_.extent, tile.columns, tile.step, to);
-      }
-    }
-  }
-
   const Correlation& c_;
-  const Tensor& large_;
+  const Sliding& of_;
+  const Tensor& tensor_;
   const int64_t first_block_, blocks_;
   const Prologue<S> prologue_;
   std::vector<Plane> planes_;
@@ -206,21 +210,27 @@ class Right {
 template <class T, class S>
 struct Left {
   const Correlation& c;
-  const Tensor& small;
+  const Tensor& tensor;
   const Prologue<S>& prologue;
   S* packed = nullptr;
   int64_t first = 0;  // chunk of what is packed
 
+  void pack(int64_t chunk, S* out) const {
+    const auto& pack_rows = c.in_patches ? pack_patches<T, S> : pack_channels<T, S>;
+    pack_rows(c, chunk_at(c, chunk), tensor, prologue, out);
+  }
   const S* rows(int64_t chunk) const {
     if (packed) return packed + (chunk - first) * c.left_size();
     S* const out = scratch<S, 7>(c.left_size());
-    pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, out);
+    pack(chunk, out);
     return out;
   }
   // What rows() will read.
   Fetch source(const Chunk& chunk) const {
     if (packed) return {};
-    return {small, c.small, chunk.first_image, chunk.images, chunk.first_row, chunk.rows, 0, c.small.channels};
+    if (!c.in_patches) return {tensor, c.small, chunk.first_image, chunk.images, chunk.first_row, chunk.rows, 0, c.small.channels};
+    const Window window = c.large.window(chunk.first_row, chunk.rows, c.small.width);
+    return {tensor, c.large.image, chunk.first_image, chunk.images, window.first - window.top, window.height, 0, c.large.image.channels};
   }
 };
 

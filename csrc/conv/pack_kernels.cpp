@@ -12,6 +12,8 @@ constexpr Packing<T, S> table() {
   return {pixels<T, S>,
           deal<S>,
           patches<S>,
+          strands<S>,
+          pieces<S>,
           lines<T, S>,
           columns<T, S>,
           columns_within<T, S>,

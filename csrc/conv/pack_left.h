@@ -86,6 +86,35 @@ void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts
   }
 }
 
+template <class S>
+void strands(const S* line, int64_t count, int64_t step, int64_t apart, S* out) {
+  int64_t k = 0;
+  if constexpr (kTurns<S, S>) {
+    using Square = Turn<S, S>;
+    for (; k + Square::kRows <= count; k += Square::kRows) {
+      for (int64_t first = 0; first < step; first += Square::kColumns) {
+        const Square square([&](int row) { return line + (k + row) * step + first; });
+        const auto some = static_cast<int>(std::min<int64_t>(Square::kColumns, step - first));
+#pragma GCC unroll 16
+        for (int i = 0; i < Square::kColumns; ++i) {
+          if (i < some) std::memcpy(out + (first + i) * apart + k, &square.lines[i], sizeof(square.lines[i]));
+        }
+      }
+    }
+  }
+  for (; k < count; ++k) {
+    for (int64_t i = 0; i < step; ++i) out[i * apart + k] = line[k * step + i];
+  }
+}
+
+template <class S>
+void pieces(const S* strands, const int64_t* starts, int64_t count, int64_t length, int64_t extent, int64_t apart, S* out) {
+  for (int64_t i = 0; i < count; ++i, out += apart) {
+    copy(strands + starts[i], length, out);
+    for (int64_t k = length; k < extent; ++k) out[k] = S{};
+  }
+}
+
 template <class T, class S>
 void lines(const T* in, const int64_t* segments, int64_t segment_count, int64_t k_count, int64_t k_stride, int64_t channel_count,
            int64_t channel_stride, int64_t extent, int64_t line, S* out) {

@@ -20,7 +20,7 @@ void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_sm
   int64_t reads[kMaxTileRows];
   std::vector<int64_t> segments(c.rows);
   for (int64_t m = 0; m < tile.rows; ++m) reads[m] = m * c.line();
-  const int64_t blocks = std::min(c.small_unit, c.small_blocks - first_small);
+  const int64_t blocks = std::min(c.row_unit, c.row_blocks - first_small);
   const int64_t block_size = tile.rows * c.line(), products = right.blocks() * static_cast<int64_t>(c.taps.size());
   for (int64_t at = begin; at < end; ++at, add = true) {
     const Chunk chunk = chunk_at(c, at);
@@ -64,12 +64,13 @@ void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_sm
 template <class T, class S>
 void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* sums, const Tensor& grad_weight) {
   const auto& tile = tile_of<S>();
-  const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.kernel[1];
-  const int64_t rows = std::min<int64_t>(tile.rows, c.small.channels - block * tile.rows), first = other * tile.columns;
-  const int64_t row_stride = grad_weight.stride(0), channel_stride = grad_weight.stride(1);
-  const int64_t unit = other / c.large_unit * c.large_unit, across = std::min(c.large_unit, c.large_blocks - unit);
-  sums += (block / c.small_unit * c.units_across() + other / c.large_unit) * c.sums_size() +
-          (block % c.small_unit * across + other - unit) * taps * size;
+  const int64_t size = tile.rows * tile.columns, taps = static_cast<int64_t>(c.taps.size()), width = c.large.kernel[1];
+  const int64_t first_row = block * tile.rows, rows = std::min<int64_t>(tile.rows, c.row_count() - first_row);
+  const int64_t first = other * tile.columns, columns = std::min<int64_t>(tile.columns, c.columns.image.channels - first);
+  const int64_t small_stride = grad_weight.stride(0), large_stride = grad_weight.stride(1);
+  const int64_t unit = other / c.column_unit * c.column_unit, across = std::min(c.column_unit, c.column_blocks - unit);
+  sums += (block / c.row_unit * c.units_across() + other / c.column_unit) * c.sums_size() +
+          (block % c.row_unit * across + other - unit) * taps * size;
   for (int64_t part = 1; part < c.parts; ++part) {
     const Compute<S>* const more = sums + part * c.units_down() * c.units_across() * c.sums_size();
     for (int64_t i = 0; i < taps * size; ++i) sums[i] += more[i];
@@ -77,20 +78,18 @@ void store_sums(const Correlation& c, int64_t block, int64_t other, Compute<S>* 
   const auto place_of = [&](int64_t tap) { return tap / width * grad_weight.stride(2) + tap % width * grad_weight.stride(3); };
   dispatch_weight<T>(grad_weight, [&](auto tag) {
     using G = decltype(tag);
-    G* const to = mutable_data<G>(grad_weight) + block * tile.rows * row_stride;
-    if (!c.patches) {
+    G* const to = mutable_data<G>(grad_weight);
+    if (!c.in_patches) {
       std::vector<int64_t> places;
       for (const auto& tap : c.taps) places.push_back(place_of(tap.place));
-      packing<G, S>().taps(sums, taps, tile.rows, tile.columns, rows, std::min<int64_t>(tile.columns, c.large.channels - first),
-                           places.data(), row_stride, channel_stride, to + first * channel_stride);
+      packing<G, S>().taps(sums, taps, tile.rows, tile.columns, rows, columns, places.data(), small_stride, large_stride,
+                           to + first_row * small_stride + first * large_stride);
       return;
     }
-    const int64_t columns = c.kernel[0] * width * c.large.channels;
-    for (int64_t n = 0; n < std::min<int64_t>(tile.columns, columns - first); ++n) {
-      G* const at = to + place_of((first + n) / c.large.channels) + (first + n) % c.large.channels * channel_stride;
-      for (int64_t m = 0; m < rows; ++m) {
-        at[m * row_stride] = from_compute<G>(static_cast<Compute<G>>(sums[m * tile.columns + n]));
-      }
+    for (int64_t m = 0; m < rows; ++m, sums += tile.columns) {
+      const int64_t tap = (first_row + m) / c.large.image.channels, channel = (first_row + m) % c.large.image.channels;
+      G* const at = to + place_of(tap) + channel * large_stride + first * small_stride;
+      for (int64_t n = 0; n < columns; ++n) at[n * small_stride] = from_compute<G>(static_cast<Compute<G>>(sums[n]));
     }
   });
 }
@@ -99,10 +98,10 @@ template <class T, class S>
 void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
   using A = Compute<S>;
   const Pending &on_small = conv.transposed ? input : grad, &on_large = conv.transposed ? grad : input;
-  const Tensor &small = on_small.input, &large = on_large.input;
-  const auto c = correlation_of<S>(small, large, grad_weight, conv);
+  const auto c = correlation_of<S>(on_small.input, on_large.input, grad_weight, conv);
+  const Pending &on_rows = c.in_patches ? on_large : on_small, &on_columns = c.in_patches ? on_small : on_large;
   const int64_t across = c.units_across(), units = c.units_down() * across;
-  const Prologue<S> prologue(on_small, 0, c.small_blocks * c.tile_rows);
+  const Prologue<S> prologue(on_rows, 0, c.in_patches ? c.large.image.channels : c.row_blocks * c.tile_rows);
   // Left operands that one unit alone reads are packed by it. Of others as many chunks of every part at a time as fit.
   const bool is_shared = units > 1;
   const int64_t bytes = c.left_size() * static_cast<int64_t>(sizeof(S)) * c.parts;
@@ -115,7 +114,7 @@ void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& c
       for (int64_t i = begin; i < end; ++i) {
         const int64_t chunk = i / count * c.part_chunks + first + i % count;
         if (chunk >= c.chunks()) continue;
-        pack_left<T, S>(c, chunk_at(c, chunk), small, prologue, packed + i * c.left_size());
+        Left<T, S>{c, on_rows.input, prologue}.pack(chunk, packed + i * c.left_size());
       }
     });
     torch::stable::parallel_for(0, c.parts * units, 1, [&](int64_t begin, int64_t end) {
@@ -123,14 +122,14 @@ void wgrad_typed(const Pending& input, const Pending& grad, const Convolution& c
       for (int64_t i = begin; i < end; ++i) {
         const int64_t part = i / units, unit = i % units, from = part * c.part_chunks + first;
         const int64_t to = std::min({from + count, (part + 1) * c.part_chunks, c.chunks()});
-        const Left<T, S> left{c, small, prologue, is_shared ? packed + part * count * c.left_size() : nullptr, from};
-        Right<T, S> right(c, large, on_large, unit % across * c.large_unit);
-        add_products<T, S>(c, left, unit / across * c.small_unit, from, to, first > 0, right, sums + i * c.sums_size());
+        const Left<T, S> left{c, on_rows.input, prologue, is_shared ? packed + part * count * c.left_size() : nullptr, from};
+        Right<T, S> right(c, on_columns.input, on_columns, unit % across * c.column_unit);
+        add_products<T, S>(c, left, unit / across * c.row_unit, from, to, first > 0, right, sums + i * c.sums_size());
       }
     });
   }
-  torch::stable::parallel_for(0, c.small_blocks * c.large_blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) store_sums<T, S>(c, i / c.large_blocks, i % c.large_blocks, sums, grad_weight);
+  torch::stable::parallel_for(0, c.row_blocks * c.column_blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) store_sums<T, S>(c, i / c.column_blocks, i % c.column_blocks, sums, grad_weight);
   });
 }
 
