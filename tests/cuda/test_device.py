@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 
@@ -74,11 +75,13 @@ def on_device(
     return leaves, {name: buffer.to(DEVICE) for name, buffer in buffers.items()}
 
 
-def run(function, case: Case, leaves: dict[str, Tensor], buffers: dict[str, Tensor | None]) -> list[Tensor]:
-    """Output, gradients and buffers of a call."""
+def run(
+    function, case: Case, leaves: dict[str, Tensor], buffers: dict[str, Tensor | None], seed: int = 1
+) -> list[Tensor]:
+    """Output, gradients and buffers of a call; ``seed`` is the output's gradient's."""
     buffers = {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
     output = function(**leaves, **buffers, **case.options)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.device, output.dtype)
     grads = torch.autograd.grad(output, list(leaves.values()), grad)
     return [output.detach(), *grads, *(buffer for buffer in buffers.values() if buffer is not None)]
@@ -101,14 +104,16 @@ def wide(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.name}")
 def test_equals_truth(case, dtype, memory_format):
     errors, eager_errors = [], []
-    for seed in range(1 if dtype in TOLERANCE else 5):
+    for seed in range(1 if dtype == torch.float64 else 6):
         leaves, buffers = on_device(case, dtype, memory_format, seed)
-        truth = run(case.reference, case, wide(leaves), wide(buffers))
+        truth = run(case.reference, case, wide(leaves), wide(buffers), seed)
         for function, to in ((case.function, errors), (case.reference, eager_errors)):
-            to.append([relative_error(a, b) for a, b in zip(run(function, case, leaves, buffers), truth, strict=True)])
-    for found, eager in zip(zip(*errors, strict=True), zip(*eager_errors, strict=True), strict=True):
-        bar = max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * typical(eager))
-        assert typical(found) <= bar
+            found = run(function, case, leaves, buffers, seed)
+            to.append([relative_error(a, b) for a, b in zip(found, truth, strict=True)])
+    for tensor, found, eager in zip(truth, zip(*errors, strict=True), zip(*eager_errors, strict=True), strict=True):
+        # A bias's gradient is a few values, which round as it happens: two standard errors of their root mean square.
+        luck = 1 + 2 / math.sqrt(2 * tensor.numel() * len(found))
+        assert typical(found) <= max(TOLERANCE.get(dtype, 1e-4), EAGER_FACTOR[dtype] * luck * typical(eager))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
