@@ -33,7 +33,7 @@ inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes, bool 
   Items items{bytes(even, std::min(rows, kLeastRows)) > kLeftBytes ? 1 : even, rows, 1, 0};
   while (items.rows > 1 && bytes(items.images, items.rows) > kLeftBytes) items.rows = divide_up(items.rows, 2);
   if (items.rows == rows) {
-    const int64_t few = std::min(divide_up(kPixels, rows * columns), divide_up(batch, least_items));
+    const int64_t few = std::clamp(divide_up(batch, least_items), divide_up(kMaxTileRows, rows * columns), divide_up(kPixels, rows * columns));
     const int64_t wanted = std::min(batch, round_up(few, even));
     items.images = std::clamp(kLeftBytes / bytes(1, rows) / even * even, items.images, wanted);
   }

@@ -106,9 +106,11 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   S* const data = scratch<S, 0>(total);
   const T* const from = fastgan::data<T>(weight);
   // Of what lies further apart in memory, input or output channels, some at a time: what is read then lies together.
-  constexpr int64_t kSome = 32;
+  constexpr int64_t kSome = 32, kLeastUnits = 16;
   const int64_t in = weight.stride(1 - g.out_dim), out = weight.stride(g.out_dim);
-  const int64_t depth = in > out ? kSome : panels.channels, across = in > out ? panels.blocks : 1;
+  // And of few blocks so many channels that all threads have some.
+  const int64_t parts = divide_up(kLeastUnits, panels.blocks), part = round_up(divide_up(panels.channels, parts), kSome);
+  const int64_t depth = in > out ? kSome : part, across = in > out ? panels.blocks : 1;
   const int64_t units_down = divide_up(panels.channels, depth), units_across = divide_up(panels.blocks, across);
   torch::stable::parallel_for(0, units_down * units_across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
