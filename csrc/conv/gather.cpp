@@ -1,7 +1,7 @@
 // A convolution's forward and its data gradient: every output pixel from the input pixels under the kernel.
 //
 // An item of the input, some images or a band of one, is packed; its pixels are multiplied with a block of output channels after
-// the other, a slice of k at a time, while the next part of the weight is fetched.
+// the other, for some hundreds of k at a time.
 #include <algorithm>
 #include <tuple>
 
@@ -19,7 +19,30 @@
 namespace fastgan::conv {
 namespace {
 
-constexpr int64_t kSmallWeight = 1024 * 1024;  // bytes that stay in a second-level cache, beside an item (items.h)
+constexpr int64_t kRightBytes = 1024 * 1024;  // of weights that stay in a second-level cache, beside an item (items.h)
+
+// Some successive k of a phase: parts of taps, each of `extent` channels from `channel` on.
+struct Chunk {
+  int64_t first, count;  // taps
+  int64_t channel, extent;
+};
+
+// Of about `depth` elements.
+std::vector<Chunk> chunks_of(int64_t taps, int64_t channels, int64_t depth, int64_t step) {
+  std::vector<Chunk> chunks;
+  if (taps == 0) {
+    chunks.push_back({0, 0, 0, channels});  // a sum of nothing
+  } else if (channels <= depth) {
+    const int64_t count = divide_up(taps, depth / channels), some = divide_up(taps, count);
+    for (int64_t first = 0; first < taps; first += some) chunks.push_back({first, std::min(some, taps - first), 0, channels});
+  } else {
+    const int64_t some = round_up(divide_up(channels, divide_up(channels, depth)), step);
+    for (int64_t first = 0; first < taps; ++first) {
+      for (int64_t k = 0; k < channels; k += some) chunks.push_back({first, 1, k, std::min(some, channels - k)});
+    }
+  }
+  return chunks;
+}
 
 // The output's channels, and what happens to them.
 template <class S>
@@ -34,11 +57,11 @@ struct Output {
 struct Places {
   std::vector<int64_t> reads, writes;  // reads: for whole tiles; what the spare ones read is not stored
   std::vector<int64_t> segments;       // of the taps
-  std::vector<Slice> slices;
+  std::vector<Chunk> chunks;
 };
 
 template <class S>
-Places places_of(const Gather& g, int64_t phase, const Item<S>& item, const Slices& slices, const Tensor& output) {
+Places places_of(const Gather& g, int64_t phase, const Item<S>& item, int64_t depth, const Tensor& output) {
   const auto& tile = tile_of<S>();
   const Phase &py = g.phase_y(phase), &px = g.phase_x(phase);
   const Layout& layout = item.layout;
@@ -52,20 +75,29 @@ Places places_of(const Gather& g, int64_t phase, const Item<S>& item, const Slic
       const int64_t from = y * g.y.read * layout.row() + x * layout.pixel();
       const int64_t to = (py.start + y * g.y.step) * row + (px.start + x * g.x.step) * column;
       for (int64_t i = 0; i < item.images; ++i) {
-        places.reads.push_back(from + i * layout.piece);
+        places.reads.push_back(from + i * layout.channels);
         places.writes.push_back(to + i * image);
       }
     }
   }
-  while (static_cast<int64_t>(places.reads.size()) % tile.rows != 0) places.reads.push_back(places.reads.back() + layout.piece);
+  while (static_cast<int64_t>(places.reads.size()) % tile.rows != 0) places.reads.push_back(places.reads.back() + layout.channels);
   for (const auto& y : py.taps) {
     for (const auto& x : px.taps) {
       places.segments.push_back((y.offset + g.y.before) * layout.row() + layout.column(x.offset + g.x.before));
     }
   }
-  places.slices = slices.all();
+  places.chunks = chunks_of(static_cast<int64_t>(places.segments.size()), layout.channels, depth, tile.step);
   return places;
 }
+
+// The order of a phase's products. Either way the operands of some in succession stay in the first-level cache.
+struct Order {
+  // Where the weight stays in the second-level cache: a tile of pixels with all blocks of channels, then the next; so they are also
+  // written in the order that they lie in. Otherwise: a block of channels with all pixels of the item, while the next part of the
+  // weight is fetched.
+  bool is_by_pixels;
+  int64_t depth() const { return is_by_pixels ? 512 : 256; }  // of k at a time
+};
 
 // The next item's images, asked for a few lines before each product: memory is idle while the processor multiplies.
 struct Ahead {
@@ -77,32 +109,28 @@ struct Ahead {
 template <class T, class S>
 class PhaseProducts {
  public:
-  PhaseProducts(const Places& places, const Item<S>& item, const Output<S>& output, T* out, Ahead& ahead)
-      : places_(places), item_(item), output_(output), out_(out), ahead_(ahead), pixels_(static_cast<int64_t>(places.writes.size())) {}
+  PhaseProducts(const Places& places, const S* left, const Output<S>& output, T* out, Ahead& ahead)
+      : places_(places), left_(left), output_(output), out_(out), ahead_(ahead), pixels_(static_cast<int64_t>(places.writes.size())) {}
 
-  // A block of channels with all pixels of the item, while the next part of the weight is fetched. Where the weight stays in the
-  // second-level cache and a product is all there is of k: a tile of pixels with all blocks, so that they are also written in the order
-  // that they lie in, which little computing could not hide.
-  void run(const Panels<S>& panels, bool is_small_weight, int64_t phase, int64_t first_block, int64_t last_block) const {
-    const bool by_pixels = is_small_weight && places_.slices.size() == 1;
-    const int64_t blocks = by_pixels ? last_block - first_block : 1;
-    const int64_t rows = by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
+  void run(const Order& order, const Panels<S>& panels, int64_t phase, int64_t first_block, int64_t last_block) const {
+    const int64_t blocks = order.is_by_pixels ? last_block - first_block : 1;
+    const int64_t rows = order.is_by_pixels ? tile_.rows : round_up(pixels_, tile_.rows);
     A* const sums = scratch<A, 14>(blocks * rows * tile_.columns);
     for (int64_t block = first_block; block < last_block; block += blocks) {
       for (int64_t pixel = 0; pixel < pixels_; pixel += rows) {
         const S* right = panels.panel(phase, block);
-        for (const Slice& slice : places_.slices) {
-          const int64_t size = slice.depth() * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
+        for (const Chunk& chunk : places_.chunks) {
+          const int64_t size = chunk.count * chunk.extent * tile_.columns, ahead = divide_up(size * tile_.rows, rows);
           for (int64_t i = 0; i < blocks; ++i) {
             for (int64_t p = 0; p < std::min(rows, pixels_ - pixel); p += tile_.rows) {
               const void* next = right + size + p / tile_.rows * ahead;
               int64_t bytes = ahead * static_cast<int64_t>(sizeof(S)), others = ahead_.share;
-              if (by_pixels) {  // images, as many as lie together
+              if (order.is_by_pixels) {  // images, as many as lie together
                 std::tie(next, bytes) = ahead_.images.take(ahead_.share);
                 others -= divide_up(bytes, kCacheLine);
               }
               ahead_.images.ask(others);
-              add(slice, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
+              add(chunk, right + i * panels.size[phase], pixel + p, (block + i) * tile_.columns,
                   sums + (i * rows + p) * tile_.columns, next, bytes);
             }
           }
@@ -116,15 +144,14 @@ class PhaseProducts {
   using A = Compute<S>;
 
   // A tile's products of some k, while `bytes` from `next` on are fetched; with the last ones, its sums are stored.
-  void add(const Slice& slice, const S* right, int64_t pixel, int64_t channel, A* sums, const void* next,
+  void add(const Chunk& chunk, const S* right, int64_t pixel, int64_t channel, A* sums, const void* next,
            int64_t bytes) const {
-    const bool is_first = &slice == &places_.slices.front(), is_last = &slice == &places_.slices.back();
+    const bool is_first = &chunk == &places_.chunks.front(), is_last = &chunk == &places_.chunks.back();
     const int64_t pixels = std::min<int64_t>(tile_.rows, pixels_ - pixel);
     const int64_t* const writes = places_.writes.data() + pixel;
     T* const to = out_ + channel * output_.channel_stride;
-    tile_.gemm_apart(item_.data + item_.layout.channel(slice.channel), places_.reads.data() + pixel,
-                     places_.segments.data() + slice.first, slice.count, slice.extent, right,
-                     {item_.layout.pieces_apart(tile_.depth), slice.extent * tile_.columns}, !is_first, sums, next, bytes);
+    tile_.gemm_apart(left_ + chunk.channel, places_.reads.data() + pixel, places_.segments.data() + chunk.first, chunk.count,
+                     chunk.extent, right, chunk.extent * tile_.columns, !is_first, sums, next, bytes);
     if (is_last) {
       packing_.store[output_.activation](sums, tile_.columns, pixels, std::min<int64_t>(tile_.columns, output_.channels - channel),
                                          output_.bias_of(channel), output_.negative_slope, writes, output_.channel_stride, to);
@@ -134,7 +161,7 @@ class PhaseProducts {
   const Tile<S>& tile_ = tile_of<S>();
   const Packing<T, S>& packing_ = packing<T, S>();
   const Places& places_;
-  const Item<S>& item_;
+  const S* const left_;
   const Output<S>& output_;
   T* const out_;
   Ahead& ahead_;
@@ -163,8 +190,8 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
     if (epilogue.bias) to.bias = values<A>(epilogue.bias, to.channels, A(0));
     if (!to.bias.empty()) to.bias.resize(panels.blocks * tile_of<S>().columns);
     const Prologue<S> prologue(pending, 0, in_patches ? input.size(1) : panels.channels);
-    const bool is_small_weight = panels.bytes <= kSmallWeight;
-    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S), is_small_weight);
+    const Order order{panels.bytes <= kRightBytes};
+    const Items items = items_of(g, input.size(0), panels.channels * sizeof(S), order.is_by_pixels);
     // Where items are few, those of one share it by blocks of channels.
     constexpr int64_t kLeastUnits = 16;
     const int64_t shares = std::min(panels.blocks, divide_up(kLeastUnits, items.count));
@@ -182,7 +209,7 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
           item = pack_item<T, S>(whole, g, items, unit / shares, panels.channels, input, prologue);
           if (item.images != before.images || item.rows != before.rows || item.is_last_band != before.is_last_band) {
             places.clear();
-            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, item, panels.slices[phase], output));
+            for (int64_t phase = 0; phase < g.phases(); ++phase) places.push_back(places_of(g, phase, item, order.depth(), output));
           }
           ahead = {};
           if (unit + shares < end) {
@@ -191,14 +218,14 @@ static OptionalTensor gather_directly(const Pending& pending, const Tensor& weig
                             row * whole.y.read - whole.y.before, whole.y.span(items.rows), 0, input.size(1)};
             int64_t products = 0;
             for (const Places& phase : places) {
-              products += static_cast<int64_t>(phase.reads.size() * phase.slices.size()) / tile_of<S>().rows * (last - first);
+              products += static_cast<int64_t>(phase.reads.size() * phase.chunks.size()) / tile_of<S>().rows * (last - first);
             }
             ahead.share = divide_up(ahead.images.lines(), std::max<int64_t>(1, products));
           }
         }
         T* const out = mutable_data<T>(output) + item.first_image * output.stride(0) + item.first_row * g.y.step * output.stride(2);
         for (int64_t phase = 0; phase < g.phases(); ++phase) {
-          PhaseProducts<T, S>(places[phase], item, to, out, ahead).run(panels, is_small_weight, phase, first, last);
+          PhaseProducts<T, S>(places[phase], item.data, to, out, ahead).run(order, panels, phase, first, last);
         }
         reduced.take(item);
       }

@@ -42,22 +42,16 @@ inline Items items_of(const Gather& g, int64_t batch, int64_t pixel_bytes, bool 
   return items;
 }
 
-// Where the left operand's pixels lie: [row][column % read][channel / piece][column / read][image][channel % piece]. The outputs of a
-// row, image after image in each column, then read evenly spaced lines through every tap, which is what a tile likes best
-// (tile_amx.cpp). Where a piece is what a tile takes at a time, they are neighbours: spaced further, they take a third longer to come
-// from the second-level cache.
+// Where the left operand's pixels lie: [row][column % read][column / read][image][channel]. The outputs of a row, image after image
+// in each column, then read evenly spaced lines through every tap, which is what a tile likes best (tile_amx.cpp).
 struct Layout {
-  int64_t images, channels, piece;
+  int64_t images, channels;
   int64_t read, columns;  // columns: of a remainder
-  int64_t pixel() const { return images * piece; }
-  int64_t plane() const { return columns * pixel(); }
-  int64_t remainder() const { return channels / piece * plane(); }
+  int64_t pixel() const { return images * channels; }
+  int64_t remainder() const { return columns * pixel(); }
   int64_t row() const { return read * remainder(); }
   int64_t column(int64_t x) const { return x % read * remainder() + x / read * pixel(); }
-  int64_t channel(int64_t c) const { return c / piece * plane() + c % piece; }
-  // What a tile needs to know (Apart::pieces).
-  int64_t pieces_apart(int64_t depth) const { return piece == channels ? depth : plane(); }
-  bool is_plain() const { return images == 1 && read == 1 && piece == channels; }
+  bool is_plain() const { return images == 1 && read == 1; }
 };
 
 template <class T, class S>
@@ -72,7 +66,7 @@ void pack_images(const Tensor& input, int64_t first, const Window& window, const
     const Window one{window.top, window.left, window.first + y, 1, window.width};
     for (int64_t i = 0; i < to.images; ++i) {
       prologue.pack(from + i * image_stride, first + i, shape, one, line);
-      pack.deal(line, window.width, to.channels, to.piece, to.read, to.remainder(), to.plane(), to.pixel(), out + i * to.piece);
+      pack.deal(line, window.width, to.channels, to.read, to.remainder(), to.pixel(), out + i * to.channels);
     }
   }
 }
@@ -103,8 +97,8 @@ template <class S>
 struct Item {
   int64_t number = 0, first_image = 0, images = 0, first_row = 0, rows = 0;
   bool is_last_band = false;  // in which some phases may have fewer rows than others
-  Window window{};
-  Layout layout{};
+  Window window;
+  Layout layout;
   const S* data = nullptr;
 };
 
@@ -119,9 +113,7 @@ Item<S> pack_item(const Gather& whole, const Gather& g, const Items& items, int6
   packed.rows = std::min(items.rows, g.y.most() - packed.first_row);
   packed.is_last_band = packed.first_row + packed.rows == g.y.most();
   packed.window = {g.y.before, g.x.before, packed.first_row * g.y.read, g.y.span(packed.rows), g.x.span(g.x.most())};
-  const auto& tile = tile_of<S>();
-  const int64_t piece = tile.takes_pieces && !g.in_patches ? tile.depth : channels;
-  packed.layout = {packed.images, channels, piece, g.x.read, divide_up(packed.window.width, g.x.read)};
+  packed.layout = {packed.images, channels, g.x.read, divide_up(packed.window.width, g.x.read)};
   // Spare rows of a last tile read on beyond the end.
   S* const data = scratch<S, 1>(packed.window.height * packed.layout.row() + kMaxTileRows * channels);
   if (g.in_patches) {

@@ -48,10 +48,8 @@ struct Packing {
   // The left operand of a convolution, pixels by channels: out[y][x][channel], channels padded with zeros to `channels`.
   void (*pixels)(const T* image, const Image&, const Window&, int64_t channels, S* out);
 
-  // Deals a line of pixels out, each in pieces of some channels:
-  // out[x % ways * way + channel / piece * plane + x / ways * apart + channel % piece] from line[x][channel].
-  void (*deal)(const S* line, int64_t count, int64_t channels, int64_t piece, int64_t ways, int64_t way, int64_t plane, int64_t apart,
-               S* out);
+  // Deals a line of pixels out: out[x % ways * way + x / ways * apart + channel] from line[x][channel].
+  void (*deal)(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out);
 
   // Lines of all that an output pixel reads: out[x * apart + i * length + k] from pixels[starts[i] + x * step + k] for k < length, padded
   // with zeros to `extent`. May read kSparePatch elements beyond the last.

@@ -42,19 +42,15 @@ void pixels(const T* image, const Image& of, const Window& window, int64_t chann
 }
 
 template <class S>
-void deal(const S* line, int64_t count, int64_t channels, int64_t piece, int64_t ways, int64_t way, int64_t plane, int64_t apart,
-          S* out) {
+void deal(const S* line, int64_t count, int64_t channels, int64_t ways, int64_t way, int64_t apart, S* out) {
   constexpr int64_t W = 64 / sizeof(S);
   for (int64_t i = 0; i < std::min(ways, count); ++i) {
     S* to = out + i * way;
     for (int64_t x = i; x < count; x += ways, to += apart) {
-      const S* from = line + x * channels;
-      S* at = to;
-      for (int64_t first = 0; first < channels; first += piece, from += piece, at += plane) {
-        int64_t c = 0;
-        for (; c + W <= piece; c += W) std::memcpy(at + c, from + c, W * sizeof(S));
-        for (; c < piece; ++c) at[c] = from[c];
-      }
+      const S* const from = line + x * channels;
+      int64_t c = 0;
+      for (; c + W <= channels; c += W) std::memcpy(to + c, from + c, W * sizeof(S));
+      for (; c < channels; ++c) to[c] = from[c];
     }
   }
 }

@@ -1,7 +1,6 @@
-// What a gather computes, and its right operand: the weight, packed by phases, blocks of output channels and slices of k.
+// What a gather computes, and its right operand: the weight, packed by phases, blocks of output channels and taps.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "conv/engine.h"
@@ -9,52 +8,6 @@
 #include "conv/plan.h"
 
 namespace fastgan::conv {
-
-// The k of one product: some channels of some successive taps.
-struct Slice {
-  int64_t first, count;  // taps
-  int64_t channel, extent;
-  int64_t depth() const { return count * extent; }
-};
-
-// How a phase's k is cut: into slices of about kDepth, with which both operands of a tile stay in a first-level cache. Where pixels lie
-// in pieces (items.h), many taps of few channels read fewer lines than few taps of many, because neighbouring taps share them.
-struct Slices {
-  static constexpr int64_t kDepth = 256, kMost = 320;
-  static constexpr int64_t kWhole = 512;   // of taps that share lines: one slice, so that no sums have to be taken up again
-  int64_t taps, channels, count, extent;   // count, extent: of all but the last ones
-
-  // Of a kernel's rows and columns.
-  template <class S>
-  Slices(int64_t rows, int64_t columns, int64_t channels, const Tile<S>& tile)
-      : taps(rows * columns), channels(channels), count(taps), extent(channels) {
-    if (taps == 0 || (tile.takes_pieces && taps > 1 && taps * channels <= kWhole)) return;
-    const int64_t piece = tile.takes_pieces ? tile.depth : channels;  // of one tap
-    if (taps * piece > kMost) {
-      const int64_t unit = columns * piece <= kDepth ? columns : 1, units = taps / unit;
-      count = unit * divide_up(units, divide_up(units, std::clamp<int64_t>(kDepth / (unit * piece), 1, units)));
-    }
-    const int64_t parts = std::max<int64_t>(1, (count * channels + kDepth / 2) / kDepth);
-    extent = std::min(channels, round_up(divide_up(channels, parts), tile.depth));
-  }
-
-  std::vector<Slice> all() const {
-    if (taps == 0) return {{0, 0, 0, channels}};  // a sum of nothing
-    std::vector<Slice> slices;
-    for (int64_t first = 0; first < taps; first += count) {
-      for (int64_t channel = 0; channel < channels; channel += extent) {
-        slices.push_back({first, std::min(count, taps - first), channel, std::min(extent, channels - channel)});
-      }
-    }
-    return slices;
-  }
-
-  // Where a channel of a tap lies, in all of them one after the other.
-  int64_t place(int64_t tap, int64_t channel) const {
-    const int64_t first = tap / count * count, some = std::min(count, taps - first), from = channel / extent * extent;
-    return first * channels + from * some + (tap - first) * std::min(extent, channels - from) + channel - from;
-  }
-};
 
 // The right operands of all phases and column blocks, one after another.
 template <class S>
@@ -64,7 +17,6 @@ struct Panels {
   int64_t blocks, channels;  // column blocks; channels padded to whole steps
   std::vector<int64_t> at;   // [phases], of the phase's first block
   std::vector<int64_t> size;  // [phases], of one block
-  std::vector<Slices> slices;  // [phases]
   const S* panel(int64_t phase, int64_t block) const { return data + at[phase] + block * size[phase]; }
 };
 
@@ -90,15 +42,15 @@ template <class T, class S>
 Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   const auto& tile = tile_of<S>();
   const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim);
-  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}, {}};
+  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), round_up(ins, tile.depth), {}, {}};
   std::vector<std::vector<int64_t>> segments(g.phases());
   int64_t total = 0;
   for (int64_t phase = 0; phase < g.phases(); ++phase) {
-    const auto &ys = g.phase_y(phase).taps, &xs = g.phase_x(phase).taps;
-    for (const auto& y : ys) {
-      for (const auto& x : xs) segments[phase].push_back(y.kernel * weight.stride(2) + x.kernel * weight.stride(3));
+    for (const auto& y : g.phase_y(phase).taps) {
+      for (const auto& x : g.phase_x(phase).taps) {
+        segments[phase].push_back(y.kernel * weight.stride(2) + x.kernel * weight.stride(3));
+      }
     }
-    panels.slices.emplace_back(ys.size(), xs.size(), panels.channels, tile);
     panels.at.push_back(total);
     panels.size.push_back(static_cast<int64_t>(segments[phase].size()) * panels.channels * tile.columns);
     total += panels.size[phase] * panels.blocks;
@@ -114,19 +66,16 @@ Panels<S> pack_weight(const Gather& g, const Tensor& weight) {
   const int64_t units_down = divide_up(panels.channels, depth), units_across = divide_up(panels.blocks, across);
   torch::stable::parallel_for(0, units_down * units_across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t begins = unit / units_across * depth, ends = std::min(panels.channels, begins + depth);
+      const int64_t k = unit / units_across * depth, extent = std::min(depth, panels.channels - k);
       const int64_t first = unit % units_across * across, last = std::min(panels.blocks, first + across);
       for (int64_t phase = 0; phase < g.phases(); ++phase) {
-        const Slices& slices = panels.slices[phase];
-        for (int64_t tap = 0; tap < slices.taps; ++tap) {
-          for (int64_t k = begins, extent = 0; k < ends; k += extent) {
-            extent = std::min(ends, k / slices.extent * slices.extent + slices.extent) - k;
-            for (int64_t block = first; block < last; ++block) {
-              const int64_t n = block * tile.columns;
-              packing<T, S>().columns(from + n * out + k * in, &segments[phase][tap], 1, std::clamp<int64_t>(ins - k, 0, extent), in,
-                                      std::min<int64_t>(tile.columns, outs - n), out, extent, tile.columns, tile.step,
-                                      data + panels.at[phase] + block * panels.size[phase] + slices.place(tap, k) * tile.columns);
-            }
+        for (size_t tap = 0; tap < segments[phase].size(); ++tap) {
+          for (int64_t block = first; block < last; ++block) {
+            const int64_t n = block * tile.columns;
+            packing<T, S>().columns(from + n * out + k * in, &segments[phase][tap], 1, std::clamp<int64_t>(ins - k, 0, extent), in,
+                                    std::min<int64_t>(tile.columns, outs - n), out, extent, tile.columns, tile.step,
+                                    data + panels.at[phase] + block * panels.size[phase] +
+                                        (static_cast<int64_t>(tap) * panels.channels + k) * tile.columns);
           }
         }
       }
@@ -153,7 +102,7 @@ Panels<S> pack_patch_weight(const Gather& g, const Tensor& weight) {
   const auto &ys = g.phase_y(0).taps, &xs = g.phase_x(0).taps;
   const int64_t outs = weight.size(g.out_dim), ins = weight.size(1 - g.out_dim), out = weight.stride(g.out_dim);
   const int64_t length = static_cast<int64_t>(ys.size() * xs.size()) * ins, depth = round_up(length, tile.depth);
-  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), depth, {0}, {depth * tile.columns}, {{1, 1, depth, tile}}};
+  Panels<S> panels{nullptr, 0, divide_up(outs, tile.columns), depth, {0}, {depth * tile.columns}};
   const int64_t total = panels.blocks * panels.size[0];
   S* const data = scratch<S, 0>(total);
   std::fill_n(data, total, S{});

@@ -19,12 +19,6 @@ namespace fastgan::conv {
 inline constexpr int kMaxTileRows = 32;
 inline constexpr int kMaxTileColumns = 32;
 
-// What lies further apart than one behind the other, in elements.
-struct Apart {
-  int64_t pieces;    // of a row of a, from `depth` of k to the next; depth where they are neighbours
-  int64_t segments;  // of b; extent * columns where they are neighbours
-};
-
 template <class S>
 struct TileRows {
   using A = Compute<S>;
@@ -50,11 +44,10 @@ struct Tile : TileRows<S> {
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
   // As gemm; meanwhile `bytes` from `next` on are asked for, by AMX some lines a step, as many as fit: asked for all at once, lines that
-  // come from far away hold up those that the product reads. Where either operand is apart (Apart), extent has to be a multiple of
-  // depth, and where b is, rows evenly spaced.
+  // come from far away hold up those that the product reads. Each segment of b is `apart` from the one before: extent * columns, where
+  // they follow each other. If they do not, extent has to be a multiple of depth, and rows evenly spaced.
   void (*gemm_apart)(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
-                     Apart apart, bool add, A* out, const void* next, int64_t bytes) = nullptr;
-  bool takes_pieces = false;  // whether its gemm_apart knows of Apart::pieces
+                     int64_t apart, bool add, A* out, const void* next, int64_t bytes) = nullptr;
 
   // What the next of `left` rows go to, so that few spare ones are computed.
   const TileRows<S>& next(int64_t left) const {

@@ -21,7 +21,7 @@ constexpr int kDepth = kPair * kSide;  // of k in a tile of A or B
 constexpr int kRows = 2 * kSide, kColumns = 2 * kSide;
 // Bytes from a line to the next: of copied rows of A, of B, of the result.
 constexpr int64_t kLine = kDepth * sizeof(BFloat16), kLineB = kPair * kColumns * sizeof(BFloat16);
-constexpr int64_t kLineOut = kColumns * sizeof(float);
+constexpr int64_t kLineOut = kColumns * sizeof(float), kSumBytes = kRows * kLineOut;
 static_assert(kRows <= kMaxTileRows && kColumns <= kMaxTileColumns);
 
 // Tiles 0 to 3 are the accumulators, 4 and 5 the upper and the lower rows of A, 6 and 7 the left and the right columns of B;
@@ -32,11 +32,11 @@ FASTGAN_AMX void begin() { _tile_loadconfig(&kShapes); }
 FASTGAN_AMX void end() { _tile_release(); }
 
 // Asks for some lines; returns what follows them.
-template <int lines>
+template <int lines, int locality>
 FASTGAN_AMX inline const char* fetch_lines(const void* from) {
   const auto* const memory = static_cast<const char*>(from);
 #pragma GCC unroll 8
-  for (int i = 0; i < lines; ++i) __builtin_prefetch(memory + 64 * i, 0, 2);
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(memory + 64 * i, 0, locality);
   return memory + 64 * lines;
 }
 
@@ -64,7 +64,7 @@ FASTGAN_AMX inline bool are_evenly_spaced(const int64_t* rows) {
 struct Collect {
   const BFloat16* const a;
   const int64_t *const rows, *const segments;
-  const int64_t segment_count, extent, pieces;
+  const int64_t segment_count, extent;
   int64_t segment = 0, k = 0;
 
   // How many of k there were; zeros follow them.
@@ -72,7 +72,7 @@ struct Collect {
     int64_t count = 0;
     while (count < kDepth && segment < segment_count) {
       const int64_t some = std::min(kDepth - count, extent - k);
-      const BFloat16* const from = a + segments[segment] + k / kDepth * pieces + k % kDepth;
+      const BFloat16* const from = a + segments[segment] + k;
       for (int m = 0; m < kRows; ++m) copy_some(from + rows[m], some, lines[m] + count);
       count += some, k += some;
       if (k == extent) ++segment, k = 0;
@@ -86,7 +86,7 @@ struct Collect {
 };
 
 FASTGAN_AMX void gemm_apart(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
-                            const BFloat16* b, Apart apart, bool add, float* out, const void* next, int64_t bytes) {
+                            const BFloat16* b, int64_t apart, bool add, float* out, const void* next, int64_t bytes) {
   float *const lower_out = out + kSide * kColumns;
   if (add) {
     _tile_loadd(0, out, kLineOut);
@@ -102,17 +102,20 @@ FASTGAN_AMX void gemm_apart(const BFloat16* a, const int64_t* rows, const int64_
   // Whole steps are read where they lie, unless they end in the middle of segments, and then what is left.
   const int64_t* const lower = rows + kSide;
   const bool is_whole = extent % kDepth == 0, is_even = are_evenly_spaced(rows) && are_evenly_spaced(lower);
-  Collect collect{a, rows, segments, segment_count, extent, apart.pieces};
+  Collect collect{a, rows, segments, segment_count, extent};
   if (is_even && (is_whole || segment_count == 1)) {
     constexpr auto kBytes = static_cast<int64_t>(sizeof(BFloat16));
     const int64_t upper_stride = (rows[1] - rows[0]) * kBytes, lower_stride = (lower[1] - lower[0]) * kBytes;
     const int64_t whole = extent - extent % kDepth;
-    const int64_t skip = apart.segments - extent * kColumns;
+    // Whoever adds up sums in turn has the next ones behind these; they are asked for some lines a step.
+    const char *ahead = reinterpret_cast<const char*>(out + kRows * kColumns), *const end = add ? ahead + kSumBytes : ahead;
+    static_assert(kSumBytes % (8 * 64) == 0);
+    const int64_t skip = apart - extent * kColumns;
     for (int64_t s = 0; s < segment_count; ++s, b += is_whole ? skip : 0) {
-      const BFloat16 *upper_at = a + rows[0] + segments[s], *lower_at = a + lower[0] + segments[s];
-      for (int64_t k = 0; k < whole; k += kDepth, b += kDepth * kColumns, upper_at += apart.pieces, lower_at += apart.pieces) {
-        if (bytes > 0) next = fetch_lines<4>(next), bytes -= 4 * 64;
-        multiply(upper_at, upper_stride, lower_at, lower_stride, b);
+      for (int64_t k = segments[s]; k < segments[s] + whole; k += kDepth, b += kDepth * kColumns) {
+        if (ahead < end) ahead = fetch_lines<8, 3>(ahead);
+        if (bytes > 0) next = fetch_lines<4, 2>(next), bytes -= 4 * 64;
+        multiply(a + rows[0] + k, upper_stride, a + lower[0] + k, lower_stride, b);
       }
     }
     collect.segment = is_whole ? segment_count : 0, collect.k = is_whole ? 0 : whole;
@@ -142,12 +145,12 @@ FASTGAN_AMX void gemm_apart(const BFloat16* a, const int64_t* rows, const int64_
 
 void gemm(const BFloat16* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent,
           const BFloat16* b, bool add, float* out) {
-  gemm_apart(a, rows, segments, segment_count, extent, b, {kDepth, extent * kColumns}, add, out, nullptr, 0);
+  gemm_apart(a, rows, segments, segment_count, extent, b, extent * kColumns, add, out, nullptr, 0);
 }
 
 }  // namespace
 
-extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_apart, true};
+extern const Tile<BFloat16> tile_amx = {{kRows, gemm}, kColumns, kPair, kDepth, {}, nullptr, begin, end, gemm_apart};
 
 }  // namespace fastgan::conv
 

@@ -76,10 +76,10 @@ struct Sums {
 
 template <class S, int count>
 void gemm_apart(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
-                Apart apart, bool add, Compute<S>* out, const void* next, int64_t bytes) {
+                int64_t apart, bool add, Compute<S>* out, const void* next, int64_t bytes) {
   constexpr int kStep = Multiply<S>::kStep;
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(next) + i, 0, 2);
-  const int64_t skip = apart.segments - extent * Sums<S>::kColumns;
+  const int64_t skip = apart - extent * Sums<S>::kColumns;
   Sums<S, count> sums(add, out);
   for (int64_t s = 0; s < segment_count; ++s, b += skip) {
     const S* at = a + segments[s];
@@ -91,8 +91,7 @@ void gemm_apart(const S* a, const int64_t* rows, const int64_t* segments, int64_
 template <class S, int count>
 void gemm(const S* a, const int64_t* rows, const int64_t* segments, int64_t segment_count, int64_t extent, const S* b,
           bool add, Compute<S>* out) {
-  constexpr int kStep = Multiply<S>::kStep;
-  gemm_apart<S, count>(a, rows, segments, segment_count, extent, b, {kStep, extent * Sums<S>::kColumns}, add, out, nullptr, 0);
+  gemm_apart<S, count>(a, rows, segments, segment_count, extent, b, extent * Sums<S>::kColumns, add, out, nullptr, 0);
 }
 
 template <class S, int count>

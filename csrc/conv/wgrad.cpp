@@ -50,7 +50,7 @@ void add_products(const Correlation& c, const Left<T, S>& left, int64_t first_sm
             next_right.ask(right_share - divide_up(bytes, kCacheLine));
             next_left.ask(left_share);
           }
-          tile.gemm_apart(rows, reads, segments.data(), segment_count, extent, right.panel(other, tap), {tile.depth, right.apart(tap)}, add, out,
+          tile.gemm_apart(rows, reads, segments.data(), segment_count, extent, right.panel(other, tap), right.apart(tap), add, out,
                           ahead, bytes);
           next_rows += share;
           out += tile.rows * tile.columns;

@@ -90,20 +90,6 @@ void check_gemm(Spacing spacing, int64_t segment_count, int64_t extent, bool add
     }
   }
   if (extent % tile_amx.depth != 0) return;
-  // The same rows with another one's line between any two of their pieces.
-  const int64_t depth = tile_amx.depth, pieces = end + depth;
-  std::vector<BFloat16> in_pieces(std::max<int64_t>(0, extent / depth - 1) * pieces + end, bf16(kNaN));
-  for (const int64_t row : rows) {
-    for (const int64_t segment : segments) {
-      for (int64_t k = 0; k < extent; ++k) in_pieces[row + segment + k / depth * pieces + k % depth] = a[row + segment + k];
-    }
-  }
-  fill_stack_with_nan();
-  std::vector<float> of_pieces = before;
-  tile_amx.gemm_apart(in_pieces.data(), rows.data(), segments.data(), segment_count, extent, b.data(),
-                      {pieces, extent * tile_amx.columns}, add, of_pieces.data(), nullptr, 0);
-  check(of_pieces == out, name + ", in pieces");
-
   const int64_t size = extent * tile_amx.columns, apart = size + 3 * tile_amx.columns;
   std::vector<BFloat16> spread(segment_count > 0 ? (segment_count - 1) * apart + size : 0, bf16(kNaN));
   for (int64_t s = 0; s < segment_count; ++s) std::copy_n(b.begin() + s * size, size, spread.begin() + s * apart);
@@ -111,7 +97,7 @@ void check_gemm(Spacing spacing, int64_t segment_count, int64_t extent, bool add
   const bool is_even = spacing == Spacing::even || spacing == Spacing::same || spacing == Spacing::halves || spacing == Spacing::backwards;
   if (!is_even) return;  // rows are copied across segments
   std::vector<float> again = before;
-  tile_amx.gemm_apart(a.data(), rows.data(), segments.data(), segment_count, extent, spread.data(), {depth, apart}, add, again.data(),
+  tile_amx.gemm_apart(a.data(), rows.data(), segments.data(), segment_count, extent, spread.data(), apart, add, again.data(),
                       a.data(), 64);
   check(again == out, name + ", apart");
 }
