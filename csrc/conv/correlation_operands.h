@@ -47,7 +47,7 @@ void pack_patches(const Correlation& c, const Chunk& chunk, const Tensor& large,
   const Sliding& of = c.large;
   const Window window = of.window(chunk.first_row, chunk.rows, c.small.width);
   const int64_t channels = of.image.channels, step = of.stride[1] * channels;
-  const int64_t length = divide_up(window.width, of.stride[1]), strand = length + kSparePatch, line = step * strand;
+  const int64_t strand = divide_up(window.width, of.stride[1]), line = step * strand;
   S* const pixels = scratch<S, 2>(window.height * window.width * channels + step + kSparePatch);
   S* const apart = scratch<S, 8>(window.height * line);
   std::vector<int64_t> starts;
@@ -62,7 +62,7 @@ void pack_patches(const Correlation& c, const Chunk& chunk, const Tensor& large,
   for (int64_t i = 0; i < chunk.images; ++i) {
     prologue.pack(data<T>(large) + (chunk.first_image + i) * large.stride(0), chunk.first_image + i, of.image, window, pixels);
     for (int64_t y = 0; y < window.height; ++y) {
-      pack.strands(pixels + y * window.width * channels, length, step, strand, apart + y * line);
+      pack.strands(pixels + y * window.width * channels, strand, step, apart + y * line);
     }
     for (int64_t y = 0; y < chunk.rows; ++y) {
       pack.pieces(apart + y * of.stride[0] * line, starts.data(), starts.size(), c.small.width, c.extent, c.line(),
@@ -100,8 +100,8 @@ class Right {
 
   // What packing this chunk will read.
   Fetch source(const Chunk& chunk) const {
-    const int64_t rows = (chunk.rows - 1) * of_.stride[0] + of_.reach(0) + 1;
-    return {tensor_, of_.image, chunk.first_image, chunk.images, chunk.first_row * of_.stride[0] - of_.padding[0], rows,
+    const Window window = of_.window(chunk.first_row, chunk.rows, c_.small.width);
+    return {tensor_, of_.image, chunk.first_image, chunk.images, window.first - window.top, window.height,
             first_block_ * c_.tile_columns, blocks_ * c_.tile_columns};
   }
 

@@ -56,9 +56,9 @@ struct Packing {
   void (*patches)(const S* pixels, int64_t count, int64_t step, const int64_t* starts, int64_t start_count, int64_t length,
                   int64_t extent, int64_t apart, S* out);
 
-  // Takes a line of elements apart into `step` strands: out[i * apart + k] from line[k * step + i] for k < count. May read
+  // Takes a line of elements apart into `step` strands: out[i * count + k] from line[k * step + i] for k < count. May read
   // kSparePatch elements beyond the last.
-  void (*strands)(const S* line, int64_t count, int64_t step, int64_t apart, S* out);
+  void (*strands)(const S* line, int64_t count, int64_t step, S* out);
 
   // Pieces of them, one under the other: out[i * apart + k] from strands[starts[i] + k] for k < length, padded with zeros to `extent`.
   void (*pieces)(const S* strands, const int64_t* starts, int64_t count, int64_t length, int64_t extent, int64_t apart, S* out);

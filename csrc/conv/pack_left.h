@@ -83,7 +83,7 @@ void patches(const S* pixels, int64_t count, int64_t step, const int64_t* starts
 }
 
 template <class S>
-void strands(const S* line, int64_t count, int64_t step, int64_t apart, S* out) {
+void strands(const S* line, int64_t count, int64_t step, S* out) {
   int64_t k = 0;
   if constexpr (kTurns<S, S>) {
     using Square = Turn<S, S>;
@@ -93,13 +93,13 @@ void strands(const S* line, int64_t count, int64_t step, int64_t apart, S* out) 
         const auto some = static_cast<int>(std::min<int64_t>(Square::kColumns, step - first));
 #pragma GCC unroll 16
         for (int i = 0; i < Square::kColumns; ++i) {
-          if (i < some) std::memcpy(out + (first + i) * apart + k, &square.lines[i], sizeof(square.lines[i]));
+          if (i < some) std::memcpy(out + (first + i) * count + k, &square.lines[i], sizeof(square.lines[i]));
         }
       }
     }
   }
   for (; k < count; ++k) {
-    for (int64_t i = 0; i < step; ++i) out[i * apart + k] = line[k * step + i];
+    for (int64_t i = 0; i < step; ++i) out[i * count + k] = line[k * step + i];
   }
 }
 
