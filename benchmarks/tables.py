@@ -152,7 +152,7 @@ def _parts(record: dict[str, Any]) -> str:
         f"![The step's time by part](images/step-parts.png)\n\n{_table(['ms', '', *PARTS], rows)}\n\n"
         f"Eager's are by operator, those of {' and '.join(_NAMES[name] for name in CONTENDERS[1:])} by kernel, "
         'so that what\nlies between kernels is in their "other". They were taken in rounds of their own, whose '
-        "sums differ a\nlittle from the steps' times."
+        "sums differ\nfrom the steps' times as neighbours come and go: compare within this table."
     )
 
 
