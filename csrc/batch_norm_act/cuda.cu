@@ -192,7 +192,7 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   const OptionalTensor parts = given && given->numel() > 0 ? given : std::nullopt;
   if (parts) check_parts(op, *parts, g, dtype);
   const auto sizes = is_per_sample(weight, bias) ? std::vector{g.groups, g.channels} : std::vector{g.channels};
-  const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input)};
+  const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input), {}};
   if (g.numel() == 0) return result;
   const Launch launch(input);
   const Prepared prepared(g, mean, invstd, weight, bias, dtype);

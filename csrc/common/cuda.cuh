@@ -48,13 +48,30 @@ class Launch {
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
+  // With so many bytes for dynamic_shared().
+  template <class... Parameters, class... Arguments>
+  void with_shared(size_t bytes, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    const auto all = static_cast<int>(bytes + kSharedAlignment);
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, all));
+    kernel<<<grid, block, all, stream_>>>(arguments...);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
  private:
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };
 
+// Whether the device of this tensor has tensor cores that our kernels know.
+inline bool has_tensor_cores(const Tensor& on) {
+  int major = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, on.get_device_index()));
+  return major >= 8;
+}
+
 #else
 
+inline bool has_tensor_cores(const Tensor&) { return true; }
 struct Launch : emulator::Launch {
   explicit Launch(const Tensor&) : emulator::Launch(1) {}
 };

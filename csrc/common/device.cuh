@@ -97,6 +97,26 @@ inline unsigned blocks_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, kMostBlocks));
 }
 
+// ---- shared memory ------------------------------------------------------------------------------------------------------
+
+#if defined(FASTGAN_EMULATED_DEVICE)
+
+using emulator::dynamic_shared;
+using emulator::shared_address;
+
+#else
+
+__device__ inline unsigned shared_address(const void* shared) { return static_cast<unsigned>(__cvta_generic_to_shared(shared)); }
+
+// What a launch asked for (common/cuda.cuh), from a multiple of 1024 bytes on.
+constexpr unsigned kSharedAlignment = 1024;
+__device__ inline unsigned char* dynamic_shared() {
+  extern __shared__ unsigned char fastgan_shared[];
+  return fastgan_shared + (kSharedAlignment - shared_address(fastgan_shared) % kSharedAlignment) % kSharedAlignment;
+}
+
+#endif
+
 // ---- sums over a block ----------------------------------------------------------------------------------------------------
 
 // Both sums over the threads of a one-dimensional block of kThreads, in thread 0; always added in the same order.

@@ -9,11 +9,6 @@ namespace {
 int size(const Tensor& tensor, int dim) { return static_cast<int>(tensor.size(dim)); }
 int at(const std::vector<int64_t>& values, int dim) { return static_cast<int>(values[dim]); }
 
-template <class T>
-bool are_chunks(const Tensor& tensor) {
-  return tensor.size(1) % kPackWidth<T> == 0 && is_aligned(tensor.data_ptr());
-}
-
 void copy_strides(const Tensor& tensor, int64_t (&to)[4]) {
   for (int i = 0; i < 4; ++i) to[i] = tensor.stride(i);
 }
@@ -21,25 +16,58 @@ void copy_strides(const Tensor& tensor, int64_t (&to)[4]) {
 template <Side side>
 using SideTag = std::integral_constant<Side, side>;
 
-// Runs the job; in 16 bits on tensor cores.
-template <class Shape, Side pending, class Job, class Out>
+// Whether chunks of neighbouring channels lie at multiples of 16 bytes.
+template <class T>
+bool is_in_chunks(const Tensor& tensor) {
+  constexpr int kWidth = kPackWidth<T>;
+  bool in_chunks = tensor.stride(1) == 1 && tensor.size(1) % kWidth == 0 && is_aligned(tensor.data_ptr());
+  for (const int dim : {0, 2, 3}) in_chunks = in_chunks && tensor.stride(dim) % kWidth == 0;
+  return in_chunks;
+}
+
+template <Unit unit>
+using UnitTag = std::integral_constant<Unit, unit>;
+
+// Calls body with the unit that products of T are made by: in 16 bits, tensor cores where there are any.
+template <class T, class Body>
+void with_unit(const Tensor& on, const Body& body) {
+  if constexpr (sizeof(T) == 2) {
+    if (has_tensor_cores(on)) return body(UnitTag<Unit::tensor_cores>{});
+  }
+  body(UnitTag<Unit::fma>{});
+}
+
+template <class Shape, Side pending, Unit unit, class Job, class Out>
 void multiply_out(const Launch& launch, const Job& job, const Plan& plan, const Tensor& output, Store<Out> store) {
   store.output = mutable_data<Out>(output);
+  store.in_chunks = is_in_chunks<Out>(output);
   Tensor partial;
   if (plan.splits > 1) {
     partial = empty({plan.splits, plan.tiles(), Shape::kNumel}, accumulate_type(output.scalar_type()), output);
     store.partial = mutable_data<Compute<Out>>(partial);
   }
-  run<Shape, pending, sizeof(typename Job::Element) == 2>(launch, job, plan, store);
+  run<Shape, pending, unit>(launch, job, plan, store);
 }
 
+// A map as the products read it: channels-last, in whole chunks.
 template <class T>
-Tensor packed_weight(const Launch& launch, const Tensor& weight, int out_dim) {
-  const int ins = size(weight, 1 - out_dim), taps = size(weight, 2) * size(weight, 3);
-  const Tensor packed = empty({weight.size(out_dim), taps, padded<T>(ins)}, weight.scalar_type(), weight);
+Tensor padded_map(const Launch& launch, const Tensor& tensor) {
+  const Tensor map = as_format(tensor, MemoryFormat::ChannelsLast);
+  const int channels = size(map, 1);
+  if (channels % kPackWidth<T> == 0 && is_aligned(map.data_ptr())) return map;
+  const Tensor to = empty({map.size(0), map.size(2), map.size(3), padded<T>(channels)}, map.scalar_type(), map);
+  launch(pad_channels<T>, blocks_for(to.numel(), kThreads), kThreads, data<T>(map), channels, to.numel(), mutable_data<T>(to));
+  return to;
+}
+
+// job.weight, of a weight [out_dim ...].
+template <class T>
+Tensor packed_weight(const Launch& launch, const Tensor& weight, int out_dim, Gather<T>& job) {
+  const Tensor packed = empty({job.outs, weight.size(2) * weight.size(3), job.channels}, weight.scalar_type(), weight);
   const WeightStrides strides{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
-  launch(pack_weight<T>, blocks_for(packed.numel(), kThreads), kThreads, data<T>(weight), strides, size(weight, 3), taps, ins,
-         packed.numel(), mutable_data<T>(packed));
+  const dim3 grid(blocks_for(packed.numel() / job.parts(), kThreads), job.parts());
+  launch(pack_weight<T>, grid, kThreads, job, size(weight, 1 - out_dim), data<T>(weight), strides, mutable_data<T>(packed));
+  job.weight = data<T>(packed);
   return packed;
 }
 
@@ -80,8 +108,8 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
                           const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
   const bool transposed = conv.transposed != backward;
   const int out_dim = transposed ? 1 : 0;
-  const Tensor x = as_format(input.input, MemoryFormat::ChannelsLast);
   const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
+  const Tensor& x = input.input;
   const auto axis = [&](int dim) {
     return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
                       at(conv.padding, dim), at(conv.dilation, dim), transposed};
@@ -93,28 +121,34 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
   dispatch_dtype("conv", x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
-    const Tensor packed = packed_weight<T>(launch, weight, out_dim);
-    Gather<T> job{data<T>(x), data<T>(packed), size(x, 0), size(x, 1), size(output, 1),
-                  axis(0),    axis(1),         are_chunks<T>(x), {}, {}};
+    const Tensor map = padded_map<T>(launch, x);
+    Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), axis(0), axis(1), {}, {}};
+    const Tensor packed = packed_weight<T>(launch, weight, out_dim, job);
     copy_strides(output, job.strides);
     const OptionalTensor table = packed_prologue<T>(launch, input, job.before);
     Store<T> store{};
     store.bias = bias ? data<T>(*bias) : nullptr;
     store.activation = static_cast<Activation>(epilogue.activation);
     store.negative_slope = static_cast<A>(epilogue.negative_slope);
-    const auto multiplied = [&](auto shape, auto pending) {
+    const auto multiplied = [&](auto unit, auto shape) {
       using Shape = decltype(shape);
       const Plan plan = plan_of<Shape>(job, groups);
       if (batch_groups > 0) {
-        moments = empty({groups, chunks_of<Shape>(plan), output.size(1), sizeof(Moments<A>) / sizeof(A)}, dtype, output);
+        moments = empty({groups, chunks_of<T, Shape>(plan), output.size(1), sizeof(Moments<A>) / sizeof(A)}, dtype, output);
         store.moments = reinterpret_cast<Moments<A>*>(mutable_data<A>(*moments));
       }
-      multiply_out<Shape, pending()>(launch, job, plan, output, store);
+      table ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
+            : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
     };
-    const auto shaped = [&](auto pending) {
-      output.size(1) <= Thin::kColumns ? multiplied(Thin{}, pending) : multiplied(Square{}, pending);
-    };
-    table ? shaped(SideTag<Side::left>{}) : shaped(SideTag<Side::none>{});
+    with_unit<T>(output, [&](auto unit) {
+      if constexpr (unit() == Unit::fma) {
+        job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
+      } else if (job.outs <= Half::kColumns) {
+        job.outs <= Thin::kColumns ? multiplied(unit, Thin{}) : multiplied(unit, Half{});
+      } else {
+        multiplied(unit, Wide{});
+      }
+    });
   });
   return moments;
 }
@@ -134,10 +168,8 @@ OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const 
 }
 
 void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
-  const Tensor& grad_output = grad.input;
   const Pending pending = taken(input, 0);
-  const Tensor small = as_format(conv.transposed ? pending.input : grad_output, MemoryFormat::ChannelsLast);
-  const Tensor large = as_format(conv.transposed ? grad_output : pending.input, MemoryFormat::ChannelsLast);
+  const Tensor &small = conv.transposed ? pending.input : grad.input, &large = conv.transposed ? grad.input : pending.input;
   const auto axis = [&](int dim) {
     return WgradAxis{size(small, 2 + dim), size(large, 2 + dim), size(grad_weight, 2 + dim), at(conv.stride, dim),
                      at(conv.padding, dim), at(conv.dilation, dim)};
@@ -145,15 +177,21 @@ void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution&
   const Launch launch(grad_weight);
   dispatch_dtype("conv", small.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    Wgrad<T> job{data<T>(small), data<T>(large), size(small, 0), size(small, 1), size(large, 1), axis(0), axis(1),
-                 are_chunks<T>(small), are_chunks<T>(large), {}, {}};
+    const Tensor small_map = padded_map<T>(launch, small), large_map = padded_map<T>(launch, large);
+    const int small_channels = size(small, 1), large_channels = size(large, 1);
+    Wgrad<T> job{data<T>(small_map), data<T>(large_map), size(small, 0), small_channels, padded<T>(small_channels),
+                 large_channels, padded<T>(large_channels), axis(0), axis(1), {}, {}};
     copy_strides(grad_weight, job.strides);
     const OptionalTensor table = packed_prologue<T>(launch, pending, job.before);
-    const auto multiplied = [&](auto side) {
-      multiply_out<Square, side()>(launch, job, plan_of<Square>(job, 1), grad_weight, Store<T>{});
-    };
-    if (!table) return multiplied(SideTag<Side::none>{});
-    conv.transposed ? multiplied(SideTag<Side::left>{}) : multiplied(SideTag<Side::right>{});
+    with_unit<T>(grad_weight, [&](auto unit) {
+      using Shape = std::conditional_t<unit() == Unit::fma, Square, Wide>;
+      const Plan plan = plan_of<Shape>(job, 1);
+      const auto multiplied = [&](auto side) {
+        multiply_out<Shape, side(), unit()>(launch, job, plan, grad_weight, Store<T>{});
+      };
+      if (!table) return multiplied(SideTag<Side::none>{});
+      conv.transposed ? multiplied(SideTag<Side::left>{}) : multiplied(SideTag<Side::right>{});
+    });
   });
 }
 

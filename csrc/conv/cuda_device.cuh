@@ -1,42 +1,54 @@
-// What the tile kernel needs of the device: copies to shared memory that run beside the arithmetic, and tensor cores.
+// What the tile kernel needs of the device: copies to shared memory that run beside the arithmetic, and the tensor cores of a warp.
+// Those of four warps are in cuda_warpgroup.cuh.
 //
-// Both came with compute capability 8.0. Before, a copy is an ordinary one and kHasTensorCores is false.
+// Both came with compute capability 8.0; a kernel that needs them is empty before (kHasTensorCores), and never launched.
 #pragma once
 
 #include "common/device.cuh"
 
 namespace fastgan::conv {
 
-#if defined(FASTGAN_EMULATED_DEVICE)
-inline constexpr bool kHasTensorCores = true;
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 inline constexpr bool kHasTensorCores = false;
 #else
 inline constexpr bool kHasTensorCores = true;
 #endif
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+// ---- shared memory ------------------------------------------------------------------------------------------------------
 
-// 16 bytes, or zeros; both addresses are multiples of 16. Complete for the calling thread after wait_for_copies.
-__device__ inline void copy_16(void* shared, const void* global, bool zeros) {
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(zeros ? 0 : 16) : "memory");
-}
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#if defined(FASTGAN_EMULATED_DEVICE)
 
-#elif defined(FASTGAN_EMULATED_DEVICE)
-
+using emulator::commit_copies;
 using emulator::copy_16;
 using emulator::wait_for_copies;
 
 #else
 
+// 16 bytes, or zeros; both addresses are multiples of 16. A thread's copies since its last commit are a group; a group is complete
+// for that thread after wait_for_copies<n> with n later groups or fewer.
 __device__ inline void copy_16(void* shared, const void* global, bool zeros) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(zeros ? 0 : 16)
+               : "memory");
+#else
   *static_cast<uint4*>(shared) = zeros ? uint4{0, 0, 0, 0} : *static_cast<const uint4*>(global);
+#endif
 }
-__device__ inline void wait_for_copies() {}
+__device__ inline void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int newer>
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(newer) : "memory");
+#endif
+}
 
 #endif
+
+// ---- tensor cores -------------------------------------------------------------------------------------------------------
 
 // Four matrices of 8 x 8 elements of 16 bits from shared memory, one into each register. A lane names where row lane % 8 of
 // matrix lane / 8 lies, 16 aligned bytes; it gets the elements lane % 4 * 2 and the next of row lane / 4 of every matrix, or of
@@ -46,16 +58,15 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #if defined(FASTGAN_EMULATED_DEVICE)
   emulator::load_matrices<transposed>(to, row);
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const auto from = static_cast<unsigned>(__cvta_generic_to_shared(row));
   if constexpr (transposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
+                 : "r"(shared_address(row))
                  : "memory");
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
+                 : "r"(shared_address(row))
                  : "memory");
   }
 #endif

@@ -3,17 +3,61 @@
 //   out[m][n] = sum over k of  left(m, k) * right(n, k)
 //
 // Gather: m is an output pixel of one phase, n an output channel, k a tap and an input channel. Wgrad: m is a channel of the
-// smaller map, n a tap and a channel of the larger one, k a pixel of the smaller map. Operands are read in chunks of 16 bytes
-// of neighbouring channels, so channels are counted as if padded to whole chunks (`padded`); what is not there reads as 0.
+// smaller map, n a tap and a channel of the larger one, k a pixel of the smaller map.
+//
+// Operands are read in chunks of 16 aligned bytes, of neighbouring channels: every map and packed weight has its channels padded
+// with zeros to whole chunks (`padded`). What is not there, such as the padding around an image, is zeros too. An operand's place
+// is made of a Position, of its m or n, which a thread works out once, and of a Counter, of its k, which goes on without a
+// division.
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "common/device.cuh"
 
 namespace fastgan::conv {
 
 using namespace cuda;
+
+// Whether 0 <= value < size.
+FASTGAN_HOST_DEVICE inline bool is_below(int value, int size) { return static_cast<unsigned>(value) < static_cast<unsigned>(size); }
+
+// A number in mixed radix.
+struct Radix {
+  int low, middle, high;  // sizes: of low and of middle, which are at least 1, and of high
+};
+struct Counter {
+  int low, middle, high;
+
+  FASTGAN_HOST_DEVICE Counter(int64_t value, const Radix& radix)
+      : low(static_cast<int>(value % radix.low)), middle(static_cast<int>(value / radix.low % radix.middle)),
+        high(static_cast<int>(value / radix.low / radix.middle)) {}
+  FASTGAN_HOST_DEVICE void advance(const Counter& by, const Radix& radix) {
+    low += by.low;
+    const bool carry = low >= radix.low;
+    if (carry) low -= radix.low;
+    middle += by.middle + carry;
+    const bool carry_again = middle >= radix.middle;
+    if (carry_again) middle -= radix.middle;
+    high += by.high + carry_again;
+  }
+};
+
+template <int count>
+struct Counters {
+  Counter values[count];
+
+  template <class Make>
+  FASTGAN_HOST_DEVICE explicit Counters(const Make& make) : Counters(make, std::make_integer_sequence<int, count>()) {}
+  FASTGAN_HOST_DEVICE void advance(const Counter& by, const Radix& radix) {
+    for (Counter& value : values) value.advance(by, radix);
+  }
+
+ private:
+  template <class Make, int... i>
+  FASTGAN_HOST_DEVICE Counters(const Make& make, std::integer_sequence<int, i...>) : values{make(i)...} {}
+};
 
 // One phase of one dimension (plan.h says what that is): tap j reads position `read * q + offset + j * offset_step` through
 // the kernel's position `kernel + j * kernel_step`.
@@ -22,6 +66,15 @@ struct PhaseAxis {
   int kernel, kernel_step;
   int offset, offset_step;
 };
+
+constexpr int kMostTaps = 16;  // of a phase
+
+// Bit j: whether tap j, from this position on, is inside.
+FASTGAN_HOST_DEVICE inline unsigned taps_inside(int position, const PhaseAxis& phase, int size) {
+  unsigned taps = 0;
+  for (int j = 0; j < phase.taps; ++j) taps |= unsigned{is_below(position + j * phase.offset_step, size)} << j;
+  return taps;
+}
 
 struct GatherAxis {
   int input, output, kernel, stride, padding, dilation;
@@ -55,17 +108,11 @@ FASTGAN_HOST_DEVICE inline int padded(int channels) {
   return (channels + kPackWidth<T> - 1) / kPackWidth<T> * kPackWidth<T>;
 }
 
-// Neighbouring channels in memory: as many of a chunk as are there, the others being 0.
-template <class T>
-struct Chunk {
-  const T* from;  // readable also where count is 0
-  int count;
+// Where a chunk begins, counted from its operand's first element; where `inside` is false it is zeros.
+struct Place {
+  int64_t offset;
+  bool inside;
 };
-
-template <class T>
-FASTGAN_HOST_DEVICE inline Chunk<T> chunk_of(const T* base, int64_t offset, int left) {
-  return {base + offset, left < kPackWidth<T> ? left : kPackWidth<T>};
-}
 
 // Normalise + activate, pending on an operand (cuda_prologue.cuh); where nothing is, `table` is null.
 template <class T>
@@ -82,85 +129,83 @@ struct Prologue {
 template <class T>
 struct Gather {
   using Element = T;
-  const T* input;   // [images, y.input, x.input, ins]
-  const T* weight;  // [outs, y.kernel, x.kernel, padded(ins)], aligned to chunks
-  int images, ins, outs;
+  static constexpr bool k_major = true;  // neighbours in memory differ in k
+
+  const T* input;   // [images, y.input, x.input, channels]
+  const T* weight;  // of each part [outs, depth], part by part
+  int images, channels, outs;  // channels: of the input, padded
   GatherAxis y, x;
-  bool aligned;                  // every chunk of the input lies whole on a multiple of 16 bytes
-  int64_t strides[4];            // of the output's images, channels, rows and columns
-  Prologue<T> before;            // pending on the input
+  int64_t strides[4];  // of the output's images, channels, rows and columns
+  Prologue<T> before;  // pending on the input
 
   struct Part {
     PhaseAxis y, x;
     int rows, columns, depth;  // m, n and k
     int group;                 // of images, that the rows are of
+    int64_t weight;            // where the part's begins
+
+    FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return {g.channels, x.taps > 0 ? x.taps : 1, y.taps}; }
   };
   FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
   FASTGAN_HOST_DEVICE Part part(int index) const {
-    const PhaseAxis along_y = y.phase(index / x.phases()), along_x = x.phase(index % x.phases());
-    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * padded<T>(ins), 0};
-  }
-
-  struct Tap {
-    int y, x, channel;  // numbers of taps along y and x
-  };
-  FASTGAN_HOST_DEVICE Tap tap(const Part& part, int k) const {
-    const int number = k / padded<T>(ins);
-    return {number / part.x.taps, number % part.x.taps, k % padded<T>(ins)};
+    const int number_y = index / x.phases(), number_x = index % x.phases();
+    int taps = 0, taps_x = 0, taps_before = 0;  // of the parts before this one
+    for (int i = 0; i < x.phases(); ++i) {
+      if (i == number_x) taps_before = taps_x;
+      taps_x += x.phase(i).taps;
+    }
+    for (int i = 0; i < number_y; ++i) taps += y.phase(i).taps * taps_x;
+    const PhaseAxis along_y = y.phase(number_y), along_x = x.phase(number_x);
+    taps += along_y.taps * taps_before;
+    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * channels, 0,
+            int64_t{taps} * channels * outs};
   }
 
   struct Left {  // input pixels
-    static constexpr bool k_major = true;
     const Gather& g;
     const Part& part;
 
     struct Position {
-      int64_t image;  // its first pixel
-      int y, x;       // of tap 0's pixel, but for the phase's offsets
-      bool inside;
+      int pixel;      // tap 0's, in the image or beside it
+      unsigned taps;  // bit j: whether tap j along y is in the image; bit kMostTaps + j: along x
     };
+    FASTGAN_HOST_DEVICE const T* base() const { return g.input; }
     FASTGAN_HOST_DEVICE Position position(int m) const {
-      const int q = m / part.x.count;
-      return {int64_t{q / part.y.count} * g.y.input * g.x.input, q % part.y.count * g.y.read() + part.y.offset,
-              m % part.x.count * g.x.read() + part.x.offset, m < part.rows};
+      const int q = m / part.x.count, image = q / part.y.count;
+      const int y = q % part.y.count * g.y.read() + part.y.offset, x = m % part.x.count * g.x.read() + part.x.offset;
+      const unsigned taps = taps_inside(y, part.y, g.y.input) | taps_inside(x, part.x, g.x.input) << kMostTaps;
+      return {(image * g.y.input + y) * g.x.input + x, m < part.rows ? taps : 0};
     }
-    FASTGAN_HOST_DEVICE Chunk<T> at(const Position& p, int k) const {
-      if (!p.inside || k >= part.depth) return {g.input, 0};
-      const Tap tap = g.tap(part, k);
-      const int y = p.y + tap.y * part.y.offset_step, x = p.x + tap.x * part.x.offset_step;
-      if (y < 0 || y >= g.y.input || x < 0 || x >= g.x.input) return {g.input, 0};
-      return chunk_of(g.input, (p.image + int64_t{y} * g.x.input + x) * g.ins + tap.channel, g.ins - tap.channel);
+    FASTGAN_HOST_DEVICE Place at(const Position& p, const Counter& k) const {
+      const int pixel = p.pixel + (k.high * part.y.offset_step * g.x.input + k.middle * part.x.offset_step);
+      const bool inside = k.high < part.y.taps && (p.taps >> k.high & p.taps >> (k.middle + kMostTaps) & 1);
+      return {int64_t{pixel} * g.channels + k.low, inside};
     }
-    FASTGAN_HOST_DEVICE bool aligned() const { return g.aligned; }
-    FASTGAN_HOST_DEVICE int prologue_index(const Position&, int k) const {
-      return part.group * padded<T>(g.ins) + k % padded<T>(g.ins);
-    }
+    // Where in the prologue's table the chunk's channels begin.
+    FASTGAN_HOST_DEVICE int prologue_index(const Position&, const Counter& k) const { return part.group * g.channels + k.low; }
   };
 
   struct Right {  // the packed weight
-    static constexpr bool k_major = true;
     const Gather& g;
     const Part& part;
 
-    using Position = int;
+    using Position = int;  // n
+    FASTGAN_HOST_DEVICE const T* base() const { return g.weight; }
     FASTGAN_HOST_DEVICE Position position(int n) const { return n; }
-    FASTGAN_HOST_DEVICE Chunk<T> at(Position n, int k) const {
-      if (n >= part.columns || k >= part.depth) return {g.weight, 0};
-      const Tap tap = g.tap(part, k);
-      const int y = part.y.kernel + tap.y * part.y.kernel_step, x = part.x.kernel + tap.x * part.x.kernel_step;
-      const int64_t row = (int64_t{n} * g.y.kernel + y) * g.x.kernel + x;
-      return {g.weight + row * padded<T>(g.ins) + tap.channel, kPackWidth<T>};
+    FASTGAN_HOST_DEVICE Place at(Position n, const Counter& k) const {
+      const int along = (k.high * part.x.taps + k.middle) * g.channels + k.low;
+      return {part.weight + int64_t{n} * part.depth + along, n < part.columns && k.high < part.y.taps};
     }
-    FASTGAN_HOST_DEVICE bool aligned() const { return true; }
+    FASTGAN_HOST_DEVICE int prologue_index(Position, const Counter&) const { return 0; }  // nothing is pending on a weight
   };
 
-  // Where out[m][n] belongs, or -1.
-  FASTGAN_HOST_DEVICE int64_t index(const Part& part, int m, int n) const {
-    if (m >= part.rows || n >= part.columns) return -1;
+  // out[m][n] belongs at the sum of both; at neither where one is negative.
+  FASTGAN_HOST_DEVICE int64_t row_offset(const Part& part, int m) const {
+    if (m >= part.rows) return -1;
     const int q = m / part.x.count, row = part.y.start + q % part.y.count * y.step();
-    const int column = part.x.start + m % part.x.count * x.step();
-    return q / part.y.count * strides[0] + n * strides[1] + row * strides[2] + column * strides[3];
+    return q / part.y.count * strides[0] + row * strides[2] + (part.x.start + m % part.x.count * x.step()) * strides[3];
   }
+  FASTGAN_HOST_DEVICE int64_t column_offset(const Part& part, int n) const { return n < part.columns ? n * strides[1] : -1; }
 };
 
 // ---- wgrad ------------------------------------------------------------------------------------------------------------------
@@ -173,71 +218,71 @@ struct WgradAxis {
 template <class T>
 struct Wgrad {
   using Element = T;
-  const T* small;  // [images, y.small, x.small, small_channels]
-  const T* large;  // [images, y.large, x.large, large_channels]
-  int images, small_channels, large_channels;
+  static constexpr bool k_major = false;
+
+  const T* small;  // [images, y.small, x.small, small_padded]
+  const T* large;  // [images, y.large, x.large, large_padded]
+  int images, small_channels, small_padded, large_channels, large_padded;
   WgradAxis y, x;
-  bool small_aligned, large_aligned;
   int64_t strides[4];  // of the gradient's small channels, large channels, rows and columns
   Prologue<T> before;  // pending on the convolution's input, one of the maps
 
   struct Part {
     int rows, columns, depth;
     int group;
+
+    FASTGAN_HOST_DEVICE Radix radix(const Wgrad& g) const { return {g.x.small, g.y.small, g.images}; }
   };
-  FASTGAN_HOST_DEVICE int group(int k) const { return k / (y.small * x.small) / before.images; }
   FASTGAN_HOST_DEVICE int parts() const { return 1; }
   FASTGAN_HOST_DEVICE Part part(int) const {
-    return {small_channels, y.kernel * x.kernel * padded<T>(large_channels), images * y.small * x.small, 0};
+    return {small_channels, y.kernel * x.kernel * large_padded, images * y.small * x.small, 0};
   }
+  FASTGAN_HOST_DEVICE int group(const Counter& k) const { return k.high / before.images; }
 
   struct Left {
-    static constexpr bool k_major = false;
     const Wgrad& g;
     const Part& part;
 
-    using Position = int;
+    using Position = int;  // m
+    FASTGAN_HOST_DEVICE const T* base() const { return g.small; }
     FASTGAN_HOST_DEVICE Position position(int m) const { return m; }
-    FASTGAN_HOST_DEVICE Chunk<T> at(Position m, int k) const {
-      if (m >= part.rows || k >= part.depth) return {g.small, 0};
-      return chunk_of(g.small, int64_t{k} * g.small_channels + m, g.small_channels - m);
+    FASTGAN_HOST_DEVICE Place at(Position m, const Counter& k) const {
+      const int pixel = (k.high * g.y.small + k.middle) * g.x.small + k.low;
+      return {int64_t{pixel} * g.small_padded + m, m < g.small_padded && k.high < g.images};
     }
-    FASTGAN_HOST_DEVICE bool aligned() const { return g.small_aligned; }
-    FASTGAN_HOST_DEVICE int prologue_index(Position m, int k) const { return g.group(k) * padded<T>(g.small_channels) + m; }
+    FASTGAN_HOST_DEVICE int prologue_index(Position m, const Counter& k) const { return g.group(k) * g.small_padded + m; }
   };
 
   struct Right {
-    static constexpr bool k_major = false;
     const Wgrad& g;
     const Part& part;
 
     struct Position {
       int y, x, channel;  // of the tap, from the smaller map's pixel times the stride
-      bool inside;
     };
+    FASTGAN_HOST_DEVICE const T* base() const { return g.large; }
     FASTGAN_HOST_DEVICE Position position(int n) const {
-      const int channels = padded<T>(g.large_channels), tap = n / channels;
-      return {tap / g.x.kernel * g.y.dilation - g.y.padding, tap % g.x.kernel * g.x.dilation - g.x.padding, n % channels,
-              n < part.columns};
+      constexpr int kNowhere = -(1 << 30);
+      const int tap = n / g.large_padded;
+      return {n < part.columns ? tap / g.x.kernel * g.y.dilation - g.y.padding : kNowhere,
+              tap % g.x.kernel * g.x.dilation - g.x.padding, n % g.large_padded};
     }
-    FASTGAN_HOST_DEVICE Chunk<T> at(const Position& p, int k) const {
-      if (!p.inside || k >= part.depth) return {g.large, 0};
-      const int row = k / g.x.small;
-      const int y = row % g.y.small * g.y.stride + p.y, x = k % g.x.small * g.x.stride + p.x;
-      if (y < 0 || y >= g.y.large || x < 0 || x >= g.x.large) return {g.large, 0};
-      const int64_t pixel = (int64_t{row / g.y.small} * g.y.large + y) * g.x.large + x;
-      return chunk_of(g.large, pixel * g.large_channels + p.channel, g.large_channels - p.channel);
+    FASTGAN_HOST_DEVICE Place at(const Position& p, const Counter& k) const {
+      const int y = k.middle * g.y.stride + p.y, x = k.low * g.x.stride + p.x;
+      if (k.high >= g.images || !is_below(y, g.y.large) || !is_below(x, g.x.large)) return {0, false};
+      const int pixel = (k.high * g.y.large + y) * g.x.large + x;
+      return {int64_t{pixel} * g.large_padded + p.channel, true};
     }
-    FASTGAN_HOST_DEVICE bool aligned() const { return g.large_aligned; }
-    FASTGAN_HOST_DEVICE int prologue_index(const Position& p, int k) const {
-      return g.group(k) * padded<T>(g.large_channels) + p.channel;
+    FASTGAN_HOST_DEVICE int prologue_index(const Position& p, const Counter& k) const {
+      return g.group(k) * g.large_padded + p.channel;
     }
   };
 
-  FASTGAN_HOST_DEVICE int64_t index(const Part& part, int m, int n) const {
-    const int channels = padded<T>(large_channels), tap = n / channels, channel = n % channels;
-    if (m >= part.rows || n >= part.columns || channel >= large_channels) return -1;
-    return m * strides[0] + channel * strides[1] + tap / x.kernel * strides[2] + tap % x.kernel * strides[3];
+  FASTGAN_HOST_DEVICE int64_t row_offset(const Part& part, int m) const { return m < part.rows ? m * strides[0] : -1; }
+  FASTGAN_HOST_DEVICE int64_t column_offset(const Part& part, int n) const {
+    const int tap = n / large_padded, channel = n % large_padded;
+    if (n >= part.columns || channel >= large_channels) return -1;
+    return channel * strides[1] + tap / x.kernel * strides[2] + tap % x.kernel * strides[3];
   }
 };
 

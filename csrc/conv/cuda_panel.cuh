@@ -1,107 +1,150 @@
 // The operands of a tile in shared memory, a stretch of k at a time: panels, and how a block's threads fill them.
 #pragma once
 
-#include "conv/cuda_device.cuh"
 #include "conv/cuda_prologue.cuh"
+#include "conv/cuda_warpgroup.cuh"
 
 namespace fastgan::conv {
 namespace {
 
-constexpr int kTileThreads = 128;
+constexpr int kRowBytes = 128, kRowChunks = kRowBytes / 16;
 template <class T>
-constexpr int kDepth = 64 / sizeof(T);  // of a panel
+constexpr int kDepth = kRowBytes / sizeof(T);  // of a panel
 
-// [length][kDepth], or [kDepth][length] where an operand's neighbours in memory differ in m or n; rows of 16 bytes more, so
-// that the threads of a warp read from different banks.
+// Rows of 128 bytes: a row is `kDepth` of k for each of m or n, or, where an operand's neighbours in memory differ in m or n, as many
+// of those for each of k, block by block. The chunks of a row are exchanged by the row's number ("128-byte swizzle"), so that eight
+// rows' chunks of one number lie in different banks. Begins at a multiple of 1024 bytes.
 template <class T, bool k_major, int length>
-struct alignas(16) Panel {
-  static constexpr int kRows = k_major ? length : kDepth<T>, kColumns = k_major ? kDepth<T> : length;
-  static constexpr int kPitch = kColumns + kPackWidth<T>;
-  T values[kRows * kPitch];
+struct Panel {
+  static constexpr int kWidth = kPackWidth<T>, kRows = k_major ? length : (length + kDepth<T> - 1) / kDepth<T> * kDepth<T>;
+  static constexpr int kBlockBytes = kDepth<T> * kRowBytes;
+  struct Chunk {
+    T values[kWidth];
+  };
+  Chunk rows[kRows][kRowChunks];
 
-  __device__ const T& at(int mn, int k) const { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
-  __device__ T& at(int mn, int k) { return values[k_major ? mn * kPitch + k : k * kPitch + mn]; }
+  __device__ T* chunk(int row, int number) { return rows[row][number ^ row % 8].values; }
+  __device__ const T* chunk(int row, int number) const { return rows[row][number ^ row % 8].values; }
+
+  // kWidth of k, from a multiple of that on.
+  __device__ Pack<T, kWidth> along_k(int mn, int k) const {
+    Pack<T, kWidth> pack;
+    if constexpr (k_major) {
+      pack = *reinterpret_cast<const Pack<T, kWidth>*>(chunk(mn, k / kWidth));
+    } else {
+      const int first = mn / kDepth<T> * kDepth<T> + k;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) pack.values[i] = chunk(first + i, mn % kDepth<T> / kWidth)[mn % kWidth];
+    }
+    return pack;
+  }
+
   // 16 of m or n by 16 of k from here on, in the order of multiply_add's a. The first 8 of n alone are its elements 0 and 2, the
   // others 1 and 3, which a panel of 8 has the same.
   __device__ void matrices(uint32_t (&to)[4], int mn, int k) const {
     static_assert(sizeof(T) == 2 && (k_major || length >= 16));
     const int lane = threadIdx.x % 32;
     if constexpr (k_major) {
-      load_matrices<false>(to, &at(mn + lane % 16 % length, k + lane / 16 * 8));
+      load_matrices<false>(to, chunk(mn + lane % 16 % length, k / kWidth + lane / 16));
     } else {
-      load_matrices<true>(to, &at(mn + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
+      const int row = mn / kDepth<T> * kDepth<T> + k + lane / 16 * 8 + lane % 8;
+      load_matrices<true>(to, chunk(row, mn % kDepth<T> / kWidth + lane / 8 % 2));
     }
+  }
+
+  // From this m or n and this k on, for a warpgroup; m or n is a multiple of 64, or of 8 along k.
+  __device__ uint64_t descriptor(int mn, int k) const {
+    const int byte = k_major ? mn * kRowBytes + k * int{sizeof(T)} : mn / kDepth<T> * kBlockBytes + k * kRowBytes;
+    return descriptor_of(shared_address(rows) + byte, k_major ? 16 : kBlockBytes);
   }
 };
 
-// One thread's share of filling a panel: so many chunks, which it also finishes, if normalise + activate are pending on them.
-template <class T, class Operand, int length, bool pending>
+// Which chunks of a panel are a thread's: chunk `number` of rows `threads / 8` apart. In every panel of a kernel these have the same
+// k, which is where its counters are.
+template <class T, bool k_major, int threads>
+struct Share {
+  static constexpr int kApart = threads / kRowChunks;
+  static constexpr int kCounters = k_major ? 1 : kDepth<T> / kApart;
+  static_assert(threads % kRowChunks == 0 && kApart % 8 == 0 && (k_major || kDepth<T> % kApart == 0));
+
+  __device__ static int number() { return threadIdx.x % kRowChunks; }
+  __device__ static int row(int i) { return threadIdx.x / kRowChunks + i * kApart; }
+  __device__ static int k(int counter) { return k_major ? number() * kPackWidth<T> : row(counter); }
+};
+
+// One thread's share of filling a panel.
+template <class T, class Operand, bool k_major, int length, int threads>
 class Loader {
  public:
-  using Target = Panel<T, Operand::k_major, length>;
+  using Target = Panel<T, k_major, length>;
+  using Own = Share<T, k_major, threads>;
+  static constexpr int kCounters = Own::kCounters;
 
   __device__ Loader(const Operand& operand, int first) : operand_(operand) {
-    for (int i = 0; i < kChunks; ++i) positions_[i] = operand.position(first + mn(i));
-  }
-
-  __device__ void load(int first_k, Target& to) {
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (!is_mine(i)) continue;
-      const auto chunk = operand_.at(positions_[i], first_k + k(i));
-      T* const slot = &to.at(mn(i), k(i));
-      if (pending) counts_[i] = chunk.count;
-      if (operand_.aligned()) {
-        copy_16(slot, chunk.from, chunk.count == 0);
-        continue;
-      }
-      Pack<T, kPackWidth<T>> pack;
-      for (int lane = 0; lane < kPackWidth<T>; ++lane) {
-        pack.values[lane] = lane < chunk.count ? chunk.from[lane] : from_compute<T>(0);
-      }
-      *reinterpret_cast<Pack<T, kPackWidth<T>>*>(slot) = pack;
+    for (int i = 0; i < kPositions; ++i) {
+      positions_[i] = operand.position(first + (k_major ? Own::row(i) : i * kDepth<T> + Own::number() * kPackWidth<T>));
     }
   }
 
-  // Of what the last call of `load` brought, once it is there: its own chunks only, so no other thread has to wait for it.
-  __device__ void finish(const Prologue<T>& prologue, int first_k, Target& panel) const {
+  __device__ void load(const Counter (&k)[kCounters], Target& to) const {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      if (!is_mine(i)) continue;
+      const Place place = operand_.at(positions_[i / kCounters], k[i % kCounters]);
+      copy_16(to.chunk(Own::row(i), Own::number()), operand_.base() + (place.inside ? place.offset : 0), !place.inside);
+    }
+  }
+
+  // Normalise + activate, of what a load with these counters brought, once it is there: its own chunks only, so no other thread has to
+  // wait for it.
+  __device__ void finish(const Prologue<T>& prologue, const Counter (&k)[kCounters], Target& panel) const {
     switch (prologue.activation) {
-      case Activation::relu: return finish<Activation::relu>(prologue, first_k, panel);
-      case Activation::leaky_relu: return finish<Activation::leaky_relu>(prologue, first_k, panel);
-      case Activation::tanh: return finish<Activation::tanh>(prologue, first_k, panel);
-      case Activation::sigmoid: return finish<Activation::sigmoid>(prologue, first_k, panel);
-      default: return finish<Activation::none>(prologue, first_k, panel);
+      case Activation::relu: return finish<Activation::relu>(prologue, k, panel);
+      case Activation::leaky_relu: return finish<Activation::leaky_relu>(prologue, k, panel);
+      case Activation::tanh: return finish<Activation::tanh>(prologue, k, panel);
+      case Activation::sigmoid: return finish<Activation::sigmoid>(prologue, k, panel);
+      default: return finish<Activation::none>(prologue, k, panel);
     }
   }
 
  private:
-  static constexpr int kAcross = Target::kColumns / kPackWidth<T>;  // chunks of a panel's row
-  static constexpr int kAll = Target::kRows * kAcross;
-  static constexpr int kChunks = (kAll + kTileThreads - 1) / kTileThreads;
-  static_assert(kTileThreads % kAcross == 0 && Target::kColumns % kPackWidth<T> == 0);
+  static constexpr int kAll = Target::kRows * kRowChunks, kChunks = (kAll + threads - 1) / threads;
+  static constexpr int kPositions = (kChunks + kCounters - 1) / kCounters;
 
   __device__ static bool is_mine(int i) {
-    return kAll % kTileThreads == 0 || static_cast<int>(threadIdx.x) + i * kTileThreads < kAll;
+    return kAll % threads == 0 || static_cast<int>(threadIdx.x) + i * threads < kAll;
   }
-  __device__ static int row(int i) { return (threadIdx.x + i * kTileThreads) / kAcross; }
-  __device__ static int across() { return threadIdx.x % kAcross * kPackWidth<T>; }
-  __device__ static int mn(int i) { return Operand::k_major ? row(i) : across(); }
-  __device__ static int k(int i) { return Operand::k_major ? across() : row(i); }
 
   template <Activation kind>
-  __device__ void finish(const Prologue<T>& prologue, int first_k, Target& panel) const {
-    PrologueOfChunk<T> of_chunk;
+  __device__ void finish(const Prologue<T>& prologue, const Counter (&k)[kCounters], Target& to) const {
+    constexpr int kWidth = PrologueOfChannels<T>::kWidth;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (!is_mine(i) || counts_[i] == 0) continue;
-      of_chunk.read(prologue, operand_.prologue_index(positions_[i], first_k + k(i)));
-      of_chunk.template apply<kind>(&panel.at(mn(i), k(i)), counts_[i], prologue.negative_slope);
+    for (int first = 0; first < kPackWidth<T>; first += kWidth) {
+      const auto prologue_of = [&](int i) {
+        return PrologueOfChannels<T>(prologue, operand_.prologue_index(positions_[i / kCounters], k[i % kCounters]) + first);
+      };
+      const auto apply = [&](const PrologueOfChannels<T>& of_channels, int i) {
+        of_channels.template apply<kind>(to.chunk(Own::row(i), Own::number()) + first, prologue.negative_slope);
+      };
+      const auto is_there = [&](int i) { return is_mine(i) && operand_.at(positions_[i / kCounters], k[i % kCounters]).inside; };
+      if constexpr (k_major) {  // all chunks are of the same channels
+        const auto of_channels = prologue_of(0);
+#pragma unroll
+        for (int i = 0; i < kChunks; ++i) {
+          if (is_there(i)) apply(of_channels, i);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kChunks; ++i) {
+          if (is_there(i)) apply(prologue_of(i), i);
+        }
+      }
     }
   }
 
   const Operand& operand_;
-  typename Operand::Position positions_[kChunks];
-  int counts_[kChunks];
+  typename Operand::Position positions_[kPositions];
 };
 
 }  // namespace

@@ -1,8 +1,9 @@
 // What the block before left to be done, normalise + activate (csrc/batch_norm_act/batch_norm_act.h has the formula), applied
 // to an operand of a convolution once it lies in shared memory: the activation is never written.
 //
-// It is rounded as the written activation would be. What is not there, the padding among it, stays 0: the padding is of the
-// activation.
+// It is rounded as the written activation would be. What is not there, the padding around an image among it, stays 0: the padding is
+// of the activation. The channels that a chunk is padded with become activations of 0; they meet zeros of the weight, or sums that are
+// not stored.
 #pragma once
 
 #include "conv/cuda_index.cuh"
@@ -26,38 +27,34 @@ __global__ void __launch_bounds__(kThreads) pack_prologue(const Compute<T>* mean
   }
 }
 
+// For kWidth neighbouring channels, which are a chunk or, in 16 bits, half of one: as many as 16 bytes of the compute type.
 template <class T>
-class PrologueOfChunk {
+class PrologueOfChannels {
  public:
   using A = Compute<T>;
+  static constexpr int kWidth = kPackWidth<A>;
 
-  // index: of the chunk's group and first channel in the table.
-  __device__ void read(const Prologue<T>& prologue, int index) {
-#pragma unroll
-    for (int i = 0; i < kPacks; ++i) {
-      const auto* const from = reinterpret_cast<const Pack<A, kWidth>*>(prologue.table + index) + i;
-      mean_[i] = from[0];
-      scale_[i] = from[prologue.total / kWidth];
-      shift_[i] = from[2 * prologue.total / kWidth];
-    }
+  // index: of the first channel, of the group's, in the table.
+  __device__ PrologueOfChannels(const Prologue<T>& prologue, int index) {
+    const auto* const from = reinterpret_cast<const Pack<A, kWidth>*>(prologue.table + index);
+    mean_ = from[0];
+    scale_ = from[prologue.total / kWidth];
+    shift_ = from[2 * prologue.total / kWidth];
   }
 
-  // The first `count` elements of a chunk.
   template <Activation kind>
-  __device__ void apply(T* chunk, int count, A negative_slope) const {
-    auto pack = *reinterpret_cast<const Pack<T, kPackWidth<T>>*>(chunk);
+  __device__ void apply(T* values, A negative_slope) const {
+    auto pack = *reinterpret_cast<const Pack<T, kWidth>*>(values);
 #pragma unroll
-    for (int lane = 0; lane < kPackWidth<T>; ++lane) {
-      const int i = lane / kWidth, of = lane % kWidth;
-      const A z = (to_compute(pack.values[lane]) - mean_[i].values[of]) * scale_[i].values[of] + shift_[i].values[of];
-      if (lane < count) pack.values[lane] = from_compute<T>(activate<kind>(z, negative_slope));
+    for (int i = 0; i < kWidth; ++i) {
+      const A z = (to_compute(pack.values[i]) - mean_.values[i]) * scale_.values[i] + shift_.values[i];
+      pack.values[i] = from_compute<T>(activate<kind>(z, negative_slope));
     }
-    *reinterpret_cast<Pack<T, kPackWidth<T>>*>(chunk) = pack;
+    *reinterpret_cast<Pack<T, kWidth>*>(values) = pack;
   }
 
  private:
-  static constexpr int kWidth = kPackWidth<A>, kPacks = kPackWidth<T> / kWidth;
-  Pack<A, kWidth> mean_[kPacks], scale_[kPacks], shift_[kPacks];
+  Pack<A, kWidth> mean_, scale_, shift_;
 };
 
 }  // namespace

@@ -74,7 +74,7 @@ def test_every_kernel_is_compiled_for_both_generations(kernels):
     written = {
         name
         for text in sources
-        for name in re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", text)
+        for name in re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", text)
     }
     for arch in ARCHS:
         assert {kernel.name for kernel in kernels if kernel.arch == arch} == written

@@ -44,6 +44,7 @@ struct Layer {
 constexpr Layer kLayers[] = {
     {"3 to 64", 2, 64, 3, 8, 8, 4, 4, 2, 1, 1, Activation::leaky_relu},
     {"32 to 24", 1, 24, 32, 8, 8, 4, 4, 2, 1, 1, Activation::relu},
+    {"40 to 130", 2, 130, 40, 5, 4, 3, 2, 2, 1, 1, Activation::leaky_relu},
     {"100 to one pixel", 3, 17, 100, 2, 2, 2, 2, 1, 0, 1, Activation::tanh},
     {"3x3, odd", 2, 5, 17, 7, 9, 3, 3, 1, 1, 1, Activation::sigmoid},
     {"one by one", 2, 15, 31, 5, 3, 1, 1, 1, 0, 1, Activation::none},
@@ -63,15 +64,18 @@ struct Case {
         weight(check::draw<T>(l.weight_numel(), 0.2)) {}
 };
 
-template <class T>
-bool are_chunks(int channels) {
-  return channels % kPackWidth<T> == 0;
+template <class Out>
+Store<Out> store_of(std::vector<Out>& output, std::vector<Compute<Out>>& partial, const Plan& plan, int numel, bool in_chunks) {
+  if (plan.splits > 1) partial = check::unwritten<Compute<Out>>(int64_t{plan.splits} * plan.tiles() * numel);
+  return {output.data(), plan.splits > 1 ? partial.data() : nullptr, nullptr, nullptr, Activation::none, 0, in_chunks};
 }
 
-template <class Shape, class Out>
-Store<Out> store_of(std::vector<Out>& output, std::vector<Compute<Out>>& partial, const Plan& plan) {
-  if (plan.splits > 1) partial = check::unwritten<Compute<Out>>(int64_t{plan.splits} * plan.tiles() * Shape::kNumel);
-  return {output.data(), plan.splits > 1 ? partial.data() : nullptr, nullptr, nullptr, Activation::none, 0};
+// A map in whole chunks.
+template <class T>
+std::vector<T> pad(const std::vector<T>& map, int channels) {
+  auto to = check::unwritten<T>(static_cast<int64_t>(map.size()) / channels * padded<T>(channels));
+  emulator::Launch{5}(pad_channels<T>, 2, kThreads, map.data(), channels, static_cast<int64_t>(to.size()), to.data());
+  return to;
 }
 
 // Normalise + activate, pending on a map [images, pixels, channels]; `values` are what the written activation would be.
@@ -120,7 +124,7 @@ void check_moments(const std::string& name, const std::vector<Moments<Compute<T>
 }
 
 // transposed: from the small map to the large one. fused: with a prologue, and moments of the output.
-template <class T, bool tensor_cores, class Shape, Side pending>
+template <class T, Unit unit, class Shape, Side pending>
 void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits, const std::string& name) {
   const emulator::Launch launch(splits);
   const Layer& l = c.layer;
@@ -129,37 +133,36 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   const auto axis = [&](int small, int large, int kernel) {
     return GatherAxis{transposed ? small : large, transposed ? large : small, kernel, l.stride, l.padding, l.dilation, transposed};
   };
-  const int taps = l.kernel_y * l.kernel_x;
-  auto packed = check::unwritten<T>(int64_t{outs} * taps * padded<T>(ins));
-  const int64_t by_small = int64_t{l.large_channels} * taps, by_large = taps;
-  const WeightStrides strides{transposed ? by_large : by_small, transposed ? by_small : by_large, l.kernel_x, 1};
-  launch(pack_weight<T>, 2, kThreads, c.weight.data(), strides, l.kernel_x, taps, ins, static_cast<int64_t>(packed.size()),
-         packed.data());
-
   constexpr bool fused = pending != Side::none;
   const int groups = fused && l.images % 2 == 0 ? 2 : 1;
   const auto& input = transposed ? c.small : c.large;
   const Before<T> before(input, l.images, ins, groups, l.activation);
   const int64_t image = int64_t{outs} * out_y * out_x, plane = int64_t{out_y} * out_x;
-  Gather<T> job{input.data(), packed.data(), l.images, ins, outs,
-                axis(l.small_y(), l.large_y, l.kernel_y), axis(l.small_x(), l.large_x, l.kernel_x), are_chunks<T>(ins),
-                {image, 1, int64_t{out_x} * outs, outs}, before.prologue};
+  const auto map = pad(input, ins);
+  Gather<T> job{map.data(), nullptr, l.images, padded<T>(ins), outs, axis(l.small_y(), l.large_y, l.kernel_y),
+                axis(l.small_x(), l.large_x, l.kernel_x), {image, 1, int64_t{out_x} * outs, outs}, before.prologue};
   if (contiguous) {
     const int64_t nchw[] = {image, plane, out_x, 1};
     std::copy(nchw, nchw + 4, job.strides);
   }
+  const int64_t taps = int64_t{l.kernel_y} * l.kernel_x, by_small = l.large_channels * taps, by_large = taps;
+  const WeightStrides strides{transposed ? by_large : by_small, transposed ? by_small : by_large, l.kernel_x, 1};
+  auto packed = check::unwritten<T>(outs * taps * job.channels);
+  launch(pack_weight<T>, dim3(2, job.parts()), kThreads, job, ins, c.weight.data(), strides, packed.data());
+  job.weight = packed.data();
+
   Plan plan = plan_of<Shape>(job, groups);
   plan.splits = splits;
   auto output = check::unwritten<T>(transposed ? l.large_numel() : l.small_numel());
   std::vector<Compute<T>> partial;
-  std::vector<Moments<Compute<T>>> moments(fused ? groups * chunks_of<Shape>(plan) * outs : 0, {-1, -1, -1});
-  Store<T> store = store_of<Shape>(output, partial, plan);
+  std::vector<Moments<Compute<T>>> moments(fused ? groups * chunks_of<T, Shape>(plan) * outs : 0, {-1, -1, -1});
+  Store<T> store = store_of(output, partial, plan, Shape::kNumel, !contiguous && outs % kPackWidth<T> == 0);
   const auto bias = check::draw<T>(outs);
   store.bias = bias.data();
   store.activation = Activation::leaky_relu;
   store.negative_slope = Compute<T>(0.2);
   store.moments = fused ? moments.data() : nullptr;
-  run<Shape, pending, tensor_cores>(launch, job, plan, store);
+  run<Shape, pending, unit>(launch, job, plan, store);
 
   std::vector<double> truth(output.size());
   const auto& from = fused ? before.values : input;
@@ -183,54 +186,67 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
 }
 
 // In the shape that the library takes.
-template <class T, bool tensor_cores, Side pending>
+template <class T, Unit unit, Side pending>
 void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits, const std::string& name) {
-  if ((transposed ? c.layer.large_channels : c.layer.small_channels) <= Thin::kColumns) {
-    check_gather<T, tensor_cores, Thin, pending>(c, transposed, contiguous, splits, name + ", thin");
+  const int outs = transposed ? c.layer.large_channels : c.layer.small_channels;
+  if constexpr (unit == Unit::fma) {
+    if (outs <= ThinFma::kColumns) return check_gather<T, unit, ThinFma, pending>(c, transposed, contiguous, splits, name + ", thin");
+    check_gather<T, unit, Square, pending>(c, transposed, contiguous, splits, name);
   } else {
-    check_gather<T, tensor_cores, Square, pending>(c, transposed, contiguous, splits, name);
+    if (outs <= Thin::kColumns) return check_gather<T, unit, Thin, pending>(c, transposed, contiguous, splits, name + ", thin");
+    if (outs <= Half::kColumns) return check_gather<T, unit, Half, pending>(c, transposed, contiguous, splits, name + ", half");
+    check_gather<T, unit, Wide, pending>(c, transposed, contiguous, splits, name);
   }
 }
 
-template <class T, bool tensor_cores, Side pending>
-void check_wgrad(const Case<T>& c, int splits, const std::string& name) {
+template <class T, Unit unit, Side pending>
+void check_wgrad(const Case<T>& c, int splits, bool channels_last, const std::string& name) {
+  using Shape = std::conditional_t<unit == Unit::fma, Square, Wide>;
   const Layer& l = c.layer;
   const int64_t taps = int64_t{l.kernel_y} * l.kernel_x;
   constexpr bool on_small = pending == Side::left;
   const Before<T> before(on_small ? c.small : c.large, l.images, on_small ? l.small_channels : l.large_channels,
                          l.images % 2 == 0 ? 2 : 1, l.activation);
-  const Wgrad<T> job{c.small.data(), c.large.data(), l.images, l.small_channels, l.large_channels,
-                     {l.small_y(), l.large_y, l.kernel_y, l.stride, l.padding, l.dilation},
-                     {l.small_x(), l.large_x, l.kernel_x, l.stride, l.padding, l.dilation},
-                     are_chunks<T>(l.small_channels), are_chunks<T>(l.large_channels),
-                     {l.large_channels * taps, taps, l.kernel_x, 1}, before.prologue};
-  Plan plan = plan_of<Square>(job, 1);
+  const auto small = pad(c.small, l.small_channels), large = pad(c.large, l.large_channels);
+  Wgrad<T> job{small.data(), large.data(), l.images, l.small_channels, padded<T>(l.small_channels), l.large_channels,
+               padded<T>(l.large_channels), {l.small_y(), l.large_y, l.kernel_y, l.stride, l.padding, l.dilation},
+               {l.small_x(), l.large_x, l.kernel_x, l.stride, l.padding, l.dilation},
+               {l.large_channels * taps, taps, l.kernel_x, 1}, before.prologue};
+  if (channels_last) {
+    const int64_t strides[] = {l.large_channels * taps, 1, int64_t{l.kernel_x} * l.large_channels, l.large_channels};
+    std::copy(strides, strides + 4, job.strides);
+  }
+  Plan plan = plan_of<Shape>(job, 1);
   plan.splits = splits;
   auto output = check::unwritten<T>(l.weight_numel());
   std::vector<Compute<T>> partial;
-  run<Square, pending, tensor_cores>(emulator::Launch{9}, job, plan, store_of<Square>(output, partial, plan));
+  const bool in_chunks = channels_last && l.large_channels % kPackWidth<T> == 0;
+  run<Shape, pending, unit>(emulator::Launch{9}, job, plan, store_of(output, partial, plan, Shape::kNumel, in_chunks));
   std::vector<double> truth(output.size());
   const auto& of_small = pending == Side::left ? before.values : c.small;
   const auto& of_large = pending == Side::right ? before.values : c.large;
   l.each([&](int64_t small, int64_t weight, int64_t large) {
-    truth[weight] += to_compute(of_small[small]) * double{to_compute(of_large[large])};
+    const int64_t at = channels_last ? (weight / taps / l.large_channels * taps + weight % taps) * l.large_channels +
+                                           weight / taps % l.large_channels
+                                     : weight;
+    truth[at] += to_compute(of_small[small]) * double{to_compute(of_large[large])};
   });
   check::close(name + ", wgrad", output, truth, check::kLimit<T>);
 }
 
 // all: of the kernels, or only those that do the most, which takes less time to compile.
-template <class T, bool tensor_cores, bool all>
-void check_layer(const Layer& layer, const std::string& dtype) {
+template <class T, Unit unit, bool all>
+void check_layer(const Layer& layer, const std::string& name_of_kind) {
   const Case<T> c(layer);
-  const std::string name = dtype + (tensor_cores ? ", tensor cores, " : ", ") + layer.name;
-  check_gather<T, tensor_cores, Side::left>(c, true, true, 1, name + ", fused");
-  check_gather<T, tensor_cores, Side::left>(c, false, true, 3, name + ", NCHW, fused, split");
-  check_wgrad<T, tensor_cores, Side::right>(c, 2, name + ", large one fused, split");
+  const std::string name = name_of_kind + ", " + layer.name;
+  check_gather<T, unit, Side::left>(c, true, true, 1, name + ", fused");
+  check_gather<T, unit, Side::left>(c, false, true, 3, name + ", NCHW, fused, split");
+  check_wgrad<T, unit, Side::right>(c, 2, false, name + ", large one fused, split");
   if constexpr (all) {
-    check_gather<T, tensor_cores, Side::none>(c, false, false, 1, name);
-    check_gather<T, tensor_cores, Side::none>(c, true, false, 2, name + ", split");
-    check_wgrad<T, tensor_cores, Side::none>(c, 3, name + ", split");
-    check_wgrad<T, tensor_cores, Side::left>(c, 1, name + ", small one fused");
+    check_gather<T, unit, Side::none>(c, false, false, 1, name);
+    check_gather<T, unit, Side::none>(c, true, false, 2, name + ", split");
+    check_wgrad<T, unit, Side::none>(c, 3, true, name + ", channels-last, split");
+    check_wgrad<T, unit, Side::left>(c, 1, false, name + ", small one fused");
   }
 }
 
@@ -262,21 +278,41 @@ void check_phases() {
   }
 }
 
-template <class Shape, template <class, class> class Multiplier, class T>
+template <class Multiplier, class Shape>
 void check_shares(const std::string& name) {
   std::vector<int> times(Shape::kNumel);
-  for (int thread = 0; thread < kTileThreads; ++thread) {
-    for (int i = 0; i < Multiplier<T, Shape>::kSums; ++i) {
-      ++times[Multiplier<T, Shape>::row(thread, i) * Shape::kColumns + Multiplier<T, Shape>::column(thread, i)];
+  for (int thread = 0; thread < Shape::kThreads; ++thread) {
+    for (int i = 0; i < Multiplier::kSums; ++i) {
+      ++times[Multiplier::row(thread, i) * Shape::kColumns + Multiplier::column(thread, i)];
     }
   }
   check::holds(times == std::vector<int>(Shape::kNumel, 1), name + ": every element of a tile has one thread");
 }
 
+template <class Shape>
+void check_shares_of_tensor_cores(const std::string& name) {
+  check_shares<Warps<__half, Shape>, Shape>(name + ", warps");
+  check_shares<Warpgroups<__half, Shape>, Shape>(name + ", warpgroups");
+}
+
+void check_counters() {
+  for (const Radix radix : {Radix{64, 4, 4}, Radix{8, 4, 4}, Radix{24, 1, 2}, Radix{3, 5, 7}, Radix{128, 1, 1}}) {
+    for (const int by : {8, 16, 32, 64}) {
+      Counter counter(5, radix);
+      const Counter step(by, radix);
+      for (int64_t value = 5; value < radix.low * radix.middle * radix.high; value += by) {
+        const Counter expected(value, radix);
+        check::holds(counter.low == expected.low && counter.middle == expected.middle && counter.high == expected.high, "a counter");
+        counter.advance(step, radix);
+      }
+    }
+  }
+}
+
 void check_splits() {
   check::holds(splits_for(8, 2048) == 32, "few tiles are split");
   check::holds(splits_for(1, 1 << 20) == 64, "at most 64 splits");
-  check::holds(splits_for(64, 9) == 1, "a split has at least 8 steps");
+  check::holds(splits_for(64, 7) == 1, "a split has at least 4 steps");
   check::holds(splits_for(1000, 1000) == 1 && splits_for(1, 0) == 1, "many tiles are not split, nor none");
 }
 
@@ -286,18 +322,22 @@ void check_splits() {
 int main() {
   using namespace fastgan::conv;
   check_phases();
-  check_shares<Square, Fma, float>("Fma");
-  check_shares<Thin, Fma, float>("Fma, thin");
-  check_shares<Square, TensorCore, __half>("TensorCore");
-  check_shares<Thin, TensorCore, __half>("TensorCore, thin");
+  check_shares<Fma<float, Square>, Square>("Fma");
+  check_shares<Fma<float, ThinFma>, ThinFma>("Fma, thin");
+  check_shares_of_tensor_cores<Wide>("wide");
+  check_shares_of_tensor_cores<Half>("half");
+  check_shares_of_tensor_cores<Thin>("thin");
+  check_counters();
   check_splits();
   for (const Layer& layer : kLayers) {
-    check_layer<__nv_bfloat16, true, true>(layer, "bfloat16");
-    if ((&layer - kLayers) % 2) check_layer<float, false, true>(layer, "float32");
+    check_layer<__nv_bfloat16, Unit::tensor_cores, true>(layer, "bfloat16, warpgroups");
+    const auto number = &layer - kLayers;
+    if (number % 2) check_layer<float, Unit::fma, true>(layer, "float32");
+    if (number % 4 == 2) check_layer<__nv_bfloat16, Unit::warps, true>(layer, "bfloat16, warps");
   }
-  check_layer<double, false, false>(kLayers[2], "float64");
-  check_layer<double, false, false>(kLayers[6], "float64");
-  check_layer<__half, true, false>(kLayers[0], "float16");
-  check_layer<__half, true, false>(kLayers[6], "float16");
-  check_layer<__nv_bfloat16, false, false>(kLayers[5], "bfloat16");
+  check_layer<double, Unit::fma, false>(kLayers[2], "float64");
+  check_layer<double, Unit::fma, false>(kLayers[6], "float64");
+  check_layer<__half, Unit::tensor_cores, false>(kLayers[0], "float16, warpgroups");
+  check_layer<__half, Unit::tensor_cores, false>(kLayers[6], "float16, warpgroups");
+  check_layer<__nv_bfloat16, Unit::fma, false>(kLayers[5], "bfloat16, without tensor cores");
 }

@@ -20,13 +20,40 @@ __global__ void sum_of_warp(const int* from, int* to, unsigned* even) {
   if (threadIdx.x % 32 == 0) even[threadIdx.x / 32] = votes;
 }
 
-__global__ void copy(const uint4* from, uint32_t* to, bool waits) {
-  __shared__ uint4 shared[64];
-  shared[threadIdx.x] = {};
-  emulator::copy_16(&shared[threadIdx.x], from + threadIdx.x, threadIdx.x == 63);
-  if (waits) emulator::wait_for_copies();
-  to[threadIdx.x] = shared[threadIdx.x].x;
+// Two groups of copies; `to` is what is there when so many of them may be on their way.
+template <int newer>
+__global__ void copy(const uint4* from, uint32_t* to) {
+  __shared__ uint4 shared[2][64];
+  for (auto& group : shared) {
+    group[threadIdx.x] = {};
+    emulator::copy_16(&group[threadIdx.x], from + threadIdx.x, threadIdx.x == 63);
+    emulator::commit_copies();
+  }
+  emulator::wait_for_copies<newer>();
+  for (int group = 0; group < 2; ++group) to[group * 64 + threadIdx.x] = shared[group][threadIdx.x].x;
 }
+
+// Ones in left's first row and right's first 8 columns, in the order of a 128-byte swizzle, are 16 in as many sums; with `late`
+// overwritten before they are waited for.
+__global__ void product(float* to, bool late) {
+  auto* const left = reinterpret_cast<__half*>(emulator::dynamic_shared());
+  auto* const right = left + 64 * 64;
+  for (int i = threadIdx.x; i < (64 + 8) * 64; i += 128) {
+    const bool is_one = i / 64 == 0 || i / 64 >= 64;
+    left[i] = fastgan::from_compute<__half>(is_one ? 1 : 0);
+  }
+  __syncthreads();
+  const auto descriptor = [](const void* of) {
+    return uint64_t{emulator::shared_address(of) / 16} | uint64_t{64} << 32 | uint64_t{1} << 62;
+  };
+  float sums[4] = {};
+  emulator::warpgroup_multiply_add<__half, 8, false>(sums, descriptor(left), descriptor(right));
+  if (late) right[threadIdx.x] = fastgan::from_compute<__half>(2);
+  emulator::wait_for_products();
+  for (int i = 0; i < 4; ++i) to[threadIdx.x * 4 + i] = sums[i];
+}
+
+__global__ void beyond_dynamic() { emulator::dynamic_shared()[1024] = 1; }
 
 __global__ void diverge(bool hang) {
   if (threadIdx.x < 16) {
@@ -60,11 +87,24 @@ bool reverses(bool with_barrier) {
 
 void check_copies() {
   std::vector<uint4> from(64, uint4{7, 7, 7, 7});
-  std::vector<uint32_t> to(64, 1);
-  emulator::Launch{2}(copy, 1, 64, from.data(), to.data(), false);
-  check::holds(to == std::vector<uint32_t>(64, 0), "a copy that is not waited for is not seen");
-  emulator::Launch{2}(copy, 1, 64, from.data(), to.data(), true);
-  check::holds(to[0] == 7 && to[62] == 7 && to[63] == 0, "a copy, or zeros, that are waited for");
+  std::vector<uint32_t> to(128, 1), none(128, 0);
+  const emulator::Launch launch(2);
+  launch(copy<2>, 1, 64, from.data(), to.data());
+  check::holds(to == none, "copies that are not waited for are not seen");
+  launch(copy<1>, 1, 64, from.data(), to.data());
+  check::holds(to[0] == 7 && to[62] == 7 && to[63] == 0 && to[64] == 0, "copies, or zeros, of a group that is waited for");
+  launch(copy<0>, 1, 64, from.data(), to.data());
+  check::holds(to[64] == 7 && to[126] == 7, "copies of all groups");
+}
+
+void check_products() {
+  std::vector<float> sums(512), expected(512, 0), late(512);
+  for (int i = 0; i < 4; ++i) expected[i * 4] = expected[i * 4 + 1] = 16;  // lanes 0 to 3 have row 0
+  const emulator::Launch launch(5);
+  launch.with_shared(72 * 128, product, 1, 128, sums.data(), false);
+  check::holds(sums == expected, "a warpgroup's product");
+  launch.with_shared(72 * 128, product, 1, 128, late.data(), true);
+  check::holds(late != expected, "an operand that is overwritten before it is waited for is seen");
 }
 
 void check_warps() {
@@ -85,10 +125,12 @@ int main(int, char** arguments) {
   if (what == "hang") launch(diverge, 1, 32, true);
   if (what == "lines") launch(diverge, 1, 32, false);
   if (what == "shared") launch(beyond, 1, 64, &one, 1);
+  if (what == "dynamic") launch.with_shared(100, beyond_dynamic, 1, 1);
   if (what == "global") launch(beyond_global, 1, 1, &one, 1);
   if (!what.empty()) return 0;
   check::holds(reverses(true), "a block reverses its elements");
   check::holds(!reverses(false), "a missing barrier is seen");
   check_copies();
+  check_products();
   check_warps();
 }

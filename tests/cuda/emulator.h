@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -62,6 +63,7 @@ struct Copy {
   void* to;
   const void* from;  // null: zeros
 };
+using Copies = std::vector<Copy>;
 
 struct Fiber {
   enum State { ready, at_barrier, at_collective, done };
@@ -71,7 +73,9 @@ struct Fiber {
   ucontext_t context;
   char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
-  std::vector<Copy> copies;    // not waited for yet
+  Copies copies;               // since the last commit
+  std::vector<Copies> groups;  // of those that are not waited for yet
+  std::vector<std::function<void()>> products;  // the same
 };
 
 class Block {
@@ -98,6 +102,8 @@ class Block {
       fiber.state = Fiber::ready;
       fiber.exchanges = 0;
       fiber.copies.clear();
+      fiber.groups.clear();
+      fiber.products.clear();
     }
     do {
       std::shuffle(order_.begin(), order_.end(), random_);
@@ -130,8 +136,9 @@ class Block {
     return values;
   }
 
-  std::vector<Copy>& copies() { return fibers_[current_].copies; }
+  Fiber& fiber() { return fibers_[current_]; }
   unsigned lane() const { return current_ % kLanes; }
+  bool toss() { return random_() % 2; }
 
   static Block*& current_block() {
     static Block* block = nullptr;
@@ -220,6 +227,17 @@ class Block {
   size_t scheduler_bytes_ = 0;
 };
 
+// A launch's, as long as was asked for, so that a sanitizer sees the first access beyond.
+constexpr size_t kSharedAlignment = 1024;
+inline unsigned char*& shared_memory() {
+  static unsigned char* memory = nullptr;
+  return memory;
+}
+inline unsigned char* dynamic_shared() { return shared_memory(); }
+inline unsigned shared_address(const void* shared) {
+  return static_cast<unsigned>(static_cast<const unsigned char*>(shared) - shared_memory());
+}
+
 // Called as the operators' own Launch is (common/cuda.cuh).
 class Launch {
  public:
@@ -243,21 +261,37 @@ class Launch {
     }
   }
 
+  template <class... Parameters, class... Arguments>
+  void with_shared(size_t bytes, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    bytes = (bytes + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
+    std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(kSharedAlignment, bytes), std::free);
+    std::memset(memory.get(), 0xff, bytes);  // not-a-numbers: nothing may count on what is there
+    shared_memory() = static_cast<unsigned char*>(memory.get());
+    (*this)(kernel, grid, block, arguments...);
+  }
+
  private:
   mutable std::mt19937 random_;
 };
 
-// cp.async.cg and cp.async.wait_all: a copy is made as late as it may be, when its thread waits for it, so that whoever
-// reads the target before that reads what was there.
+// cp.async.cg and its groups: a copy is made as late as it may be, when its thread waits for it, so that whoever reads the target
+// before that reads what was there.
 inline void copy_16(void* shared, const void* global, bool zeros) {
-  Block::current_block()->copies().push_back({shared, zeros ? nullptr : global});
+  Block::current_block()->fiber().copies.push_back({shared, zeros ? nullptr : global});
 }
-inline void wait_for_copies() {
-  auto& copies = Block::current_block()->copies();
-  for (const auto& copy : copies) {
-    *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
+inline void commit_copies() {
+  Fiber& fiber = Block::current_block()->fiber();
+  fiber.groups.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+template <int newer>
+void wait_for_copies() {
+  auto& groups = Block::current_block()->fiber().groups;
+  for (; groups.size() > newer; groups.erase(groups.begin())) {
+    for (const auto& copy : groups.front()) {
+      *static_cast<uint4*>(copy.to) = copy.from ? *static_cast<const uint4*>(copy.from) : uint4{0, 0, 0, 0};
+    }
   }
-  copies.clear();
 }
 
 // ldmatrix.sync.m8n8.x4, as csrc/conv/cuda_device.cuh describes it.
@@ -294,6 +328,50 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
     }
     d[i] = static_cast<float>(sum);
   }
+}
+
+// wgmma and what belongs to it, as csrc/conv/cuda_warpgroup.cuh describes it. A device reads the operands at some time between the
+// product's issue and the end of the wait for it; here it is one of both, by chance. Every thread makes its own sums.
+inline void fence_shared_writes() {}
+inline void begin_products() {}
+inline void commit_products() {}
+inline void wait_for_products() {
+  auto& products = Block::current_block()->fiber().products;
+  for (const auto& product : products) product();
+  products.clear();
+}
+
+// An element of an operand, by its descriptor.
+template <class T>
+double operand(uint64_t descriptor, bool transposed, unsigned mn, unsigned k) {
+  const auto bytes = [&](unsigned shift) { return static_cast<unsigned>(descriptor >> shift & 0x3fff) * 16; };
+  if (descriptor >> 62 != 1) stop("only operands with a 128-byte swizzle are emulated.", __LINE__);
+  const unsigned start = bytes(0), leading = bytes(16), stride = bytes(32);
+  const unsigned address = transposed ? start + mn / 64 * leading + mn % 64 * 2 + k / 8 * stride + k % 8 * 128
+                                      : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
+  const unsigned swizzled = address ^ (address / 128 % 8 * 16);
+  return fastgan::to_compute(*reinterpret_cast<const T*>(shared_memory() + swizzled));
+}
+
+template <class T, int columns, bool transposed>
+void warpgroup_multiply_add(float (&d)[columns / 2], uint64_t left, uint64_t right) {
+  auto& block = *Block::current_block();
+  const unsigned lane = block.lane(), warp = threadIdx.x / kLanes % 4;
+  const auto product = [&d, left, right, lane, warp] {
+    double rows[2][16];
+    for (unsigned i = 0; i < 32; ++i) rows[i / 16][i % 16] = operand<T>(left, transposed, 16 * warp + lane / 4 + i / 16 * 8, i % 16);
+    for (unsigned j = 0; j < columns / 4; ++j) {
+      double column[16];
+      for (unsigned k = 0; k < 16; ++k) column[k] = operand<T>(right, transposed, 8 * (j / 2) + lane % 4 * 2 + j % 2, k);
+      for (unsigned row = 0; row < 2; ++row) {
+        float& sum = d[j / 2 * 4 + row * 2 + j % 2];
+        sum = static_cast<float>(std::inner_product(column, column + 16, rows[row], double{sum}));
+      }
+    }
+  };
+  if (block.toss()) return block.fiber().products.push_back(product);
+  wait_for_products();  // the sums are made in order
+  product();
 }
 
 }  // namespace emulator

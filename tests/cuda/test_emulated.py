@@ -62,6 +62,7 @@ def test_kernels_against_float64(program, name):
         ("hang", "the block hangs: its threads wait at different barriers"),
         ("lines", "threads meet at barriers of different lines"),
         ("shared", "index 64 out of bounds"),
+        ("dynamic", "heap-buffer-overflow"),
         ("global", "stack-buffer-overflow"),
     ],
 )
