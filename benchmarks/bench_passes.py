@@ -33,14 +33,16 @@ class Convolution:
     grad_output: Tensor
 
     @classmethod
-    def of(cls, case: Case, batch: int, dtype: torch.dtype, format: torch.memory_format) -> Convolution:
+    def of(
+        cls, case: Case, batch: int, dtype: torch.dtype, format: torch.memory_format, device: str = "cpu"
+    ) -> Convolution:
         torch.manual_seed(0)
         transposed = case.op == "conv_transpose_bn_act"
         stride, padding = case.options["stride"], case.options["padding"]
         input = torch.randn(batch, *case.input[1:])
         weight = torch.randn(case.tensors["weight"]) * 0.05
         output = torch.convolution(input, weight, None, stride, padding, (1, 1), transposed, (0, 0), 1)
-        tensors = (t.to(dtype).contiguous(memory_format=format) for t in (input, weight, torch.randn_like(output)))
+        tensors = (t.to(device, dtype, memory_format=format) for t in (input, weight, torch.randn_like(output)))
         return cls(transposed, stride, padding, *tensors)
 
     def as_dtype(self, dtype: torch.dtype) -> Convolution:

@@ -1,7 +1,7 @@
 """Measures DCGAN-64's blocks and its whole step on a GPU, in bfloat16 and channels-last, and prints them as JSON.
 
 `make gpu-check` runs it once for each engine, because FASTGAN_ENGINE is read once a process. All times are raw: of
-every repetition, in milliseconds, by the device's own events.
+every repetition, in milliseconds, by the device's own events. ``benchmarks/gpu_report.py`` makes tables of them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import bench_layers
+import bench_passes
+import bench_step
 import torch
 from cases import Case, relative_error
+from torch.profiler import ProfilerActivity, profile
 
 from fastgan import _native
 from fastgan.ops import _engine
@@ -88,26 +91,78 @@ def measure_pending(case: Case) -> dict[str, Any]:
     return {**row, "difference": relative_error(on_load(), before())}
 
 
+def measure_ceilings() -> dict[str, float]:
+    """What the device can do: TFLOP/s of a large matrix product of random numbers, TB/s of a copy, read and written."""
+    size, gigabytes = 8192, 4
+    a, b = (torch.randn(size, size, device="cuda", dtype=DTYPE) for _ in range(2))
+    source = torch.empty(gigabytes << 30, device="cuda", dtype=torch.uint8)
+    target = torch.empty_like(source)
+    product, copy = (min(milliseconds(call, 10)) for call in (lambda: a @ b, lambda: target.copy_(source)))
+    return {"tflops": 2 * size**3 / product * 1e-9, "tb_per_second": 2 * source.numel() / copy * 1e-9}
+
+
+def measure_passes(case: Case) -> list[dict[str, Any]]:
+    """A block's convolution alone, forward and its two gradients, ours and torch's own."""
+    convolution = bench_passes.Convolution.of(case, BATCH, DTYPE, FORMAT, "cuda")
+    small = bench_passes.Convolution.of(case, bench_passes.EXACT_BATCH, DTYPE, FORMAT, "cuda")
+    gflop = bench_layers.needed_gflop(case) / len(bench_passes.PASSES)
+    rows = []
+    for which in bench_passes.PASSES:
+        times = {
+            f"{name}_ms": milliseconds(lambda call=call, which=which: call(which))
+            for name, call in (("fastgan", convolution.fastgan), ("eager", convolution.torch))
+        }
+        error = bench_passes.check(small, which)
+        rows.append({"block": case.name, "pass": which, "gflop": gflop, "error": error, **times})
+    return rows
+
+
+def timeline(step: Callable[[], object]) -> list[tuple[str, float, float]]:
+    """Every kernel of one step: name, and microseconds of its begin, from the first one's on, and of its duration."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    begin = min((kernel.time_range.start for kernel in kernels), default=0)
+    return sorted(
+        ((kernel.name, kernel.time_range.start - begin, kernel.time_range.elapsed_us()) for kernel in kernels),
+        key=lambda kernel: kernel[1],
+    )
+
+
 def measure_step(compiled: bool) -> dict[str, Any]:
-    """The tutorial's loop and AdversarialStep, each as :mod:`fastgan.proof` sets it up."""
+    """The tutorial's loop and AdversarialStep, each as :mod:`fastgan.proof` sets it up.
+
+    ``compiled``: torch.compile instead of ours, with what its users ask for where speed is all: CUDA graphs, and every
+    kernel's variants tried.
+    """
     proof = Proof(batch_size=BATCH, device=torch.device("cuda"))
-    contenders = proof.contenders("bfloat16", FORMAT, compiled)
+    contenders = proof.contenders("bfloat16", FORMAT, compiled, "max-autotune")
+    steps = {"torch.compile": contenders.steps.get("torch.compile")} if compiled else contenders.steps
     rows: dict[str, Any] = {"compile_failure": contenders.compile_failure}
-    for name, step in contenders.steps.items():
+    for name, step in steps.items():
+        if step is None:
+            continue
         _native.reset_counters()
         step()
-        rows[name] = {"kernels": _native.counters(), "ms": milliseconds(step)}
+        rows[name] = {"kernels": _native.counters(), "ms": milliseconds(step), "timeline": timeline(step)}
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="let torch.compile take part in the step")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile's step, and nothing else")
     options = parser.parse_args()
-    cases = bench_layers.blocks(BATCH)
-    record: dict[str, Any] = {"batch": BATCH, "blocks": [measure_block(case) for case in cases]}
-    if _engine.mode == "native":
-        record["pending"] = [measure_pending(case) for case in cases]
+    record: dict[str, Any] = {"batch": BATCH}
+    if not options.compile:
+        cases = bench_layers.blocks(BATCH)
+        record["ceilings"] = measure_ceilings()
+        record["needed_gflop"] = bench_step.needed_gflop(Proof(batch_size=BATCH))
+        record["blocks"] = [measure_block(case) for case in cases]
+        record["passes"] = [row for case in cases for row in measure_passes(case)]
+        if _engine.mode == "native":
+            record["pending"] = [measure_pending(case) for case in cases]
     print(json.dumps({**record, "step": measure_step(options.compile)}))
 
 

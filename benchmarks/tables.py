@@ -76,7 +76,7 @@ def readme(record: dict[str, Any]) -> str:
         rows.append([what, isa, _ms(ours), _ms(eager), "-", _ratio(eager / ours), "-"])
     head = ["", "kernels", "fastgan, ms", "eager, ms", "compiled, ms", "against eager", "against compiled"]
     where = f"{m['device_name']}, {m['threads']} threads, torch {m['torch']}; a step of the DCGAN tutorial, "
-    return f"{where}batches of {m['batch_size']}:\n\n{_table(head, rows)}"
+    return f"{where}batches of {m['batch_size']}:\n\n{table(head, rows)}"
 
 
 def _step(record: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ def _step(record: dict[str, Any]) -> str:
     ]
     head = ["", "", "ms", "against eager", "against compiled", "of peak", "error of an update"]
     return (
-        f"{_table(head, rows)}\n\nThe share of the peak counts the {record['needed_gflop']:.1f} GFLOP of "
+        f"{table(head, rows)}\n\nThe share of the peak counts the {record['needed_gflop']:.1f} GFLOP of "
         "convolutions that a step cannot do without.\nThe error is that of one step against the "
         "same in float64, relative in norm."
     )
@@ -104,7 +104,7 @@ def _capped(record: dict[str, Any]) -> str:
         [f"{row['precision']}, {row['format']}", _NAMES[row["contender"]], *_own_and_ratios(found["rows"], row)[:2]]
         for row in found["rows"]
     ]
-    return f"fastgan's kernels {found['cpu_isa']}, torch's {found['torch_isa']}, oneDNN's likewise.\n\n" + _table(
+    return f"fastgan's kernels {found['cpu_isa']}, torch's {found['torch_isa']}, oneDNN's likewise.\n\n" + table(
         ["", "", "ms", "against eager"], rows
     )
 
@@ -126,7 +126,7 @@ def _layers(record: dict[str, Any]) -> str:
             ]
         )
     head = ["", "input", "weight", "eager, ms", "fastgan, ms", "against eager", "eager of peak", "fastgan of peak"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _passes(record: dict[str, Any]) -> str:
@@ -140,7 +140,7 @@ def _passes(record: dict[str, Any]) -> str:
             row += [_ms(ours), _ratio(eager / ours), _share(one["gflop"], ours, record["peaks"][precision])]
         rows.append(row)
     head = [f"{which}{what}" for which in PASSES for what in (", ms", " against eager", " of peak")]
-    return _table(["", *head], rows)
+    return table(["", *head], rows)
 
 
 def _parts(record: dict[str, Any]) -> str:
@@ -149,7 +149,7 @@ def _parts(record: dict[str, Any]) -> str:
         for row in record["parts"]
     ]
     return (
-        f"![The step's time by part](images/step-parts.png)\n\n{_table(['ms', '', *PARTS], rows)}\n\n"
+        f"![The step's time by part](images/step-parts.png)\n\n{table(['ms', '', *PARTS], rows)}\n\n"
         f"Eager's are by operator, those of {' and '.join(_NAMES[name] for name in CONTENDERS[1:])} by kernel, "
         'so that what\nlies between kernels is in their "other". They were taken in rounds of their own, whose '
         "sums differ\nfrom the steps' times as neighbours come and go: compare within this table."
@@ -169,7 +169,7 @@ def _sampling(record: dict[str, Any]) -> str:
         rows.append([precision, str(batch), _ms(eager), _ms(ours), _ms(folded), *ratios])
     head = ["", "images", "eager, ms", "fastgan, ms", "folded, ms", "against eager", "folded against eager"]
     return (
-        f"{_table(head, rows)}\n\nFolded: `fastgan.models.folded`, as `fastgan.load(...).generate` applies a generator."
+        f"{table(head, rows)}\n\nFolded: `fastgan.models.folded`, as `fastgan.load(...).generate` applies a generator."
     )
 
 
@@ -225,7 +225,7 @@ def _error(row: dict[str, Any]) -> str:
     return f"{row['error']['update']:.0e}" if row["error"] else "-"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown, its columns aligned to be read as text too."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [head, *rows]]

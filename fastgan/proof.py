@@ -185,13 +185,20 @@ class Proof:
             "kernels": kernels,
         }
 
-    def contenders(self, precision: str, memory_format: torch.memory_format, compiled: bool = True) -> Contenders:
+    def contenders(
+        self,
+        precision: str,
+        memory_format: torch.memory_format,
+        compiled: bool = True,
+        compile_mode: str | None = None,
+    ) -> Contenders:
         """All that take part, from one start on one batch.
 
         Args:
             precision: "float32" or "bfloat16", as :meth:`speed` takes it.
             memory_format: of the networks and the images.
             compiled: whether torch.compile of the ``torch.nn`` networks takes part.
+            compile_mode: torch.compile's own; None is its default.
         """
         inputs = self._inputs(self.batch_size, torch.float32, memory_format)
         options = {"autocast": AUTOCAST[precision], "memory_format": memory_format}
@@ -203,7 +210,7 @@ class Proof:
         seconds, failure = None, None
         if compiled:
             loop = self._loop(torch.nn, **options)
-            seconds, failure = _compile(loop, bound(loop))
+            seconds, failure = _compile(loop, bound(loop), compile_mode)
             if failure is None:
                 steps["torch.compile"] = bound(loop)
         steps["fastgan.layers"] = bound(self._loop(fastgan.layers, **options))
@@ -273,11 +280,11 @@ def kept_for_backward(network: Module, input: Tensor) -> int:
     return sum(storage.nbytes() for address, storage in kept.items() if address not in there)
 
 
-def _compile(loop: tutorial.Loop, first_step: Callable[[], None]) -> tuple[float | None, str | None]:
+def _compile(loop: tutorial.Loop, first_step: Callable[[], None], mode: str | None) -> tuple[float | None, str | None]:
     """The seconds of a first step with compiled networks, or the sentence why there is none."""
     begin = time.perf_counter()
     try:
-        loop.compile()
+        loop.compile(mode)
         first_step()
     except Exception as error:  # a compiler's, which may be anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

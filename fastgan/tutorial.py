@@ -100,11 +100,15 @@ class Loop:
         self.criterion = nn.BCELoss()
         self.dtype, self.autocast = dtype, autocast
 
-    def compile(self) -> None:
-        """Has torch.compile take the networks, each by itself; it does its work when they first run."""
+    def compile(self, mode: str | None = None) -> None:
+        """Has torch.compile take the networks, each by itself; it does its work when they first run.
+
+        Args:
+            mode: torch.compile's own, such as ``"max-autotune"``; None is its default.
+        """
         # Not Module.compile(): of a plain torch.nn.Sequential it compiles nothing, and says nothing.
         self.generator, self.discriminator = (
-            torch.compile(network, dynamic=False) for network in (self.generator, self.discriminator)
+            torch.compile(network, dynamic=False, mode=mode) for network in (self.generator, self.discriminator)
         )
 
     def __call__(self, real: Tensor, latent: Tensor) -> dict[str, float]:
