@@ -215,7 +215,9 @@ def parse_archs(text: str) -> list[str]:
                 f"separated by semicolons, or one of {', '.join(NAMED_ARCHS)}."
             )
         number = "".join(match.group(1, 2, 3))
-        archs += [f"sm_{number}"] + ([f"compute_{number}"] if match[4] else [])
+        # Every GPU of 9.0 runs code for sm_90a, which alone has Hopper's matrix instructions; its PTX runs on no other.
+        code, ptx = ("90a", "90") if number in ("90", "90a") else (number, number)
+        archs += [f"sm_{code}"] + ([f"compute_{ptx}"] if match[4] else [])
     return list(dict.fromkeys(archs)) or list(DEFAULT_ARCHS)
 
 

@@ -60,8 +60,12 @@ struct Rows {
   // chunk: the number of the first of these rows' chunks of moments. left_m, left_n: how many rows and columns from these on there are.
   __device__ void store(const Offsets<rows, columns, threads>& offsets, int first_n, int left_m, int left_n, int64_t chunk,
                         const Store<Out>& to) {
+    if (to.bias || to.activation != Activation::none) {
+      activate_sums(first_n, left_n, to);
+      __syncthreads();
+    }
     constexpr int kWidth = kPackWidth<Out>;
-    columns % kWidth == 0 && to.in_chunks ? store<kWidth>(offsets, first_n, to) : store<1>(offsets, first_n, to);
+    columns % kWidth == 0 && to.in_chunks ? store<kWidth>(offsets, to) : store<1>(offsets, to);
     if (!to.moments) return;
     __syncthreads();
     for (int i = threadIdx.x; i < columns * (rows / kMomentRows); i += threads) {
@@ -73,8 +77,19 @@ struct Rows {
   }
 
  private:
+  // One by one: with the activation of each of a chunk's values in line, the code would be several times as long.
+  __device__ void activate_sums(int first_n, int left_n, const Store<Out>& to) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < rows * columns; i += threads) {
+      const int column = i % columns;
+      if (column >= left_n) continue;
+      A& sum = sums[i / columns][column];
+      sum = activate(to.activation, to.bias ? sum + to_compute(to.bias[first_n + column]) : sum, to.negative_slope);
+    }
+  }
+
   template <int width>
-  __device__ void store(const Offsets<rows, columns, threads>& offsets, int first_n, const Store<Out>& to) {
+  __device__ void store(const Offsets<rows, columns, threads>& offsets, const Store<Out>& to) {
 #pragma unroll 1
     for (int i = threadIdx.x * width; i < rows * columns; i += threads * width) {
       const int row = i / columns, column = i % columns;
@@ -85,8 +100,7 @@ struct Rows {
       Pack<Out, width> stored;
 #pragma unroll
       for (int lane = 0; lane < width; ++lane) {
-        if (to.bias) values.values[lane] += to_compute(to.bias[first_n + column + lane]);
-        stored.values[lane] = from_compute<Out>(activate(to.activation, values.values[lane], to.negative_slope));
+        stored.values[lane] = from_compute<Out>(values.values[lane]);
         values.values[lane] = to_compute(stored.values[lane]);
       }
       *reinterpret_cast<Pack<Out, width>*>(to.output + row_offset + column_offset) = stored;

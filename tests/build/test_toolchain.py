@@ -174,10 +174,11 @@ def test_without_cuda_the_reason_is_kept_and_nothing_is_said(tmp_path, capsys, e
         (" ", ["sm_75", "sm_80", "sm_90a", "compute_90"]),
         ("8.0", ["sm_80"]),
         ("8.0;9.0a", ["sm_80", "sm_90a"]),
-        ("8.0 9.0+PTX", ["sm_80", "sm_90", "compute_90"]),
+        ("8.0 9.0+PTX", ["sm_80", "sm_90a", "compute_90"]),
+        ("9.0", ["sm_90a"]),
         ("7.5,8.6;8.6", ["sm_75", "sm_86"]),
         ("10.0f;12.0+PTX", ["sm_100f", "sm_120", "compute_120"]),
-        ("Hopper", ["sm_90", "compute_90"]),
+        ("Hopper", ["sm_90a", "compute_90"]),
         ("ampere", ["sm_80", "sm_86", "compute_86"]),
     ],
 )
