@@ -196,7 +196,7 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   if (g.numel() == 0) return result;
   const Launch launch(input);
   const Prepared prepared(g, mean, invstd, weight, bias, dtype);
-  const Counted counted = counted_kernel("backward_sums", g, of.x.scalar_type());
+  const Counted counted = counted_kernel(parts ? "backward_sums_of_parts" : "backward_sums", g, of.x.scalar_type());
   dispatch_dtype(op, of.x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;

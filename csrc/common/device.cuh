@@ -47,6 +47,17 @@ __device__ inline A activate(Activation kind, A z, A slope) {
   }
 }
 
+template <class A>
+__device__ inline A activate_grad(Activation kind, A grad, A z, A slope) {
+  switch (kind) {
+    case Activation::relu: return fastgan::activate_grad<Activation::relu>(grad, z, slope);
+    case Activation::leaky_relu: return fastgan::activate_grad<Activation::leaky_relu>(grad, z, slope);
+    case Activation::tanh: return fastgan::activate_grad<Activation::tanh>(grad, z, slope);
+    case Activation::sigmoid: return fastgan::activate_grad<Activation::sigmoid>(grad, z, slope);
+    default: return grad;
+  }
+}
+
 // ---- elements ---------------------------------------------------------------------------------------------------------
 
 #ifdef __CUDACC__

@@ -103,9 +103,14 @@ OptionalTensor packed_prologue(const Launch& launch, const Pending& pending, Pro
   return table;
 }
 
-// The gather of engine.h, forward or backward, with the moments of the output where batch_groups is not 0.
+// Whether the sums that the backward of `below` begins with can be taken of its gradient: they lie in memory alike.
+bool are_alike(const Pending& below, const Tensor& output) {
+  return is_channels_last(below.input) && is_channels_last(output) && !batch_norm_act::is_per_sample(below.weight, below.bias);
+}
+
+// The gather of engine.h, forward or backward, with what `reduction` asks for of the output.
 OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                          const Epilogue& epilogue, int64_t batch_groups, const Tensor& output) {
+                          const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
   const bool transposed = conv.transposed != backward;
   const int out_dim = transposed ? 1 : 0;
   const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
@@ -114,10 +119,13 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
     return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
                       at(conv.padding, dim), at(conv.dilation, dim), transposed};
   };
-  const int groups = static_cast<int>(input.mean ? input.mean->size(0) : std::max<int64_t>(1, batch_groups));
+  const Pending* const below = reduction.below && are_alike(*reduction.below, output) ? reduction.below : nullptr;
+  const int groups = static_cast<int>(input.mean ? input.mean->size(0)
+                                      : below    ? below->mean->size(0)
+                                                 : std::max<int64_t>(1, reduction.moment_groups));
   const auto dtype = accumulate_type(output.scalar_type());
   const Launch launch(output);
-  OptionalTensor moments;
+  OptionalTensor reduced;
   dispatch_dtype("conv", x.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -130,12 +138,16 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
     store.bias = bias ? data<T>(*bias) : nullptr;
     store.activation = static_cast<Activation>(epilogue.activation);
     store.negative_slope = static_cast<A>(epilogue.negative_slope);
+    const OptionalTensor table_below = below ? packed_prologue<T>(launch, *below, store.made) : std::nullopt;
+    if (below) store.below = data<T>(below->input);
     const auto multiplied = [&](auto unit, auto shape) {
       using Shape = decltype(shape);
       const Plan plan = plan_of<Shape>(job, groups);
-      if (batch_groups > 0) {
-        moments = empty({groups, chunks_of<T, Shape>(plan), output.size(1), sizeof(Moments<A>) / sizeof(A)}, dtype, output);
-        store.moments = reinterpret_cast<Moments<A>*>(mutable_data<A>(*moments));
+      if (below || reduction.moment_groups > 0) {
+        constexpr int64_t kMoments = sizeof(Moments<A>) / sizeof(A);
+        reduced = empty({groups, chunks_of<T, Shape>(plan), output.size(1), below ? 2 : kMoments}, dtype, output);
+        A* const to = mutable_data<A>(*reduced);
+        below ? void(store.sums = to) : void(store.moments = reinterpret_cast<Moments<A>*>(to));
       }
       table ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
             : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
@@ -150,7 +162,7 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
       }
     });
   });
-  return moments;
+  return reduced;
 }
 
 }  // namespace
@@ -161,10 +173,10 @@ bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
 
 OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                       const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
-  if (backward) return run_gather(input, weight, conv, true, epilogue, 0, output);  // the sums are a pass of their own
+  if (backward) return run_gather(input, weight, conv, true, epilogue, {0, reduction.below}, output);
   // The statistics say what is wrong with groups that do not divide the batch.
   const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
-  return run_gather(taken(input, groups), weight, conv, false, epilogue, groups, output);
+  return run_gather(taken(input, groups), weight, conv, false, epilogue, {groups}, output);
 }
 
 void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {

@@ -1,4 +1,5 @@
-// What becomes of a tile's sums: bias, activation, rounding, and the moments of what is stored, for the batch-norm behind.
+// What becomes of a tile's sums: bias, activation, rounding; and of what is stored, for each column, the moments, for the batch-norm
+// behind, or, where it is the gradient of a batch-norm's activation, the sums that its backward begins with.
 #pragma once
 
 #include "common/moments.cuh"
@@ -16,7 +17,10 @@ struct Store {
   const Out* bias;      // [columns] or null
   Activation activation;
   A negative_slope;
-  bool in_chunks;  // 16 bytes of neighbouring columns lie together in the output, at a multiple of that
+  A* sums;             // [groups, chunks, columns, 2] or null: of g and of g (x - mean), g being the gradient before the activation
+  const Out* below;    // x, as the output lies in memory
+  Prologue<Out> made;  // of it, what the output is the gradient of
+  bool in_chunks;      // 16 bytes of neighbouring columns lie together in the output, at a multiple of that
 };
 
 // Of n values, `pitch` apart. The second pass corrects what the first one's mean was rounded by.
@@ -47,45 +51,72 @@ struct Offsets {
   }
 };
 
+// Where a block's rows are among all.
+struct RowsPlace {
+  int first_n, left_m, left_n;  // the first column, and how many rows and columns from these on there are
+  int group;                    // of images
+  int64_t chunk;                // the number of the first of these rows' chunks of moments or sums
+};
+
 // A block's rows of sums, which it finishes and stores.
 template <class Out, int rows, int columns, int threads>
 struct Rows {
   using A = Compute<Out>;
-  // Of a chunk of moments: as few as give every thread a column of its own, but not so few that there are too many to merge.
-  static constexpr int kMomentRows = std::min(rows, std::max(32, rows * columns / threads));
+  // Rows of a chunk: as few as give every thread a column of its own, but not so few that there are too many to merge.
+  static constexpr int kChunkRows = std::min(rows, std::max(32, rows * columns / threads));
   static constexpr int kPitch = columns + 8;  // what eight rows of sums have for a warp lies in different banks
 
   alignas(32) A sums[rows][kPitch];
 
-  // chunk: the number of the first of these rows' chunks of moments. left_m, left_n: how many rows and columns from these on there are.
-  __device__ void store(const Offsets<rows, columns, threads>& offsets, int first_n, int left_m, int left_n, int64_t chunk,
-                        const Store<Out>& to) {
+  __device__ void store(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
     if (to.bias || to.activation != Activation::none) {
-      activate_sums(first_n, left_n, to);
+      activate_sums(at, to);
       __syncthreads();
     }
     constexpr int kWidth = kPackWidth<Out>;
     columns % kWidth == 0 && to.in_chunks ? store<kWidth>(offsets, to) : store<1>(offsets, to);
-    if (!to.moments) return;
+    if (!to.moments && !to.sums) return;
     __syncthreads();
-    for (int i = threadIdx.x; i < columns * (rows / kMomentRows); i += threads) {
-      const int column = i % columns, row = i / columns * kMomentRows, left = left_m - row;
-      if (column >= left_n) continue;
-      to.moments[(chunk + i / columns) * (first_n + left_n) + first_n + column] =
-          moments_of(&sums[row][column], kPitch, left < kMomentRows ? left : kMomentRows);
+    for (int i = threadIdx.x; i < columns * (rows / kChunkRows); i += threads) {
+      const int column = i % columns, row = i / columns * kChunkRows, left = at.left_m - row;
+      if (column >= at.left_n) continue;
+      const int n = left < kChunkRows ? left : kChunkRows;
+      const int64_t index = (at.chunk + i / columns) * (at.first_n + at.left_n) + at.first_n + column;
+      if (to.moments) {
+        to.moments[index] = moments_of(&sums[row][column], kPitch, n);
+      } else {
+        *reinterpret_cast<Pack<A, 2>*>(to.sums + 2 * index) = backward_sums(offsets, at, row, column, n, to);
+      }
     }
   }
 
  private:
   // One by one: with the activation of each of a chunk's values in line, the code would be several times as long.
-  __device__ void activate_sums(int first_n, int left_n, const Store<Out>& to) {
+  __device__ void activate_sums(const RowsPlace& at, const Store<Out>& to) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < rows * columns; i += threads) {
       const int column = i % columns;
-      if (column >= left_n) continue;
+      if (column >= at.left_n) continue;
       A& sum = sums[i / columns][column];
-      sum = activate(to.activation, to.bias ? sum + to_compute(to.bias[first_n + column]) : sum, to.negative_slope);
+      sum = activate(to.activation, to.bias ? sum + to_compute(to.bias[at.first_n + column]) : sum, to.negative_slope);
     }
+  }
+
+  // As batch_norm_act's BackwardTerm has them.
+  __device__ Pack<A, 2> backward_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, int row, int column, int n,
+                                      const Store<Out>& to) const {
+    const auto& made = to.made;
+    const A* const table = made.table + int64_t{at.group} * padded<Out>(at.first_n + at.left_n) + at.first_n + column;
+    const A mean = table[0], scale = table[made.total], shift = table[2 * made.total];
+    const Out* const x = to.below + offsets.of_columns[column];
+    Pack<A, 2> found{};
+    for (int i = row; i < row + n; ++i) {
+      const A d = to_compute(x[offsets.of_rows[i]]) - mean;
+      const A g = activate_grad(made.activation, sums[i][column], d * scale + shift, made.negative_slope);
+      found.values[0] += g;
+      found.values[1] += g * d;
+    }
+    return found;
   }
 
   template <int width>

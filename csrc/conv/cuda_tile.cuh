@@ -43,6 +43,11 @@ struct Tile {
     part.rows = rows * (part.group + 1);
     chunk = number;
   }
+
+  // Of its rows from this one on, whose first chunk of moments or sums has that number.
+  FASTGAN_HOST_DEVICE RowsPlace place(int row, int64_t first_chunk) const {
+    return {first_n, part.rows - first_m - row, part.columns - first_n, part.group, first_chunk};
+  }
 };
 
 // ---- kernels ------------------------------------------------------------------------------------------------------------
@@ -152,9 +157,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     }
     __syncthreads();
     if (!store.partial) {
-      constexpr int kChunks = Shape::kRows / rows.kMomentRows;
-      return rows.store(shared.offsets, tile.first_n, tile.part.rows - tile.first_m, tile.part.columns - tile.first_n,
-                        tile.chunk * kChunks, store);
+      constexpr int kChunks = Shape::kRows / rows.kChunkRows;
+      return rows.store(shared.offsets, tile.place(0, tile.chunk * kChunks), store);
     }
     auto* const to = store.partial + (int64_t{split} * tiles + number) * Shape::kNumel;
     for (int i = thread; i < Shape::kNumel; i += kThreads) to[i] = rows.sums[i / Shape::kColumns][i % Shape::kColumns];
@@ -170,8 +174,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
   __shared__ Offsets<kSlab, Shape::kColumns, kThreads> offsets;
   const int number = blockIdx.x / kSlabs, slab = blockIdx.x % kSlabs;
   const Tile<Job, Shape> tile(job, plan, number);
-  const int first_m = tile.first_m + slab * kSlab;
-  offsets.fill(job, tile.part, first_m, tile.first_n);
+  offsets.fill(job, tile.part, tile.first_m + slab * kSlab, tile.first_n);
   const auto* const from = store.partial + int64_t{number} * Shape::kNumel + slab * kSlab * Shape::kColumns;
   const int64_t stride = int64_t{plan.tiles()} * Shape::kNumel;
   for (int i = threadIdx.x; i < kSlab * Shape::kColumns; i += kThreads) {
@@ -180,7 +183,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
     rows.sums[i / Shape::kColumns][i % Shape::kColumns] = sum;
   }
   __syncthreads();
-  rows.store(offsets, tile.first_n, tile.part.rows - first_m, tile.part.columns - tile.first_n, tile.chunk * kSlabs + slab, store);
+  rows.store(offsets, tile.place(slab * kSlab, tile.chunk * kSlabs + slab), store);
 }
 
 // A map as the products read it, from a dense channels-last one.
@@ -235,11 +238,11 @@ Plan plan_of(const Job& job, int groups) {
   return plan;
 }
 
-// Of rows in which moments are taken, a group's.
+// Of rows in which moments or sums are taken, a group's.
 template <class Out, class Shape>
 int64_t chunks_of(const Plan& plan) {
   using Whole = Rows<Out, Shape::kRows, Shape::kColumns, Shape::kThreads>;
-  return int64_t{plan.parts} * plan.tiles_m * (Shape::kRows / (plan.splits > 1 ? kSlab : Whole::kMomentRows));
+  return int64_t{plan.parts} * plan.tiles_m * (Shape::kRows / (plan.splits > 1 ? kSlab : Whole::kChunkRows));
 }
 
 template <class Shape, Side pending, Unit unit, class Launch, class Job, class Out>

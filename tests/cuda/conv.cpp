@@ -67,7 +67,11 @@ struct Case {
 template <class Out>
 Store<Out> store_of(std::vector<Out>& output, std::vector<Compute<Out>>& partial, const Plan& plan, int numel, bool in_chunks) {
   if (plan.splits > 1) partial = check::unwritten<Compute<Out>>(int64_t{plan.splits} * plan.tiles() * numel);
-  return {output.data(), plan.splits > 1 ? partial.data() : nullptr, nullptr, nullptr, Activation::none, 0, in_chunks};
+  Store<Out> store{};
+  store.output = output.data();
+  store.partial = plan.splits > 1 ? partial.data() : nullptr;
+  store.in_chunks = in_chunks;
+  return store;
 }
 
 // A map in whole chunks.
@@ -123,7 +127,26 @@ void check_moments(const std::string& name, const std::vector<Moments<Compute<T>
   check::close(name + ", squares", squares, square_truth, check::kLimit<Compute<T>>);
 }
 
-// transposed: from the small map to the large one. fused: with a prologue, and moments of the output.
+// Of a gradient, `stored`, the sums that the batch-norm below begins its backward with; x lies as the gradient does.
+template <class T>
+void check_sums(const std::string& name, const std::vector<Compute<T>>& sums, int groups, int channels, const Prologue<T>& made,
+                const std::vector<T>& stored, const std::vector<T>& x) {
+  const int64_t chunks = static_cast<int64_t>(sums.size()) / groups / channels / 2;
+  std::vector<double> found(2 * groups * channels), truth(found.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(sums.size()); ++i) found[i / (2 * chunks * channels) * 2 * channels + i % (2 * channels)] += sums[i];
+  for (size_t i = 0; i < stored.size(); ++i) {
+    const int64_t group = i / (stored.size() / groups), channel = i % channels, at = group * padded<T>(channels) + channel;
+    const double d = double{to_compute(x[i])} - made.table[at], z = d * made.table[made.total + at] + made.table[2 * made.total + at];
+    const double g = fastgan::cuda::activate_grad(made.activation, double{to_compute(stored[i])}, z, 0.2);
+    truth[(group * channels + channel) * 2] += g;
+    truth[(group * channels + channel) * 2 + 1] += g * d;
+  }
+  check::holds(chunks > 0, name + ", chunks of sums");
+  check::close(name + ", sums", found, truth, 10 * check::kLimit<Compute<T>>);
+}
+
+// transposed: from the small map to the large one. fused: with a prologue, and moments of the output; otherwise with the sums of a
+// backward, where the output is channels-last.
 template <class T, Unit unit, class Shape, Side pending>
 void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits, const std::string& name) {
   const emulator::Launch launch(splits);
@@ -134,7 +157,7 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
     return GatherAxis{transposed ? small : large, transposed ? large : small, kernel, l.stride, l.padding, l.dilation, transposed};
   };
   constexpr bool fused = pending != Side::none;
-  const int groups = fused && l.images % 2 == 0 ? 2 : 1;
+  const int groups = l.images % 2 == 0 ? 2 : 1;
   const auto& input = transposed ? c.small : c.large;
   const Before<T> before(input, l.images, ins, groups, l.activation);
   const int64_t image = int64_t{outs} * out_y * out_x, plane = int64_t{out_y} * out_x;
@@ -162,6 +185,14 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   store.activation = Activation::leaky_relu;
   store.negative_slope = Compute<T>(0.2);
   store.moments = fused ? moments.data() : nullptr;
+  const auto x = check::draw<T>(static_cast<int64_t>(output.size()), 1, 1);
+  const Before<T> below(x, l.images, outs, groups, l.activation);
+  std::vector<Compute<T>> sums(fused || contiguous ? 0 : 2 * groups * chunks_of<T, Shape>(plan) * outs, -1);
+  if (!sums.empty()) {
+    store.sums = sums.data();
+    store.below = x.data();
+    store.made = below.prologue;
+  }
   run<Shape, pending, unit>(launch, job, plan, store);
 
   std::vector<double> truth(output.size());
@@ -183,6 +214,7 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   const std::string what = name + (transposed ? ", transposed" : ", forward");
   check::close(what, output, ordered, check::kLimit<T>);
   if (fused) check_moments<T>(what, moments, groups, outs, stored);
+  if (!sums.empty()) check_sums<T>(what, sums, groups, outs, below.prologue, output, x);
 }
 
 // In the shape that the library takes.
