@@ -178,7 +178,9 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
         assert relative_error(value, truth) <= output_limit
     if counters:
         taken = {part: sum(calls for name, calls in counters.items() if part in name) for part in TAKEN_IN_PASSING}
-        assert taken == TAKEN_IN_PASSING and not [name for name in counters if name.startswith("batch_norm_act/forward")]
+        assert taken == TAKEN_IN_PASSING and not [
+            name for name in counters if name.startswith("batch_norm_act/forward")
+        ]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")
