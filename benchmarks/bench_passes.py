@@ -57,17 +57,19 @@ class Convolution:
         found = torch.ops.aten.convolution_backward(self.grad_output, self.input, self.weight, None, *options, wanted)
         return found[PASSES[which] - 1]
 
-    def fastgan(self, which: str) -> Tensor:
+    def fastgan(self, which: str, allow_tf32: bool = False) -> Tensor:
         ops, nothing = torch.ops.fastgan, (None, None, None, None)
         options = (self.stride, self.padding, *(((0, 0),) if self.transposed else ()), (1, 1), 1)
         source = (self.input, *nothing, 0, 0.0)  # with nothing pending
         if which == "forward":
             op = ops._conv_transpose_bn_act if self.transposed else ops._conv_bn_act
-            return op.default(*source, self.weight, None, *options, False, None, None, False, 0.0, 0.0, 1, 0, 0.0)[0]
+            no_norm = (False, None, None, False, 0.0, 0.0, 1, 0, 0.0)
+            return op.default(*source, self.weight, None, *options, *no_norm, allow_tf32)[0]
         op = ops._conv_transpose_bn_act_backward if self.transposed else ops._conv_bn_act_backward
         output = self.grad_output  # of which only the shape is read
         block = (self.grad_output, output, *nothing, False, 0, 0.0)
-        return op.default(*block, *source, self.weight, *options, PASSES[which])[PASSES[which] - 1]
+        mask = PASSES[which]
+        return op.default(*block, *source, self.weight, *options, mask, None, allow_tf32)[mask - 1]
 
 
 def check(small: Convolution, which: str) -> float:

@@ -28,11 +28,13 @@ bool is_in_chunks(const Tensor& tensor) {
 template <Unit unit>
 using UnitTag = std::integral_constant<Unit, unit>;
 
-// Calls body with the unit that products of T are made by: in 16 bits, tensor cores where there are any.
+// Calls body with the unit that products of T are made by: where there are tensor cores, these, of float32 where that is allowed.
 template <class T, class Body>
-void with_unit(const Tensor& on, const Body& body) {
+void with_unit(const Convolution& conv, const Tensor& on, const Body& body) {
   if constexpr (sizeof(T) == 2) {
     if (has_tensor_cores(on)) return body(UnitTag<Unit::tensor_cores>{});
+  } else if constexpr (sizeof(T) == 4) {
+    if (conv.allow_tf32 && has_tensor_cores(on)) return body(UnitTag<Unit::warps>{});
   }
   body(UnitTag<Unit::fma>{});
 }
@@ -152,7 +154,7 @@ OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Conv
       table ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
             : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
     };
-    with_unit<T>(output, [&](auto unit) {
+    with_unit<T>(conv, output, [&](auto unit) {
       if constexpr (unit() == Unit::fma) {
         job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
       } else if (job.outs <= Half::kColumns) {
@@ -195,7 +197,7 @@ void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution&
                  large_channels, padded<T>(large_channels), axis(0), axis(1), {}, {}};
     copy_strides(grad_weight, job.strides);
     const OptionalTensor table = packed_prologue<T>(launch, pending, job.before);
-    with_unit<T>(grad_weight, [&](auto unit) {
+    with_unit<T>(conv, grad_weight, [&](auto unit) {
       using Shape = std::conditional_t<unit() == Unit::fma, Square, Wide>;
       const Plan plan = plan_of<Shape>(job, 1);
       const auto multiplied = [&](auto side) {

@@ -72,16 +72,38 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const void* row) {
 #endif
 }
 
-// d += a b, of 16 x 16 by 16 x 8, by the threads of a warp. Who holds what: PTX ISA, mma.m16n8k16, "Matrix fragments for
-// .f16 / .bf16". In a lane, with group = lane / 4 and pair = lane % 4 * 2:
+// To the nearest of 10 bits, as tensor cores take float32.
+template <int n>
+__device__ inline void round_to_tf32(uint32_t (&values)[n][4]) {
+#pragma unroll
+  for (auto& four : values) {
+#pragma unroll
+    for (uint32_t& value : four) {
+#if defined(FASTGAN_EMULATED_DEVICE)
+      value = (value + 0x1000) & ~0x1fffu;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(value) : "f"(__uint_as_float(value)));
+#endif
+    }
+  }
+}
+
+// d += a b, of 16 x 16 by 16 x 8, or in TF32 16 x 8 by 8 x 8, by the threads of a warp. Who holds what: PTX ISA, mma.m16n8k16,
+// "Matrix fragments for .f16 / .bf16", and mma.m16n8k8, ".tf32". In a lane, with group = lane / 4 and pair = lane % 4 * 2:
 //   a[i]: rows group + 8 (i % 2), columns pair + 8 (i / 2) and the next     b[i]: rows pair + 8 i and the next, column group
+//   in TF32:                      column lane % 4 + 4 (i / 2)                     row lane % 4 + 4 i
 //   d[i]: row group + 8 (i / 2), column pair + i % 2
 template <class T>
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(FASTGAN_EMULATED_DEVICE)
   emulator::multiply_add<T>(d, a, b);
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  if constexpr (std::is_same_v<T, __half>) {
+  if constexpr (std::is_same_v<T, float>) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  } else if constexpr (std::is_same_v<T, __half>) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

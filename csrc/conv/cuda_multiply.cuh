@@ -48,7 +48,7 @@ struct Fma {
   __device__ void wait() const {}
 };
 
-// A warp's part of the tile, as products of 16 x 8.
+// A warp's part of the tile, as products of 16 x 8; of float32, of operands rounded to TF32.
 template <class T, class Shape>
 struct Warps {
   static constexpr int kColumns = Shape::kColumns < 32 ? Shape::kColumns : 32;  // of a warp
@@ -69,12 +69,16 @@ struct Warps {
   __device__ void add(const Left& left, const Right& right) {
     const int warp = threadIdx.x / 32, m = warp / kWarpsAcross * kRows, n = warp % kWarpsAcross * kColumns;
 #pragma unroll
-    for (int k = 0; k < kDepth<T>; k += 16) {
+    for (int k = 0; k < kDepth<T>; k += 2 * kPackWidth<T>) {
       uint32_t a[kDown][4], b[(kAcross + 1) / 2][4];
 #pragma unroll
       for (int i = 0; i < kDown; ++i) left.matrices(a[i], m + i * 16, k);
 #pragma unroll
       for (int i = 0; i < (kAcross + 1) / 2; ++i) right.matrices(b[i], n + i * 16, k);
+      if constexpr (sizeof(T) == 4) {
+        round_to_tf32(a);
+        round_to_tf32(b);
+      }
 #pragma unroll
       for (int i = 0; i < kDown * kAcross; ++i) {
         const int across = i % kAcross;

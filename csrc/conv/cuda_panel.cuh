@@ -39,13 +39,19 @@ struct Panel {
     return pack;
   }
 
-  // 16 of m or n by 16 of k from here on, in the order of multiply_add's a. The first 8 of n alone are its elements 0 and 2, the
-  // others 1 and 3, which a panel of 8 has the same.
+  // 16 of m or n by two chunks of k from here on, in the order of multiply_add's a. The first 8 of n alone are its elements 0 and 2,
+  // the others 1 and 3, which a panel of 8 has the same.
   __device__ void matrices(uint32_t (&to)[4], int mn, int k) const {
-    static_assert(sizeof(T) == 2 && (k_major || length >= 16));
+    static_assert(sizeof(T) <= 4 && (k_major || length >= 16));
     const int lane = threadIdx.x % 32;
     if constexpr (k_major) {
       load_matrices<false>(to, chunk(mn + lane % 16 % length, k / kWidth + lane / 16));
+    } else if constexpr (sizeof(T) == 4) {  // no instruction exchanges rows and columns of 32 bits
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = mn + lane / 4 + i % 2 * 8, row = at / kDepth<T> * kDepth<T> + k + lane % 4 + i / 2 * 4;
+        to[i] = __float_as_uint(chunk(row, at % kDepth<T> / kWidth)[at % kWidth]);
+      }
     } else {
       const int row = mn / kDepth<T> * kDepth<T> + k + lane / 16 * 8 + lane % 8;
       load_matrices<true>(to, chunk(row, mn % kDepth<T> / kWidth + lane / 8 % 2));

@@ -73,7 +73,9 @@ struct Shared {
 
 // How many blocks a multiprocessor's registers are to be enough for.
 template <class T, class Shape, Side pending>
-constexpr int kBlocks = Shape::kThreads == 256 ? (kHasWarpgroups && pending == Side::none ? 2 : 1) : sizeof(T) == 4 ? 3 : 2;
+constexpr int kBlocks = Shape::kThreads == 128                         ? (sizeof(T) == 4 ? 3 : 2)
+                        : kHasWarpgroups && sizeof(T) == 2 && pending == Side::none ? 2
+                                                                                      : 1;
 
 // Whether a device of the architecture that is compiled for is ever given such products (with_unit in cuda.cu); a kernel is empty
 // where not, so that it takes no time to compile.
@@ -82,7 +84,7 @@ template <class T, Unit unit>
 constexpr bool kIsLaunched = true;
 #else
 template <class T, Unit unit>
-constexpr bool kIsLaunched = sizeof(T) == 2 ? kHasTensorCores == (unit != Unit::fma) : true;
+constexpr bool kIsLaunched = unit == Unit::fma ? sizeof(T) > 2 || !kHasTensorCores : kHasTensorCores;
 #endif
 
 template <class Job, class Out, class Shape, Side pending, Unit unit>

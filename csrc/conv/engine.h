@@ -20,6 +20,7 @@ struct Convolution {
   bool transposed;
   std::vector<int64_t> stride, padding, dilation, output_padding;
   int64_t groups;
+  bool allow_tf32 = false;  // of float32, on a GPU
 };
 
 // What happens to a gather's output before it is stored.

@@ -67,6 +67,24 @@ def reads_float32_weights(device: str) -> bool:
     return device == "cpu" and mode != "aten" and _native.loaded("cpu") and _native.cpu_isa() == "amx"
 
 
+def allows_tf32(input: Tensor) -> bool:
+    """Whether torch lets a GPU's convolutions of ``input`` round float32 operands to 10 bits, for its tensor cores.
+
+    A compiled graph keeps what was allowed when it was compiled.
+    """
+    return input.device.type == "cuda" and input.dtype == torch.float32 and _precision_of_convolutions() == "tf32"
+
+
+def _precision_of_convolutions() -> str:
+    cudnn = torch.backends.cudnn
+    settings = (cudnn.conv.fp32_precision, cudnn.fp32_precision, torch.backends.fp32_precision)  # "none" asks the next
+    return next((setting for setting in settings if setting != "none"), "ieee")
+
+
+# torch.compile cannot trace the settings; torch.compiler.assume_constant_result would import all of it to set this.
+_precision_of_convolutions._dynamo_marked_constant = True
+
+
 def why_aten(input: Tensor) -> str | None:
     """Why an operator on ``input`` runs on torch's own kernels; None where it runs on native ones."""
     device = input.device.type

@@ -111,6 +111,7 @@ if _native.loaded("cpu"):
         batch_groups,
         activation,
         negative_slope,
+        allow_tf32=False,
     ):
         conv = Conv(stride, padding, dilation, groups, True, output_padding)
         return fake_forward(input, weight, bias, conv, batch_norm, batch_groups)
@@ -141,6 +142,7 @@ if _native.loaded("cpu"):
         groups,
         output_mask,
         sums=None,
+        allow_tf32=False,
     ):
         conv = Conv(stride, padding, dilation, groups, True, output_padding)
         return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)

@@ -249,6 +249,7 @@ def _forward(
                 batch_groups,
                 0 if leaves_activation else block.activation,
                 block.negative_slope,
+                _engine.allows_tf32(input),
             )
         if norm is None and leaves_activation:  # what changes nothing, so that the activation can be pending
             shape = (1, tensor.shape[1])
@@ -386,6 +387,7 @@ def _backward(
                 *options,
                 needs_below | needs[at] << 1 | needs[at + 1] << 2 | sums_up << 3,
                 sums,
+                _engine.allows_tf32(input),
             )
         for j, gradient in enumerate(found):
             if needs[at + j]:

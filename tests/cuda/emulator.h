@@ -307,11 +307,13 @@ void load_matrices(uint32_t (&to)[4], const void* row) {
   }
 }
 
-// mma.sync.m16n8k16 with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded once.
+// mma.sync.m16n8k16, or k8 in TF32, with float sums, as csrc/conv/cuda_device.cuh describes the lanes' shares; its sums are rounded
+// once.
 template <class T>
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  constexpr unsigned kEach = 4 / sizeof(T), kDepth = 8 * kEach, kHalf = kDepth / 2;  // elements of a register, of a row
   struct Share {
-    T a[4][2], b[2][2];
+    T a[4][kEach], b[2][kEach];
   } mine;
   static_assert(sizeof(mine.a) == sizeof(a) && sizeof(mine.b) == sizeof(b));
   std::memcpy(mine.a, a, sizeof(a));
@@ -321,9 +323,9 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = block.lane() / 4 + 8 * (i / 2), column = block.lane() % 4 * 2 + i % 2;
     double sum = d[i];
-    for (unsigned k = 0; k < 16; ++k) {
-      const T left = shares[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2][k % 2];
-      const T right = shares[column * 4 + k % 8 / 2].b[k / 8][k % 2];
+    for (unsigned k = 0; k < kDepth; ++k) {
+      const T left = shares[row % 8 * 4 + k % kHalf / kEach].a[row / 8 + k / kHalf * 2][k % kEach];
+      const T right = shares[column * 4 + k % kHalf / kEach].b[k / kHalf][k % kEach];
       sum += double{fastgan::to_compute(left)} * fastgan::to_compute(right);
     }
     d[i] = static_cast<float>(sum);
@@ -378,6 +380,12 @@ void warpgroup_multiply_add(float (&d)[columns / 2], uint64_t left, uint64_t rig
 
 #define __syncthreads() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_barrier, __LINE__)
 #define __syncwarp() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_collective, __LINE__)
+
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
 
 // Of whole warps: the masks of CUDA's functions of these names are those of all lanes.
 template <class Value>

@@ -9,6 +9,7 @@ import math
 import os
 import statistics
 
+import bench_passes
 import pytest
 import torch
 from cases import CASES, EAGER_FACTOR, FORMATS, TOLERANCE, Case, relative_error
@@ -274,6 +275,20 @@ def test_two_streams_at_once():
     torch.cuda.synchronize()
     for once, runs in zip(expected, found, strict=True):
         assert all(torch.equal(a, b) for several in runs for a, b in zip(once, several, strict=True))
+
+
+@pytest.mark.parametrize("which", bench_passes.PASSES)
+@pytest.mark.parametrize("channels", [3, 48, 72])
+def test_float32_is_rounded_where_that_is_allowed_and_only_there(channels, which):
+    x, w = torch.randn(4, 24, 10, 10, device=DEVICE), torch.randn(channels, 24, 4, 4, device=DEVICE)
+    grad = torch.randn(4, channels, 5, 5, device=DEVICE)
+    tensors = (t.contiguous(memory_format=torch.channels_last) for t in (x, w, grad))
+    convolution = bench_passes.Convolution(False, (2, 2), (1, 1), *tensors)
+    truth = convolution.as_dtype(torch.float64).torch(which)
+    assert relative_error(convolution.fastgan(which), truth) <= 1e-6
+    error = relative_error(convolution.fastgan(which, allow_tf32=True), truth)
+    has_tensor_cores = DEVICE == "cpu" or torch.cuda.get_device_capability()[0] >= 8
+    assert (1e-5 if has_tensor_cores else 0) <= error <= 1e-3
 
 
 @pytest.mark.parametrize("transform", ["sliced", "permuted", "misaligned"])

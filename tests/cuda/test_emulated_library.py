@@ -81,7 +81,9 @@ def test_runs_of_blocks_equal_torch(library):
 
 
 def test_what_runs_on_a_gpu_first_has_run_here(library):
-    run_tests(library, "cuda/test_device", "(fused and float32 and not 1) or (awkward and bfloat16)")
+    run_tests(
+        library, "cuda/test_device", "(fused and float32 and not 1) or (awkward and bfloat16) or (rounded and 72)"
+    )
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,36 @@ def test_kernel_names_say_what_ran():
     x = torch.randn(4, 16, 5, 5).contiguous(memory_format=torch.channels_last).bfloat16()
     ops.batch_norm_act(x, None, None, training=True)
     assert _native.last_kernels()["batch_norm_act"].startswith("forward_channels_last_bfloat16_")
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        (("tf32", "none", "none"), True),
+        (("none", "tf32", "none"), True),
+        (("none", "none", "tf32"), True),
+        (("ieee", "tf32", "tf32"), False),
+        (("none", "none", "none"), False),
+    ],
+)
+def test_a_gpus_convolutions_round_float32_where_torch_lets_them(settings, allowed, monkeypatch):
+    backends = SimpleNamespace(cudnn=SimpleNamespace(conv=SimpleNamespace()))
+    backends.cudnn.conv.fp32_precision, backends.cudnn.fp32_precision, backends.fp32_precision = settings
+    monkeypatch.setattr(_engine.torch, "backends", backends)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert _engine.allows_tf32(on_gpu) is allowed
+    assert not _engine.allows_tf32(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float64))
+    assert not _engine.allows_tf32(SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
+
+
+def test_torchs_settings_are_those_that_are_read_also_by_its_compiler():
+    def add(input):
+        return input + (1 if _engine._precision_of_convolutions() == "tf32" else 2)
+
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        assert torch.compile(add, backend="eager", fullgraph=True)(torch.zeros(1)) == 1
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        assert _engine._precision_of_convolutions() != "tf32"
 
 
 def test_devices_without_kernels_run_on_torch():
