@@ -5,7 +5,7 @@ Nothing is remembered between calls: modules are replaced, hooked and retyped by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -194,14 +194,29 @@ def conv_of(conv: Module) -> Conv:
 
 
 def norm_of(bn: Module, batches: int = 1) -> Norm:
-    """The options of a batch-norm module; in training it counts the batches and finds the momentum, as torch's does."""
-    momentum = bn.momentum if bn.momentum is not None else 0.0
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(batches)
-        if bn.momentum is None:  # cumulative average
-            momentum = 1.0 / float(bn.num_batches_tracked)
+    """The options of a batch-norm module; it counts the batches where its momentum follows from their number."""
+    momentum = bn.momentum
+    if momentum is None:  # cumulative average
+        momentum = 0.0
+        if (counter := _counter(bn)) is not None:
+            momentum = 1.0 / float(counter.add_(batches))
     training = bn.training or (bn.running_mean is None and bn.running_var is None)
     return Norm(training, momentum, bn.eps)
+
+
+def count_batches(norms: Sequence[Module], batches: int = 1) -> None:
+    """Counts them in the other batch-norm modules, of all in one launch."""
+    counters = [_counter(bn) for bn in norms if bn.momentum is not None]
+    counters = [counter for counter in counters if counter is not None]
+    if len({*map(id, counters)}) < len(counters):  # a module that is there twice counts twice
+        for counter in counters:
+            counter.add_(batches)
+    elif counters:
+        torch._foreach_add_(counters, batches)
+
+
+def _counter(bn: Module) -> Tensor | None:
+    return bn.num_batches_tracked if bn.training and bn.track_running_stats else None
 
 
 def running_statistics(bn: Module) -> tuple[Tensor | None, Tensor | None]:

@@ -235,10 +235,13 @@ class _AdversarialBCE(torch.autograd.Function):
         ctx.save_for_backward(input, grad)
         ctx.options = (targets, weights, from_logits)
         ctx.mark_non_differentiable(losses, probability)
+        ctx.set_materialize_grads(False)  # nobody reads what these two would get
         return _weighted_sum(losses, weights), losses, probability
 
     @staticmethod
     def backward(ctx, grad_loss, _grad_losses, _grad_probability):
+        if grad_loss is None:
+            return None, None, None, None
         input, grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
             targets, weights, from_logits = ctx.options
@@ -247,7 +250,7 @@ class _AdversarialBCE(torch.autograd.Function):
             (grad,) = torch.autograd.grad(loss, alias, grad_loss, create_graph=True)
             return grad, None, None, None
         # In float32 until here: a scaled loss would overflow float16, and a small gradient vanish in it.
-        return (grad * grad_loss).to(input.dtype), None, None, None
+        return torch.mul(grad, grad_loss, out=torch.empty_like(grad, dtype=input.dtype)), None, None, None
 
 
 if _native.loaded("cpu"):

@@ -40,7 +40,7 @@ def judge_together(discriminator: nn.Module, real: Tensor, fake: Tensor, *given:
         return discriminator(real, *given), discriminator(fake, *given)
     with batch_groups(2):
         output = discriminator(joined, *(torch.cat([tensor, tensor]) for tensor in given))
-    return output.tensor_split(2)
+    return output.chunk(2)  # not tensor_split, whose gradients are two padded halves, added
 
 
 def _as_read(discriminator: nn.Module, real: Tensor, dtype: torch.dtype) -> Tensor:
