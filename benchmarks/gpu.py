@@ -1,7 +1,8 @@
 """Measures DCGAN-64's blocks and its whole step on a GPU, in bfloat16 and channels-last, and prints them as JSON.
 
-`make gpu-check` runs it once for each engine, because FASTGAN_ENGINE is read once a process. All times are raw: of
-every repetition, in milliseconds, by the device's own events. ``benchmarks/gpu_report.py`` makes tables of them.
+`make gpu-check` runs it once for each engine, because FASTGAN_ENGINE and FASTGAN_ON_LOAD are read once a process. All
+times are raw: of every repetition, in milliseconds, by the device's own events. ``benchmarks/gpu_report.py`` makes
+tables of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from cases import Case, relative_error
 from torch.profiler import ProfilerActivity, profile
 
 from fastgan import _native
-from fastgan.ops import _engine
 from fastgan.proof import Proof
 
 BATCH, REPEATS, WARM_UPS = 128, 30, 5
@@ -69,7 +69,7 @@ def measure_block(case: Case) -> dict[str, Any]:
 def measure_pending(case: Case) -> dict[str, Any]:
     """A block's forward on an input that the block before left to be normalised and activated: on load, and before.
 
-    Where it is worse on load, the rule of csrc/conv/engine_cuda.cpp should not have it so.
+    The rule of csrc/conv/engine_cuda.cpp should take the better one. Under FASTGAN_ON_LOAD=always.
     """
     input, tensors, _ = case.sample(DTYPE, FORMAT)
     x, weight = input.cuda(), tensors["weight"].cuda()
@@ -152,17 +152,19 @@ def measure_step(compiled: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile's step, and nothing else")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--compile", action="store_true", help="measure torch.compile's step, and nothing else")
+    only.add_argument("--pending", action="store_true", help="measure pending activations and the step, nothing else")
     options = parser.parse_args()
     record: dict[str, Any] = {"batch": BATCH}
-    if not options.compile:
-        cases = bench_layers.blocks(BATCH)
+    cases = bench_layers.blocks(BATCH)
+    if options.pending:
+        record["pending"] = [measure_pending(case) for case in cases]
+    elif not options.compile:
         record["ceilings"] = measure_ceilings()
         record["needed_gflop"] = bench_step.needed_gflop(Proof(batch_size=BATCH))
         record["blocks"] = [measure_block(case) for case in cases]
         record["passes"] = [row for case in cases for row in measure_passes(case)]
-        if _engine.mode == "native":
-            record["pending"] = [measure_pending(case) for case in cases]
     print(json.dumps({**record, "step": measure_step(options.compile)}))
 
 

@@ -54,6 +54,7 @@ def steps_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("`AdversarialStep`", "auto", "AdversarialStep"),
         ("`fastgan.layers`, our convolutions", "native", "fastgan.layers"),
         ("`AdversarialStep`, our convolutions", "native", "AdversarialStep"),
+        ("`AdversarialStep`, ours, activations on load", "on_load", "AdversarialStep"),
     ):
         step = benchmarks.get(engine, {}).get("step", {}).get(name)
         if step:

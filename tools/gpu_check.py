@@ -30,6 +30,8 @@ FOLDERS = ("", "tests", "benchmarks", "build_backend", "tools")
 # The tests of DEVICE in processes of their own: after an illegal access every further test of its process fails.
 DEVICE = "tests/cuda/test_device.py"
 GROUPS = {"operators": "equals_truth", "convolutions": "every_pass or fused"}
+NATIVE, AUTO = {"FASTGAN_ENGINE": "native"}, {"FASTGAN_ENGINE": "auto"}
+ON_LOAD = {**NATIVE, "FASTGAN_ON_LOAD": "always"}  # by kernels that the rule does not take for most shapes
 # Under compute-sanitizer a kernel takes many times as long: small cases of every kernel are enough.
 SANITIZED = "awkward_memory or fused or (every_pass and (odd or stride_beyond))"
 TOOLS = ("memcheck", "racecheck")
@@ -117,14 +119,15 @@ def run_tests() -> dict[str, Any]:
     groups = {name: run_group([DEVICE, "-k", selection]) for name, selection in GROUPS.items()}
     rest = " or ".join(f"({selection})" for selection in GROUPS.values())
     groups |= {"rest": run_group([DEVICE, "-k", f"not ({rest})"]), "others": run_group(others)}
+    groups["on_load"] = run_group([DEVICE, "-k", "fused"], ON_LOAD)
     sums = {name: sum(group[name] for group in groups.values()) for name in ("passed", "failed", "skipped")}
     return {**sums, "exit_code": max(group["exit_code"] for group in groups.values()), "groups": groups}
 
 
-def run_group(arguments: Sequence[str]) -> dict[str, Any]:
+def run_group(arguments: Sequence[str], variables: Mapping[str, str] = NATIVE) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        done = run(["-m", "pytest", "-q", "-m", "cuda", f"--junitxml={report}", *arguments], "native")
+        done = run(["-m", "pytest", "-q", "-m", "cuda", f"--junitxml={report}", *arguments], variables)
         counts = read_counts(report.read_text()) if report.is_file() else {"passed": 0, "failed": 0, "skipped": 0}
     return {**counts, **done}
 
@@ -151,27 +154,33 @@ def sanitize() -> dict[str, Any]:
         return {"skipped": "compute-sanitizer is not on PATH"}
     tests = ["-m", "pytest", "-q", "-x", "-m", "cuda", DEVICE, "-k", SANITIZED]
     return {
-        tool: run(tests, "native", [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"])
+        tool: run(tests, NATIVE, [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"])
         for tool in TOOLS
     }
 
 
 def run_benchmarks() -> dict[str, Any]:
-    """By both engines; and what torch.compile makes of the step, which may take minutes to compile."""
-    found = {engine: run_benchmark(engine) for engine in ("native", "auto")}
-    return {**found, "compiled": run_benchmark("auto", "--compile")}
+    """By both engines, by ours with activations on load, and by torch.compile, which may take minutes."""
+    return {
+        "native": run_benchmark(NATIVE),
+        "auto": run_benchmark(AUTO),
+        "on_load": run_benchmark(ON_LOAD, "--pending"),
+        "compiled": run_benchmark(AUTO, "--compile"),
+    }
 
 
-def run_benchmark(engine: str, *options: str) -> dict[str, Any]:
-    done = run(["benchmarks/gpu.py", *options], engine, echo=False)
+def run_benchmark(variables: Mapping[str, str], *options: str) -> dict[str, Any]:
+    done = run(["benchmarks/gpu.py", *options], variables, echo=False)
     lines = done.pop("output").splitlines()
     return {**done, **(json.loads(lines[-1]) if done["exit_code"] == 0 else {"said": lines[-20:]})}
 
 
-def run(arguments: Sequence[str], engine: str, before: Sequence[str] = (), echo: bool = True) -> dict[str, Any]:
+def run(
+    arguments: Sequence[str], variables: Mapping[str, str], before: Sequence[str] = (), echo: bool = True
+) -> dict[str, Any]:
     """This interpreter's exit code and seconds; its output is shown, or returned."""
     path = os.pathsep.join([*(str(ROOT / folder) for folder in FOLDERS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "FASTGAN_ENGINE": engine}
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
     begin = time.monotonic()
     limit = max(0.0, min(LIMIT, BEGUN + WHOLE - begin))
     kept: Mapping[str, Any] = {} if echo else {"stdout": subprocess.PIPE, "text": True}

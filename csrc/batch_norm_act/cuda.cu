@@ -22,10 +22,10 @@ void dispatch_activation(Activation activation, const Body& body) {
   }
 }
 
-// 16-byte accesses where every pack lies in one row (or plane) and every pointer is aligned; otherwise single elements.
+// 16-byte accesses where every pack lies in one run and every pointer is aligned; otherwise single elements.
 template <class T, class Body>
-void dispatch_width(const Layout& at, std::initializer_list<const void*> pointers, const Body& body) {
-  const bool wide = at.run() % kPackWidth<T> == 0 && std::all_of(pointers.begin(), pointers.end(), is_aligned);
+void dispatch_width(int64_t run, std::initializer_list<const void*> pointers, const Body& body) {
+  const bool wide = run % kPackWidth<T> == 0 && std::all_of(pointers.begin(), pointers.end(), is_aligned);
   if (wide) {
     body(std::integral_constant<int, kPackWidth<T>>{});
   } else {
@@ -90,17 +90,8 @@ Tensor moments_of(const Launch& launch, const Tensor& on, const Term& term) {
   return partial;
 }
 
-// The same moments in fewer chunks, where finish_statistics would be long at them.
-template <class A>
-Tensor merged(const Launch& launch, const Tensor& moments) {
-  constexpr int64_t kFew = 64;
-  const int64_t chunks = moments.size(1);
-  if (chunks <= kFew) return moments;
-  const Layout at{moments.size(0), chunks, moments.size(2), 1, true};
-  return moments_of(launch, moments, MergeTerm<A>{reinterpret_cast<const Moments<A>*>(data<A>(moments)), at});
-}
-
-unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channels + kThreads - 1) / kThreads); }
+// Of kernels in which a block finishes kWarps channels.
+unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channels + kWarps - 1) / kWarps); }
 
 }  // namespace
 
@@ -127,12 +118,13 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     A* running[2] = {mean ? mutable_data<A>(*mean) : nullptr, variance ? mutable_data<A>(*variance) : nullptr};
     A *to_mean = mutable_data<A>(result.mean), *to_invstd = mutable_data<A>(result.invstd);
     if (!training) {
-      launch(given_statistics<A>, channel_blocks(g.groups * g.channels), kThreads, g.groups, g.channels, running[0],
+      const int64_t sets = g.groups * g.channels;
+      launch(given_statistics<A>, static_cast<unsigned>((sets + kThreads - 1) / kThreads), kThreads, g.groups, g.channels, running[0],
              running[1], eps, to_mean, to_invstd);
     } else {
       const Counted counted = counted_kernel(moments ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       const Layout at = layout_of(g);
-      const Tensor partial = moments ? merged<A>(launch, *moments) : moments_of(launch, x, MomentsTerm<T>{data<T>(x), at});
+      const Tensor partial = moments ? *moments : moments_of(launch, x, MomentsTerm<T>{data<T>(x), at});
       launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, moments ? nullptr : data<T>(x), at,
              reinterpret_cast<const Moments<A>*>(data<A>(partial)), partial.size(1), momentum, eps, to_mean, to_invstd,
              running[0], running[1]);
@@ -166,7 +158,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     const Layout at = layout_of(g);
     const auto p = prepared.parameters<Compute<T>>(negative_slope);
     dispatch_activation(chosen, [&](auto kind) {
-      dispatch_width<T>(at, {x.data_ptr(), output.data_ptr()}, [&](auto width) {
+      dispatch_width<T>(at.run(), {x.data_ptr(), output.data_ptr()}, [&](auto width) {
         launch(normalise<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(x),
                mutable_data<T>(output), at, p);
       });
@@ -192,8 +184,9 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
   const OptionalTensor parts = given && given->numel() > 0 ? given : std::nullopt;
   if (parts) check_parts(op, *parts, g, dtype);
   const auto sizes = is_per_sample(weight, bias) ? std::vector{g.groups, g.channels} : std::vector{g.channels};
-  const BackwardSums result{zeros(sizes, dtype, input), zeros(sizes, dtype, input), empty({2, g.groups, g.channels}, dtype, input), {}};
-  if (g.numel() == 0) return result;
+  const Tensor coefficients = empty({2, g.groups, g.channels}, dtype, input);
+  if (g.numel() == 0) return {zeros(sizes, dtype, input), zeros(sizes, dtype, input), coefficients, {}};
+  const BackwardSums result{empty(sizes, dtype, input), empty(sizes, dtype, input), coefficients, {}};
   const Launch launch(input);
   const Prepared prepared(g, mean, invstd, weight, bias, dtype);
   const Counted counted = counted_kernel(parts ? "backward_sums_of_parts" : "backward_sums", g, of.x.scalar_type());
@@ -238,7 +231,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
     const auto p = prepared.parameters<A>(negative_slope);
     const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
     dispatch_activation(of.activation, [&](auto kind) {
-      dispatch_width<T>(at, {of.x.data_ptr(), of.dy.data_ptr(), result.data_ptr()}, [&](auto width) {
+      dispatch_width<T>(at.run(), {of.x.data_ptr(), of.dy.data_ptr(), result.data_ptr()}, [&](auto width) {
         launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(of.dy),
                data<T>(of.x), mutable_data<T>(result), at, p, offsets, slopes);
       });
@@ -257,8 +250,10 @@ void activate_(const Tensor& tensor, int64_t activation, double negative_slope) 
   dispatch_dtype("activation", tensor.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {
-      launch(activate_in_place<T, kind()>, blocks_for(n, kThreads), kThreads, mutable_data<T>(tensor), n,
-             static_cast<Compute<T>>(negative_slope));
+      dispatch_width<T>(n, {tensor.data_ptr()}, [&](auto width) {
+        launch(activate_in_place<T, kind(), width()>, blocks_for(n, kThreads * width()), kThreads, mutable_data<T>(tensor),
+               n / width(), static_cast<Compute<T>>(negative_slope));
+      });
     });
   });
 }
@@ -277,8 +272,10 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   dispatch_dtype("activation_backward", y.scalar_type(), [&, &y = y](auto tag) {
     using T = decltype(tag);
     dispatch_activation(chosen, [&](auto kind) {
-      launch(activation_gradient<T, kind()>, blocks_for(n, kThreads), kThreads, data<T>(dy), data<T>(y),
-             mutable_data<T>(result), n, static_cast<Compute<T>>(negative_slope));
+      dispatch_width<T>(n, {dy.data_ptr(), y.data_ptr(), result.data_ptr()}, [&](auto width) {
+        launch(activation_gradient<T, kind(), width()>, blocks_for(n, kThreads * width()), kThreads, data<T>(dy), data<T>(y),
+               mutable_data<T>(result), n / width(), static_cast<Compute<T>>(negative_slope));
+      });
     });
   });
   return result;

@@ -42,18 +42,7 @@ struct Parameters {
   __device__ A shift(int64_t index, int64_t channel) const { return bias ? bias[of_groups ? index : channel] : A(0); }
 };
 
-// ---- sums: a partial one of each (group, chunk, channel), then one thread a channel merges the chunks in order ------------
-
-template <class A>
-struct Sums {
-  A first, second;
-
-  __device__ void add(const Sums& term) { merge(term); }
-  __device__ void merge(const Sums& other) {
-    first += other.first;
-    second += other.second;
-  }
-};
+// ---- sums: a partial one of each (group, chunk, channel), then a warp a channel adds up the chunks in one order --------------
 
 // Of x - pivot. The pivot, a channel's first value, takes a large mean away before anything is rounded.
 template <class T>
@@ -68,18 +57,6 @@ struct MomentsTerm {
   };
   __device__ Channel channel(int64_t group, int64_t c) const { return {to_compute(x[at.offset(group, c, 0)])}; }
   __device__ A operator()(const Channel& of, int64_t i) const { return to_compute(x[i]) - of.pivot; }
-};
-
-// Of moments that another kernel took, [groups, count, channels] of them.
-template <class A>
-struct MergeTerm {
-  using State = Moments<A>;
-  const Moments<A>* taken;
-  Layout at;  // channels-last
-
-  struct Channel {};
-  __device__ Channel channel(int64_t, int64_t) const { return {}; }
-  __device__ Moments<A> operator()(const Channel&, int64_t i) const { return taken[i]; }
 };
 
 // Sum of g and of g (x - mean), with g the gradient before the activation.
@@ -178,33 +155,45 @@ void partial_sums(const Launch& launch, const Term& term, int64_t chunks, State*
   }
 }
 
-template <class A>
-__device__ inline Sums<double> sum_of_chunks(const Sums<A>* partial, int64_t group, int64_t channel, int64_t chunks,
-                                             int64_t channels) {
-  Sums<double> sums{0, 0};
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const auto s = partial[(group * chunks + chunk) * channels + channel];
-    sums.merge({s.first, s.second});
-  }
-  return sums;
+constexpr int kWarps = kThreads / 32;  // channels that a block finishes
+
+// The same in every lane.
+__device__ inline double sum_over_warp(double value) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+  return value;
 }
 
-// One thread a channel: statistics of every group, and running statistics as the groups one after another leave them.
-// The moments are of x - pivot, or, where x is null, of x itself.
+// Each part made by add(chunk, &first, &second), and added up by a warp.
+template <class Add>
+__device__ inline Sums<double> sum_of_chunks(int64_t chunks, const Add& add) {
+  Sums<double> sums{0, 0};
+#pragma unroll 4
+  for (int64_t chunk = threadIdx.x % 32; chunk < chunks; chunk += 32) sums.add(add(chunk));
+  return {sum_over_warp(sums.first), sum_over_warp(sums.second)};
+}
+
+// A warp a channel: statistics of every group, and running statistics as the groups one after another leave them. The moments are of
+// x - pivot, or, where x is null, of x itself. They are merged as sums of what each mean is away from the first one, in double: no
+// division waits for another.
 template <class T, class A = Compute<T>>
-__global__ void finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks, double momentum,
-                                  double eps, A* mean, A* invstd, A* running_mean, A* running_var) {
-  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+__global__ void __launch_bounds__(kThreads) finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks,
+                                                              double momentum, double eps, A* mean, A* invstd, A* running_mean,
+                                                              A* running_var) {
+  const int64_t channel = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (channel >= at.channels) return;
   const auto n = static_cast<double>(at.count());
   for (int64_t group = 0; group < at.groups; ++group) {
-    Moments<double> moments{};
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const auto m = partial[(group * chunks + chunk) * at.channels + channel];
-      moments.merge({m.count, m.mean, m.squares});
-    }
-    const double batch_mean = (x ? to_compute(x[at.offset(group, channel, 0)]) : 0) + moments.mean;
-    const double variance = moments.squares / n;
+    const Moments<A>* const of_channel = partial + group * chunks * at.channels + channel;
+    const double first = of_channel->mean;
+    const auto sums = sum_of_chunks(chunks, [&](int64_t chunk) {
+      const Moments<A> m = of_channel[chunk * at.channels];
+      const double away = m.mean - first, total = m.count * away;
+      return Sums<double>{total, m.squares + total * away};
+    });
+    if (threadIdx.x % 32 != 0) continue;
+    const double pivot = x ? to_compute(x[at.offset(group, channel, 0)]) : A(0);
+    const double batch_mean = pivot + first + sums.first / n, squares = sums.second - sums.first * sums.first / n;
+    const double variance = squares < 0 ? 0 : squares / n;
     mean[group * at.channels + channel] = static_cast<A>(batch_mean);
     invstd[group * at.channels + channel] = static_cast<A>(1.0 / sqrt(variance + eps));
     if (running_mean) {
@@ -224,19 +213,24 @@ __global__ void given_statistics(int64_t groups, int64_t channels, const A* runn
   invstd[i] = static_cast<A>(1.0 / sqrt(static_cast<double>(running_var[i % channels]) + eps));
 }
 
-// One thread a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward), the same
+// A warp a channel: the parameters' gradients, and what the elementwise pass needs (batch_norm_act.h, Backward), the same
 // for all of `sets` successive groups that share statistics.
 template <class A>
-__global__ void finish_backward(Layout at, int64_t sets, const Sums<A>* partial, int64_t chunks, Parameters<A> p, bool training,
-                                A* offsets, A* slopes, A* grad_weight, A* grad_bias) {
-  const int64_t channel = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+__global__ void __launch_bounds__(kThreads) finish_backward(Layout at, int64_t sets, const Sums<A>* partial, int64_t chunks,
+                                                            Parameters<A> p, bool training, A* offsets, A* slopes, A* grad_weight,
+                                                            A* grad_bias) {
+  const int64_t channel = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (channel >= at.channels) return;
+  const bool writes = threadIdx.x % 32 == 0;
   double weight_sum = 0, bias_sum = 0;
   for (int64_t first = 0; first < at.groups; first += sets) {
     double offset = 0, slope = 0;
     for (int64_t group = first; group < first + sets; ++group) {
       const int64_t index = group * at.channels + channel;
-      const auto sums = sum_of_chunks(partial, group, channel, chunks, at.channels);
+      const auto sums = sum_of_chunks(chunks, [&](int64_t chunk) {
+        const Sums<A> s = partial[(group * chunks + chunk) * at.channels + channel];
+        return Sums<double>{s.first, s.second};
+      });
       const double invstd = p.invstd[index];
       const double share = training ? p.scale(index, channel) / static_cast<double>(at.count() * sets) : 0.0;
       offset += share * sums.first;
@@ -244,19 +238,22 @@ __global__ void finish_backward(Layout at, int64_t sets, const Sums<A>* partial,
       weight_sum += sums.second * invstd;
       bias_sum += sums.first;
       if (!p.of_groups) continue;
-      grad_weight[index] = static_cast<A>(weight_sum);
-      grad_bias[index] = static_cast<A>(bias_sum);
+      if (writes) {
+        grad_weight[index] = static_cast<A>(weight_sum);
+        grad_bias[index] = static_cast<A>(bias_sum);
+      }
       weight_sum = bias_sum = 0;
     }
-    for (int64_t group = first; group < first + sets; ++group) {
+    for (int64_t group = first; writes && group < first + sets; ++group) {
       offsets[group * at.channels + channel] = static_cast<A>(offset);
       slopes[group * at.channels + channel] = static_cast<A>(slope);
     }
   }
-  if (p.of_groups) return;
+  if (p.of_groups || !writes) return;
   grad_weight[channel] = static_cast<A>(weight_sum);
   grad_bias[channel] = static_cast<A>(bias_sum);
 }
+
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------------
 
@@ -297,20 +294,33 @@ __global__ void __launch_bounds__(kThreads, 3) normalise_backward(const T* grad,
   }
 }
 
-template <class T, Activation kind, class A = Compute<T>>
+// n: of packs.
+template <class T, Activation kind, int width, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) activate_in_place(T* y, int64_t n, A slope) {
+  using Values = Pack<T, width>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
-    y[i] = from_compute<T>(activate<kind>(to_compute(y[i]), slope));
+    Values values = reinterpret_cast<Values*>(y)[i];
+#pragma unroll
+    for (T& value : values.values) value = from_compute<T>(activate<kind>(to_compute(value), slope));
+    reinterpret_cast<Values*>(y)[i] = values;
   }
 }
 
-template <class T, Activation kind, class A = Compute<T>>
+template <class T, Activation kind, int width, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) activation_gradient(const T* grad, const T* y, T* grad_x, int64_t n,
                                                                 A slope) {
+  using Values = Pack<T, width>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
-    grad_x[i] = from_compute<T>(activate_grad_from_output<kind>(to_compute(grad[i]), to_compute(y[i]), slope));
+    Values values = reinterpret_cast<const Values*>(grad)[i];
+    const Values of = reinterpret_cast<const Values*>(y)[i];
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) {
+      values.values[lane] =
+          from_compute<T>(activate_grad_from_output<kind>(to_compute(values.values[lane]), to_compute(of.values[lane]), slope));
+    }
+    reinterpret_cast<Values*>(grad_x)[i] = values;
   }
 }
 

@@ -1,4 +1,4 @@
-// Mean and sum of squared deviations, of values or of other moments.
+// What is summed up of many values: mean and squared deviations, or two sums.
 #pragma once
 
 #include "common/device.cuh"
@@ -24,6 +24,17 @@ struct Moments {
     mean += distance * share;
     squares += other.squares + distance * distance * count * share;
     count += other.count;
+  }
+};
+
+template <class A>
+struct Sums {
+  A first, second;
+
+  __device__ void add(const Sums& other) { merge(other); }
+  __device__ void merge(const Sums& other) {
+    first += other.first;
+    second += other.second;
   }
 };
 

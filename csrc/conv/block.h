@@ -127,7 +127,7 @@ inline Result forward(const char* op, const Pending& input, const Tensor& weight
   batch_norm_act::activation_of(op, activation);
   const Tensor like = input.like();
   const Engine engine = engine_for(Pass::forward, like, weight, conv);
-  const Pending taken = is_fused(engine, like) ? input : input.materialised();
+  const Pending taken = is_fused(engine, Pass::forward, like, weight, conv) ? input : input.materialised();
   Tensor output;
   OptionalTensor moments;
   {
@@ -159,7 +159,7 @@ inline std::array<Tensor, 4> convolution_backward(const char* op, const Pending&
   const Tensor like = input.like();
   const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
   // Only the weight's gradient reads the activation.
-  const Pending taken = wanted[1] && !is_fused(wgrad_engine, like) ? input.materialised() : input;
+  const Pending taken = wanted[1] && !is_fused(wgrad_engine, Pass::wgrad, like, weight, conv) ? input.materialised() : input;
   const Engine dgrad_engine = engine_for(Pass::dgrad, like, weight, conv);
   const bool reads_pending = !wanted[2] && (!wanted[0] || is_gradient_fused(dgrad_engine, given)) &&
                              (!wanted[1] || is_gradient_fused(wgrad_engine, given));

@@ -62,47 +62,64 @@ Tensor padded_map(const Launch& launch, const Tensor& tensor) {
   return to;
 }
 
-// job.weight, of a weight [out_dim ...].
+// job.weight, of a weight [out_dim ...], which may be of float32 beside a bfloat16 map.
 template <class T>
-Tensor packed_weight(const Launch& launch, const Tensor& weight, int out_dim, Gather<T>& job) {
-  const Tensor packed = empty({job.outs, weight.size(2) * weight.size(3), job.channels}, weight.scalar_type(), weight);
+Tensor packed_weight(const Launch& launch, const Tensor& weight, ScalarType dtype, int out_dim, Gather<T>& job) {
+  const Tensor packed = empty({job.outs, weight.size(2) * weight.size(3), job.channels}, dtype, weight);
   const WeightStrides strides{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
   const dim3 grid(blocks_for(packed.numel() / job.parts(), kThreads), job.parts());
-  launch(pack_weight<T>, grid, kThreads, job, size(weight, 1 - out_dim), data<T>(weight), strides, mutable_data<T>(packed));
+  const auto pack = [&](auto from) {
+    using From = decltype(from);
+    launch(pack_weight<T, From>, grid, kThreads, job, size(weight, 1 - out_dim), data<From>(weight), strides, mutable_data<T>(packed));
+  };
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    weight.scalar_type() == dtype ? pack(T{}) : pack(float{});
+  } else {
+    pack(T{});
+  }
   job.weight = data<T>(packed);
   return packed;
 }
 
-// What is pending in the form that the kernels take, unless it is of each sample, or of other groups than the moments.
+// Statistics and parameters of a batch-norm as the kernels read them.
+Pending in_compute_type(const Pending& pending) {
+  Pending to = pending;
+  for (auto member : {&Pending::mean, &Pending::invstd, &Pending::weight, &Pending::bias}) {
+    if (to.*member) to.*member = torch::stable::contiguous(to_dtype(*(to.*member), accumulate_type(to.input.scalar_type())));
+  }
+  return to;
+}
+
+// What is pending in the form that the kernels take; done before, where they do not: of each sample, of other groups than the moments,
+// or of channels that are not whole chunks.
+template <class T>
 Pending taken(const Pending& input, int64_t batch_groups) {
   if (!input.mean) return input;
   const bool same = batch_groups == 0 || batch_groups == input.mean->size(0);
-  return same && !batch_norm_act::is_per_sample(input.weight, input.bias) ? input : input.materialised();
+  if (!same || batch_norm_act::is_per_sample(input.weight, input.bias) || input.input.size(1) % kPackWidth<T> != 0) {
+    return input.materialised();
+  }
+  Pending pending = in_compute_type(input);
+  for (const auto& tensor : {pending.mean, pending.invstd, pending.weight, pending.bias}) {
+    if (tensor && !is_aligned(tensor->data_ptr())) return input.materialised();
+  }
+  return pending;
 }
 
-// Its table, which `to` points into.
+// pending: in the compute type, and kept for as long as kernels are launched with this.
 template <class T>
-OptionalTensor packed_prologue(const Launch& launch, const Pending& pending, Prologue<T>& to) {
-  if (!pending.mean) return std::nullopt;
+Prologue<T> prologue_of(const Pending& pending) {
   using A = Compute<T>;
-  constexpr const char* op = "conv";
-  FASTGAN_CHECK(op, pending.invstd.has_value(), "a pending input has a mean but no invstd.");
-  batch_norm_act::check_statistics(op, pending.input, *pending.mean, *pending.invstd);
-  const auto g = batch_norm_act::geometry_of(op, pending.input, MemoryFormat::ChannelsLast, pending.mean->size(0));
-  batch_norm_act::check_affine(op, pending.weight, pending.bias, g, pending.input);
-  const auto dtype = accumulate_type(pending.input.scalar_type());
-  const auto dense = [&](const OptionalTensor& tensor) {
-    return tensor ? OptionalTensor(torch::stable::contiguous(to_dtype(*tensor, dtype))) : std::nullopt;
-  };
-  const OptionalTensor mean = dense(pending.mean), invstd = dense(pending.invstd), weight = dense(pending.weight),
-                       bias = dense(pending.bias);
-  const auto channels = static_cast<int>(g.channels);
-  const Tensor table = empty({3, g.groups, padded<T>(channels)}, dtype, pending.input);
-  to = {data<A>(table), g.groups * padded<T>(channels), static_cast<int>(g.outer),
-        batch_norm_act::activation_of(op, pending.activation), static_cast<A>(pending.negative_slope)};
-  launch(pack_prologue<T>, blocks_for(to.total, kThreads), kThreads, data<A>(*mean), data<A>(*invstd),
-         weight ? data<A>(*weight) : nullptr, bias ? data<A>(*bias) : nullptr, channels, to.total, mutable_data<A>(table));
-  return table;
+  if (!pending.mean) return {};
+  const auto of = [](const OptionalTensor& tensor) { return tensor ? data<A>(*tensor) : nullptr; };
+  return {of(pending.mean),
+          of(pending.invstd),
+          of(pending.weight),
+          of(pending.bias),
+          size(pending.input, 1),
+          static_cast<int>(pending.input.size(0) / pending.mean->size(0)),
+          static_cast<Activation>(pending.activation),
+          static_cast<A>(pending.negative_slope)};
 }
 
 // Whether the sums that the backward of `below` begins with can be taken of its gradient: they lie in memory alike.
@@ -110,102 +127,106 @@ bool are_alike(const Pending& below, const Tensor& output) {
   return is_channels_last(below.input) && is_channels_last(output) && !batch_norm_act::is_per_sample(below.weight, below.bias);
 }
 
-// The gather of engine.h, forward or backward, with what `reduction` asks for of the output.
-OptionalTensor run_gather(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                          const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
+// The gather of engine.h, whose groups of moments divide the batch.
+template <class T>
+OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
+                          const Reduction& reduction, const Tensor& output) {
+  using A = Compute<T>;
+  const Pending input = taken<T>(given, reduction.moment_groups);
   const bool transposed = conv.transposed != backward;
-  const int out_dim = transposed ? 1 : 0;
   const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
   const Tensor& x = input.input;
   const auto axis = [&](int dim) {
     return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
                       at(conv.padding, dim), at(conv.dilation, dim), transposed};
   };
-  const Pending* const below = reduction.below && are_alike(*reduction.below, output) ? reduction.below : nullptr;
+  const bool sums = reduction.below && are_alike(*reduction.below, output);
+  const Pending below = sums ? in_compute_type(*reduction.below) : Pending::nothing_on(output);
   const int groups = static_cast<int>(input.mean ? input.mean->size(0)
-                                      : below    ? below->mean->size(0)
+                                      : sums     ? below.mean->size(0)
                                                  : std::max<int64_t>(1, reduction.moment_groups));
-  const auto dtype = accumulate_type(output.scalar_type());
   const Launch launch(output);
+  const Tensor map = padded_map<T>(launch, x);
+  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), axis(0), axis(1), {}, prologue_of<T>(input)};
+  const Tensor packed = packed_weight<T>(launch, weight, x.scalar_type(), transposed ? 1 : 0, job);
+  copy_strides(output, job.strides);
+  Store<T> store{};
+  store.bias = bias ? data<T>(*bias) : nullptr;
+  store.activation = static_cast<Activation>(epilogue.activation);
+  store.negative_slope = static_cast<A>(epilogue.negative_slope);
+  store.made = prologue_of<T>(below);
+  store.below = sums ? data<T>(below.input) : nullptr;
   OptionalTensor reduced;
-  dispatch_dtype("conv", x.scalar_type(), [&](auto tag) {
-    using T = decltype(tag);
-    using A = Compute<T>;
-    const Tensor map = padded_map<T>(launch, x);
-    Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), axis(0), axis(1), {}, {}};
-    const Tensor packed = packed_weight<T>(launch, weight, out_dim, job);
-    copy_strides(output, job.strides);
-    const OptionalTensor table = packed_prologue<T>(launch, input, job.before);
-    Store<T> store{};
-    store.bias = bias ? data<T>(*bias) : nullptr;
-    store.activation = static_cast<Activation>(epilogue.activation);
-    store.negative_slope = static_cast<A>(epilogue.negative_slope);
-    const OptionalTensor table_below = below ? packed_prologue<T>(launch, *below, store.made) : std::nullopt;
-    if (below) store.below = data<T>(below->input);
-    const auto multiplied = [&](auto unit, auto shape) {
-      using Shape = decltype(shape);
-      const Plan plan = plan_of<Shape>(job, groups);
-      if (below || reduction.moment_groups > 0) {
-        constexpr int64_t kMoments = sizeof(Moments<A>) / sizeof(A);
-        reduced = empty({groups, chunks_of<T, Shape>(plan), output.size(1), below ? 2 : kMoments}, dtype, output);
-        A* const to = mutable_data<A>(*reduced);
-        below ? void(store.sums = to) : void(store.moments = reinterpret_cast<Moments<A>*>(to));
-      }
-      table ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
-            : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
-    };
-    with_unit<T>(conv, output, [&](auto unit) {
-      if constexpr (unit() == Unit::fma) {
-        job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
-      } else if (job.outs <= Half::kColumns) {
-        job.outs <= Thin::kColumns ? multiplied(unit, Thin{}) : multiplied(unit, Half{});
-      } else {
-        multiplied(unit, Wide{});
-      }
-    });
+  const auto multiplied = [&](auto unit, auto shape) {
+    using Shape = decltype(shape);
+    const Plan plan = plan_of<Shape>(job, groups);
+    if (sums || reduction.moment_groups > 0) {
+      const int64_t values = (sums ? sizeof(Sums<A>) : sizeof(Moments<A>)) / sizeof(A);
+      reduced = empty({groups, chunks_of<Shape>(plan), output.size(1), values}, accumulate_type(output.scalar_type()), output);
+      A* const to = mutable_data<A>(*reduced);
+      sums ? void(store.sums = reinterpret_cast<Sums<A>*>(to)) : void(store.moments = reinterpret_cast<Moments<A>*>(to));
+    }
+    input.mean ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
+               : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
+  };
+  with_unit<T>(conv, output, [&](auto unit) {
+    if constexpr (unit() == Unit::fma) {
+      job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
+    } else if (job.outs <= Half::kColumns) {
+      job.outs <= Thin::kColumns ? multiplied(unit, Thin{}) : multiplied(unit, Half{});
+    } else {
+      multiplied(unit, Wide{});
+    }
   });
   return reduced;
 }
 
-}  // namespace
-
-bool is_gradient_fused(Engine, const Pending&) { return false; }
-bool takes_float32_weight(Engine) { return false; }
-bool is_fused(Engine engine, const Tensor&) { return engine == Engine::direct; }
-
-OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
-  if (backward) return run_gather(input, weight, conv, true, epilogue, {0, reduction.below}, output);
-  // The statistics say what is wrong with groups that do not divide the batch.
-  const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
-  return run_gather(taken(input, groups), weight, conv, false, epilogue, {groups}, output);
-}
-
-void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
-  const Pending pending = taken(input, 0);
-  const Tensor &small = conv.transposed ? pending.input : grad.input, &large = conv.transposed ? grad.input : pending.input;
+// The wgrad of engine.h, into a gradient of Out.
+template <class T, class Out>
+void run_wgrad(const Pending& given, const Tensor& grad, const Convolution& conv, const Tensor& grad_weight) {
+  const Pending pending = taken<T>(given, 0);
+  const Tensor &small = conv.transposed ? pending.input : grad, &large = conv.transposed ? grad : pending.input;
   const auto axis = [&](int dim) {
     return WgradAxis{size(small, 2 + dim), size(large, 2 + dim), size(grad_weight, 2 + dim), at(conv.stride, dim),
                      at(conv.padding, dim), at(conv.dilation, dim)};
   };
   const Launch launch(grad_weight);
-  dispatch_dtype("conv", small.scalar_type(), [&](auto tag) {
+  const Tensor small_map = padded_map<T>(launch, small), large_map = padded_map<T>(launch, large);
+  const int small_channels = size(small, 1), large_channels = size(large, 1);
+  Wgrad<T> job{data<T>(small_map), data<T>(large_map), size(small, 0), small_channels, padded<T>(small_channels),
+               large_channels, padded<T>(large_channels), axis(0), axis(1), {}, prologue_of<T>(pending)};
+  copy_strides(grad_weight, job.strides);
+  with_unit<T>(conv, grad_weight, [&](auto unit) {
+    using Shape = std::conditional_t<unit() == Unit::fma, Square, Wide>;
+    const Plan plan = plan_of<Shape>(job, 1);
+    const auto multiplied = [&](auto side) {
+      multiply_out<Shape, side(), unit()>(launch, job, plan, grad_weight, Store<Out>{});
+    };
+    if (!pending.mean) return multiplied(SideTag<Side::none>{});
+    conv.transposed ? multiplied(SideTag<Side::left>{}) : multiplied(SideTag<Side::right>{});
+  });
+}
+
+}  // namespace
+
+OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
+  // The statistics say what is wrong with groups that do not divide the batch.
+  const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
+  OptionalTensor reduced;
+  dispatch_dtype("conv", input.input.scalar_type(), [&](auto tag) {
+    reduced = run_gather<decltype(tag)>(input, weight, conv, backward, epilogue, {groups, reduction.below}, output);
+  });
+  return reduced;
+}
+
+void wgrad(Engine, const Pending& input, const Pending& grad, const Convolution& conv, const Tensor& grad_weight) {
+  dispatch_dtype("conv", input.input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    const Tensor small_map = padded_map<T>(launch, small), large_map = padded_map<T>(launch, large);
-    const int small_channels = size(small, 1), large_channels = size(large, 1);
-    Wgrad<T> job{data<T>(small_map), data<T>(large_map), size(small, 0), small_channels, padded<T>(small_channels),
-                 large_channels, padded<T>(large_channels), axis(0), axis(1), {}, {}};
-    copy_strides(grad_weight, job.strides);
-    const OptionalTensor table = packed_prologue<T>(launch, pending, job.before);
-    with_unit<T>(conv, grad_weight, [&](auto unit) {
-      using Shape = std::conditional_t<unit() == Unit::fma, Square, Wide>;
-      const Plan plan = plan_of<Shape>(job, 1);
-      const auto multiplied = [&](auto side) {
-        multiply_out<Shape, side(), unit()>(launch, job, plan, grad_weight, Store<T>{});
-      };
-      if (!table) return multiplied(SideTag<Side::none>{});
-      conv.transposed ? multiplied(SideTag<Side::left>{}) : multiplied(SideTag<Side::right>{});
-    });
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      if (grad_weight.scalar_type() == ScalarType::Float) return run_wgrad<T, float>(input, grad.input, conv, grad_weight);
+    }
+    run_wgrad<T, T>(input, grad.input, conv, grad_weight);
   });
 }
 

@@ -13,11 +13,11 @@ struct Store {
   using A = Compute<Out>;
   Out* output;
   A* partial;           // [splits, tiles, rows, columns] where k is split, otherwise null
-  Moments<A>* moments;  // [groups, chunks, columns] or null; of whole columns, a chunk's rows each
+  Moments<A>* moments;  // [groups, chunks, columns] or null; a chunk is the rows of a tile, or of what add_splits has a block add
   const Out* bias;      // [columns] or null
   Activation activation;
   A negative_slope;
-  A* sums;             // [groups, chunks, columns, 2] or null: of g and of g (x - mean), g being the gradient before the activation
+  Sums<A>* sums;       // [groups, chunks, columns] or null: of g and of g (x - mean), g being the gradient before the activation
   const Out* below;    // x, as the output lies in memory
   Prologue<Out> made;  // of it, what the output is the gradient of
   bool in_chunks;      // 16 bytes of neighbouring columns lie together in the output, at a multiple of that
@@ -55,18 +55,21 @@ struct Offsets {
 struct RowsPlace {
   int first_n, left_m, left_n;  // the first column, and how many rows and columns from these on there are
   int group;                    // of images
-  int64_t chunk;                // the number of the first of these rows' chunks of moments or sums
+  int64_t chunk;                // their number among the chunks of moments or sums
 };
 
 // A block's rows of sums, which it finishes and stores.
 template <class Out, int rows, int columns, int threads>
 struct Rows {
   using A = Compute<Out>;
-  // Rows of a chunk: as few as give every thread a column of its own, but not so few that there are too many to merge.
-  static constexpr int kChunkRows = std::min(rows, std::max(32, rows * columns / threads));
+  static constexpr int kPartRows = std::min(rows, std::max(32, rows * columns / threads)), kParts = rows / kPartRows;  // a thread's
   static constexpr int kPitch = columns + 8;  // what eight rows of sums have for a warp lies in different banks
 
   alignas(32) A sums[rows][kPitch];
+  union {
+    Moments<A> moments_of_parts[kParts][columns];
+    Sums<A> sums_of_parts[kParts][columns];
+  };
 
   __device__ void store(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
     if (to.bias || to.activation != Activation::none) {
@@ -75,22 +78,30 @@ struct Rows {
     }
     constexpr int kWidth = kPackWidth<Out>;
     columns % kWidth == 0 && to.in_chunks ? store<kWidth>(offsets, to) : store<1>(offsets, to);
-    if (!to.moments && !to.sums) return;
-    __syncthreads();
-    for (int i = threadIdx.x; i < columns * (rows / kChunkRows); i += threads) {
-      const int column = i % columns, row = i / columns * kChunkRows, left = at.left_m - row;
-      if (column >= at.left_n) continue;
-      const int n = left < kChunkRows ? left : kChunkRows;
-      const int64_t index = (at.chunk + i / columns) * (at.first_n + at.left_n) + at.first_n + column;
-      if (to.moments) {
-        to.moments[index] = moments_of(&sums[row][column], kPitch, n);
-      } else {
-        *reinterpret_cast<Pack<A, 2>*>(to.sums + 2 * index) = backward_sums(offsets, at, row, column, n, to);
-      }
+    if (to.moments) {
+      reduce(moments_of_parts, at, to.moments, [&](int row, int column, int n) { return moments_of(&sums[row][column], kPitch, n); });
+    } else if (to.sums) {
+      reduce(sums_of_parts, at, to.sums, [&](int row, int column, int n) { return backward_sums(offsets, at, row, column, n, to); });
     }
   }
 
  private:
+  // What `of` finds in each part of a column, merged in order.
+  template <class State, class Of>
+  __device__ void reduce(State (&parts)[kParts][columns], const RowsPlace& at, State* to, const Of& of) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kParts * columns; i += threads) {
+      const int column = i % columns, row = i / columns * kPartRows, left = at.left_m - row;
+      if (column < at.left_n) parts[i / columns][column] = of(row, column, left < kPartRows ? left : kPartRows);
+    }
+    __syncthreads();
+    for (int column = threadIdx.x; column < columns && column < at.left_n; column += threads) {
+      State all = parts[0][column];
+      for (int i = 1; i < kParts; ++i) all.merge(parts[i][column]);
+      to[at.chunk * (at.first_n + at.left_n) + at.first_n + column] = all;
+    }
+  }
+
   // One by one: with the activation of each of a chunk's values in line, the code would be several times as long.
   __device__ void activate_sums(const RowsPlace& at, const Store<Out>& to) {
 #pragma unroll 1
@@ -103,18 +114,18 @@ struct Rows {
   }
 
   // As batch_norm_act's BackwardTerm has them.
-  __device__ Pack<A, 2> backward_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, int row, int column, int n,
-                                      const Store<Out>& to) const {
+  __device__ Sums<A> backward_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, int row, int column, int n,
+                                   const Store<Out>& to) const {
     const auto& made = to.made;
-    const A* const table = made.table + int64_t{at.group} * padded<Out>(at.first_n + at.left_n) + at.first_n + column;
-    const A mean = table[0], scale = table[made.total], shift = table[2 * made.total];
+    const int channel = at.first_n + column, index = at.group * made.channels + channel;
+    const A mean = made.mean[index], scale = made.weight ? made.weight[channel] * made.invstd[index] : made.invstd[index];
+    const A shift = made.bias ? made.bias[channel] : A(0);
     const Out* const x = to.below + offsets.of_columns[column];
-    Pack<A, 2> found{};
+    Sums<A> found{};
     for (int i = row; i < row + n; ++i) {
       const A d = to_compute(x[offsets.of_rows[i]]) - mean;
       const A g = activate_grad(made.activation, sums[i][column], d * scale + shift, made.negative_slope);
-      found.values[0] += g;
-      found.values[1] += g * d;
+      found.merge({g, g * d});
     }
     return found;
   }

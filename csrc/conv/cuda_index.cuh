@@ -114,14 +114,19 @@ struct Place {
   bool inside;
 };
 
-// Normalise + activate, pending on an operand (cuda_prologue.cuh); where nothing is, `table` is null.
+// Normalise + activate, pending on an operand (cuda_prologue.cuh); where nothing is, `mean` is null.
 template <class T>
 struct Prologue {
-  const Compute<T>* table;  // mean, scale and shift, each [groups, padded channels]
-  int64_t total;            // of each
-  int images;               // of a group
+  const Compute<T>*mean, *invstd;  // [groups, channels]
+  const Compute<T>*weight, *bias;  // [channels] or null
+  int channels;
+  int images;  // of a group
   Activation activation;
   Compute<T> negative_slope;
+};
+// Whose of its parameters an element takes.
+struct PrologueIndex {
+  int group, channel;
 };
 
 // ---- gather -----------------------------------------------------------------------------------------------------------------
@@ -181,8 +186,7 @@ struct Gather {
       const bool inside = k.high < part.y.taps && (p.taps >> k.high & p.taps >> (k.middle + kMostTaps) & 1);
       return {int64_t{pixel} * g.channels + k.low, inside};
     }
-    // Where in the prologue's table the chunk's channels begin.
-    FASTGAN_HOST_DEVICE int prologue_index(const Position&, const Counter& k) const { return part.group * g.channels + k.low; }
+    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(const Position&, const Counter& k) const { return {part.group, k.low}; }
   };
 
   struct Right {  // the packed weight
@@ -196,7 +200,7 @@ struct Gather {
       const int along = (k.high * part.x.taps + k.middle) * g.channels + k.low;
       return {part.weight + int64_t{n} * part.depth + along, n < part.columns && k.high < part.y.taps};
     }
-    FASTGAN_HOST_DEVICE int prologue_index(Position, const Counter&) const { return 0; }  // nothing is pending on a weight
+    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(Position, const Counter&) const { return {}; }  // nothing is pending on a weight
   };
 
   // out[m][n] belongs at the sum of both; at neither where one is negative.
@@ -250,7 +254,7 @@ struct Wgrad {
       const int pixel = (k.high * g.y.small + k.middle) * g.x.small + k.low;
       return {int64_t{pixel} * g.small_padded + m, m < g.small_padded && k.high < g.images};
     }
-    FASTGAN_HOST_DEVICE int prologue_index(Position m, const Counter& k) const { return g.group(k) * g.small_padded + m; }
+    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(Position m, const Counter& k) const { return {g.group(k), m}; }
   };
 
   struct Right {
@@ -273,9 +277,7 @@ struct Wgrad {
       const int pixel = (k.high * g.y.large + y) * g.x.large + x;
       return {int64_t{pixel} * g.large_padded + p.channel, true};
     }
-    FASTGAN_HOST_DEVICE int prologue_index(const Position& p, const Counter& k) const {
-      return g.group(k) * g.large_padded + p.channel;
-    }
+    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(const Position& p, const Counter& k) const { return {g.group(k), p.channel}; }
   };
 
   FASTGAN_HOST_DEVICE int64_t row_offset(const Part& part, int m) const { return m < part.rows ? m * strides[0] : -1; }

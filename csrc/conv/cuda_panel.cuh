@@ -128,7 +128,8 @@ class Loader {
 #pragma unroll
     for (int first = 0; first < kPackWidth<T>; first += kWidth) {
       const auto prologue_of = [&](int i) {
-        return PrologueOfChannels<T>(prologue, operand_.prologue_index(positions_[i / kCounters], k[i % kCounters]) + first);
+        const auto index = operand_.prologue_index(positions_[i / kCounters], k[i % kCounters]);
+        return PrologueOfChannels<T>(prologue, {index.group, index.channel + first});
       };
       const auto apply = [&](const PrologueOfChannels<T>& of_channels, int i) {
         of_channels.template apply<kind>(to.chunk(Own::row(i), Own::number()) + first, prologue.negative_slope);

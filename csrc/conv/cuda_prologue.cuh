@@ -2,30 +2,13 @@
 // to an operand of a convolution once it lies in shared memory: the activation is never written.
 //
 // It is rounded as the written activation would be. What is not there, the padding around an image among it, stays 0: the padding is
-// of the activation. The channels that a chunk is padded with become activations of 0; they meet zeros of the weight, or sums that are
-// not stored.
+// of the activation. The channels are whole chunks, and the parameters begin at multiples of 16 bytes.
 #pragma once
 
 #include "conv/cuda_index.cuh"
 
 namespace fastgan::conv {
 namespace {
-
-// The parameters as the kernels read them: mean, scale and shift, each [groups, padded channels] of the compute type.
-template <class T>
-__global__ void __launch_bounds__(kThreads) pack_prologue(const Compute<T>* mean, const Compute<T>* invstd,
-                                                          const Compute<T>* weight, const Compute<T>* bias, int channels,
-                                                          int64_t total, Compute<T>* to) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += stride) {
-    const int channel = static_cast<int>(i % padded<T>(channels));
-    const int64_t from = i / padded<T>(channels) * channels + channel;
-    const bool inside = channel < channels;
-    to[i] = inside ? mean[from] : 0;
-    to[total + i] = inside ? (weight ? weight[channel] * invstd[from] : invstd[from]) : 0;
-    to[2 * total + i] = inside && bias ? bias[channel] : 0;
-  }
-}
 
 // For kWidth neighbouring channels, which are a chunk or, in 16 bits, half of one: as many as 16 bytes of the compute type.
 template <class T>
@@ -34,12 +17,17 @@ class PrologueOfChannels {
   using A = Compute<T>;
   static constexpr int kWidth = kPackWidth<A>;
 
-  // index: of the first channel, of the group's, in the table.
-  __device__ PrologueOfChannels(const Prologue<T>& prologue, int index) {
-    const auto* const from = reinterpret_cast<const Pack<A, kWidth>*>(prologue.table + index);
-    mean_ = from[0];
-    scale_ = from[prologue.total / kWidth];
-    shift_ = from[2 * prologue.total / kWidth];
+  __device__ PrologueOfChannels(const Prologue<T>& prologue, PrologueIndex first) {
+    const int index = first.group * prologue.channels + first.channel;
+    const auto pack = [](const A* from) { return *reinterpret_cast<const Pack<A, kWidth>*>(from); };
+    mean_ = pack(prologue.mean + index);
+    scale_ = pack(prologue.invstd + index);
+    if (prologue.weight) {
+      const auto weight = pack(prologue.weight + first.channel);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) scale_.values[i] *= weight.values[i];
+    }
+    shift_ = prologue.bias ? pack(prologue.bias + first.channel) : Pack<A, kWidth>{};
   }
 
   template <Activation kind>

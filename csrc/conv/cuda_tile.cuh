@@ -44,9 +44,9 @@ struct Tile {
     chunk = number;
   }
 
-  // Of its rows from this one on, whose first chunk of moments or sums has that number.
-  FASTGAN_HOST_DEVICE RowsPlace place(int row, int64_t first_chunk) const {
-    return {first_n, part.rows - first_m - row, part.columns - first_n, part.group, first_chunk};
+  // Of its rows from this one on, whose chunk of moments or sums has that number.
+  FASTGAN_HOST_DEVICE RowsPlace place(int row, int64_t number_of_chunk) const {
+    return {first_n, part.rows - first_m - row, part.columns - first_n, part.group, number_of_chunk};
   }
 };
 
@@ -158,10 +158,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
       rows.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)] = multiplier.sums[i];
     }
     __syncthreads();
-    if (!store.partial) {
-      constexpr int kChunks = Shape::kRows / rows.kChunkRows;
-      return rows.store(shared.offsets, tile.place(0, tile.chunk * kChunks), store);
-    }
+    if (!store.partial) return rows.store(shared.offsets, tile.place(0, tile.chunk), store);
     auto* const to = store.partial + (int64_t{split} * tiles + number) * Shape::kNumel;
     for (int i = thread; i < Shape::kNumel; i += kThreads) to[i] = rows.sums[i / Shape::kColumns][i % Shape::kColumns];
   }
@@ -204,8 +201,8 @@ struct WeightStrides {
   int64_t out, in, y, x;
 };
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int ins, const T* weight, WeightStrides strides, T* to) {
+template <class T, class From>
+__global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int ins, const From* weight, WeightStrides strides, T* to) {
   // A block has the rows of one part: of k what meets one m.
   const auto part = job.part(blockIdx.y);
   const int64_t total = int64_t{part.depth} * part.columns, stride = int64_t{gridDim.x} * kThreads;
@@ -213,14 +210,15 @@ __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int ins, 
     const Counter k(i % part.depth, part.radix(job));
     const int y = part.y.kernel + k.high * part.y.kernel_step, x = part.x.kernel + k.middle * part.x.kernel_step;
     const int64_t from = i / part.depth * strides.out + k.low * strides.in + y * strides.y + x * strides.x;
-    to[part.weight + i] = k.low < ins ? weight[from] : from_compute<T>(0);
+    to[part.weight + i] = k.low < ins ? from_compute<T>(to_compute(weight[from])) : from_compute<T>(0);
   }
 }
 
 // ---- host ---------------------------------------------------------------------------------------------------------------
 
+// A split costs its partial sums, written and read again: none where there are tiles for most of the multiprocessors of a large GPU.
 inline int splits_for(int64_t tiles, int64_t steps) {
-  constexpr int64_t kBlocksWanted = 256, kLeastSteps = 4, kMostSplits = 64;
+  constexpr int64_t kBlocksWanted = 160, kLeastSteps = 4, kMostSplits = 64;
   return static_cast<int>(std::clamp<int64_t>(std::min(kBlocksWanted / tiles, steps / kLeastSteps), 1, kMostSplits));
 }
 
@@ -240,11 +238,10 @@ Plan plan_of(const Job& job, int groups) {
   return plan;
 }
 
-// Of rows in which moments or sums are taken, a group's.
-template <class Out, class Shape>
+// Of rows of which moments or sums are taken, a group's.
+template <class Shape>
 int64_t chunks_of(const Plan& plan) {
-  using Whole = Rows<Out, Shape::kRows, Shape::kColumns, Shape::kThreads>;
-  return int64_t{plan.parts} * plan.tiles_m * (Shape::kRows / (plan.splits > 1 ? kSlab : Whole::kChunkRows));
+  return int64_t{plan.parts} * plan.tiles_m * (plan.splits > 1 ? Shape::kRows / kSlab : 1);
 }
 
 template <class Shape, Side pending, Unit unit, class Launch, class Job, class Out>

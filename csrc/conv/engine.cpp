@@ -88,18 +88,21 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
   return rule.direct ? Engine::direct : Engine::aten;
 }
 
-bool is_fused(Engine engine, const Tensor& input) {
-  // Where pixels are packed in the input's own dtype (prologue.h).
-  const auto dtype = input.scalar_type();
+// Whether pixels are packed in their own dtype (prologue.h).
+static bool packs_own_dtype(Engine engine, ScalarType dtype) {
   const bool packs_float = dtype == ScalarType::Float || dtype == ScalarType::Double;
   if (engine == Engine::winograd) return packs_float;
   const bool packs_own = packs_float || (dtype == ScalarType::BFloat16 && tiles().bfloat16.gemm);
   return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
 
+bool is_fused(Engine engine, Pass, const Tensor& input, const Tensor&, const Convolution&) {
+  return packs_own_dtype(engine, input.scalar_type());
+}
+
 bool is_gradient_fused(Engine engine, const Pending& grad) {
   const bool packs_pixels = engine == Engine::direct || engine == Engine::scatter;
-  return grad.output && packs_pixels && is_fused(engine, grad.input) && is_channels_last(grad.input) && is_channels_last(*grad.output);
+  return grad.output && packs_pixels && packs_own_dtype(engine, grad.input.scalar_type()) && is_channels_last(grad.input) && is_channels_last(*grad.output);
 }
 
 bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }

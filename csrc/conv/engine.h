@@ -79,8 +79,8 @@ struct Reduction {
 OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                       const Epilogue& epilogue, const Reduction& reduction, const Tensor& output);
 
-// Whether an engine's kernels do what is pending on such an input. The input of another's has nothing pending.
-bool is_fused(Engine engine, const Tensor& input);
+// Whether an engine's kernels do what is pending on such an input, as they take it in. The input of others has nothing pending.
+bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
 
 // The same for a gradient that is pending on the gradient of a convolution's output.
 bool is_gradient_fused(Engine engine, const Pending& grad);

@@ -1,4 +1,4 @@
-// Which convolutions on a GPU are ours.
+// Which convolutions on a GPU are ours, and what their kernels do in passing.
 //
 // The rule gives all of them to aten: our kernels are checked on an emulator (tests/cuda/), but no run on a device is recorded,
 // and a kernel without one is never the default. FASTGAN_ENGINE=native takes ours, which `make gpu-check` proves and times.
@@ -21,11 +21,34 @@ bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
   return weight.numel() <= kMost / kPadding;
 }
 
+// How often the kernels read each element of a convolution's input: for every tap that meets it, in every tile of channels.
+int64_t reads_of_input(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  constexpr int64_t kTile = 128;
+  const int64_t taps = weight.size(2) * weight.size(3), channels = weight.size(conv.transposed ? 1 : 0);
+  const int64_t pixels = input.size(0) * input.size(2) * input.size(3), meetings = smaller_pixels(input, weight, conv) * taps;
+  return (meetings + pixels - 1) / pixels * ((channels + kTile - 1) / kTile);
+}
+
 }  // namespace
 
 Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
   return is_forced() && is_possible(input, weight, conv) && fits(input, weight, conv) ? Engine::direct : Engine::aten;
 }
+
+// By arithmetic, not yet measured: an operand's normalise + activate take threads two to three times as long as its product takes
+// tensor cores, and are done again each time that it is read; a pass before writes every element once. So they are done on load
+// where every element is read once, as in a 4x4 convolution to one pixel. FASTGAN_ON_LOAD=always or never is there to measure.
+bool is_fused(Engine engine, Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  static const std::string wish = [] {
+    const char* const given = std::getenv("FASTGAN_ON_LOAD");
+    return std::string(given ? given : "");
+  }();
+  if (engine != Engine::direct || wish == "never") return false;
+  return wish == "always" || reads_of_input(input, weight, conv) <= 1;
+}
+
+bool is_gradient_fused(Engine, const Pending&) { return false; }
+bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
   if (engine == Engine::aten) return std::string(pass) + "_aten";

@@ -62,9 +62,11 @@ def use_native(op: str, input: Tensor) -> bool:
 def reads_float32_weights(device: str) -> bool:
     """Whether convolutions in bfloat16 mostly run on kernels that round a float32 weight while they pack it.
 
-    Those are the direct ones, which the rule in csrc/conv/engine.cpp prefers on a CPU with AMX.
+    On a CPU those are the direct ones, which the rule in csrc/conv/engine.cpp prefers where there is AMX.
     """
-    return device == "cpu" and mode != "aten" and _native.loaded("cpu") and _native.cpu_isa() == "amx"
+    if _rule(device) is not None or not _native.loaded(device):
+        return False
+    return device == "cuda" or (device == "cpu" and _native.cpu_isa() == "amx")
 
 
 def allows_tf32(input: Tensor) -> bool:

@@ -61,7 +61,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   std::vector<Moments<A>> moments(at.groups * chunks * at.channels);
   auto mean = check::unwritten<A>(stats), invstd = check::unwritten<A>(stats);
   std::vector<A> running_mean(at.channels, A(0.5)), running_var(at.channels, A(2));
-  const unsigned channel_blocks = (at.channels + kThreads - 1) / kThreads;
+  const unsigned channel_blocks = (at.channels + kWarps - 1) / kWarps;
   partial_sums(launch, MomentsTerm<T>{x.data(), at}, chunks, moments.data());
   launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, moments.data(), chunks, kMomentum, kEps, mean.data(),
          invstd.data(), running_mean.data(), running_var.data());
@@ -72,16 +72,18 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   check::close(name + ", running_mean", running_mean, truth.running_mean, mean_limit);
   check::close(name + ", running_var", running_var, truth.running_var, limit);
 
-  // The same of moments that are not of x - pivot, merged first.
-  std::vector<Moments<A>> taken(stats), merged(stats);
+  // The same of moments that are not of x - pivot, of which some may be of nothing.
+  constexpr int64_t kTaken = 40;
+  std::vector<Moments<A>> taken(kTaken * stats);
   for (int64_t i = 0; i < stats; ++i) {
-    for (int64_t e = 0; e < at.count(); ++e) taken[i].add(to_compute(x[at.offset(i / at.channels, i % at.channels, e)]));
+    const int64_t group = i / at.channels, channel = i % at.channels;
+    for (int64_t e = 0; e < at.count(); ++e) {
+      taken[(group * kTaken + e % kTaken) * at.channels + channel].add(to_compute(x[at.offset(group, channel, e)]));
+    }
   }
-  const Layout of_moments{at.groups, 1, at.channels, 1, true};
-  partial_sums(launch, MergeTerm<A>{taken.data(), of_moments}, 1, merged.data());
   auto mean_again = check::unwritten<A>(stats), invstd_again = mean_again;
   A* const none = nullptr;
-  launch(finish_statistics<T>, channel_blocks, kThreads, static_cast<const T*>(nullptr), at, merged.data(), int64_t{1},
+  launch(finish_statistics<T>, channel_blocks, kThreads, static_cast<const T*>(nullptr), at, taken.data(), kTaken,
          kMomentum, kEps, mean_again.data(), invstd_again.data(), none, none);
   check::close(name + ", mean of moments", mean_again, truth.mean, 10 * mean_limit);
   check::close(name + ", invstd of moments", invstd_again, truth.invstd, 10 * limit);
@@ -125,14 +127,14 @@ void check_dtype(const std::string& dtype) {
   }
 }
 
-template <class T, Activation kind>
-void check_activation(const std::string& name) {
+template <class T, Activation kind, int width>
+void check_activation(const std::string& name, int64_t n) {
   using A = Compute<T>;
   const emulator::Launch launch(5);
-  const int64_t n = 1001;
   const auto x = check::draw<T>(n), grad = check::draw<T>(n);
   auto y = x, grad_x = check::unwritten<T>(n);
-  launch(activate_in_place<T, kind>, blocks_for(n, kThreads), kThreads, y.data(), n, A(kSlope));
+  const unsigned blocks = blocks_for(n, kThreads * width);
+  launch(activate_in_place<T, kind, width>, blocks, kThreads, y.data(), n / width, A(kSlope));
   std::vector<double> truth = check::wide(x), grad_truth = check::wide(grad);
   for (int64_t i = 0; i < n; ++i) {
     const double z = truth[i], e = std::exp(-z), v = to_compute(y[i]);
@@ -144,7 +146,7 @@ void check_activation(const std::string& name) {
     grad_truth[i] *= kind == Activation::tanh ? 1 - v * v : kind == Activation::sigmoid ? v * (1 - v) : v > 0 ? 1 : slope;
   }
   check::close(name + ", forward", y, truth, check::kLimit<T>);
-  launch(activation_gradient<T, kind>, blocks_for(n, kThreads), kThreads, grad.data(), y.data(), grad_x.data(), n, A(kSlope));
+  launch(activation_gradient<T, kind, width>, blocks, kThreads, grad.data(), y.data(), grad_x.data(), n / width, A(kSlope));
   check::close(name + ", backward", grad_x, grad_truth, check::kLimit<T>);
 }
 
@@ -167,9 +169,9 @@ int main() {
   check::for_each_dtype([](auto tag, const char* name) { check_dtype<decltype(tag)>(name); });
   check_layout<float, 1>("NCHW, an outlier first", {1, 8, 1, 1024, false}, 1, 1e6);
   check_layout<float, 1>("NHWC, an outlier first", {1, 8, 1, 1024, true}, 1, 1e6);
-  check_activation<float, Activation::relu>("relu");
-  check_activation<__half, Activation::leaky_relu>("leaky_relu");
-  check_activation<__nv_bfloat16, Activation::tanh>("tanh");
-  check_activation<double, Activation::sigmoid>("sigmoid");
+  check_activation<float, Activation::relu, 1>("relu", 1001);
+  check_activation<__half, Activation::leaky_relu, 8>("leaky_relu", 4008);
+  check_activation<__nv_bfloat16, Activation::tanh, 1>("tanh", 1001);
+  check_activation<double, Activation::sigmoid, 2>("sigmoid", 1000);
   check_given_statistics();
 }

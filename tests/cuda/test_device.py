@@ -152,7 +152,7 @@ def two_blocks(nn, transposed: bool):
 @pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
-    """Statistics out of the epilogue, of images far from 0, and the activation on load, for parts of a batch too."""
+    """Statistics out of the epilogue, of images far from 0, for parts of a batch too; activations on load if asked."""
     torch.manual_seed(0)
     theirs = two_blocks(torch.nn, transposed).to(DEVICE).double().to(memory_format=torch.channels_last)
     ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)
@@ -179,9 +179,10 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
         assert relative_error(value, truth) <= output_limit
     if counters:
         taken = {part: sum(calls for name, calls in counters.items() if part in name) for part in TAKEN_IN_PASSING}
-        assert taken == TAKEN_IN_PASSING and not [
-            name for name in counters if name.startswith("batch_norm_act/forward")
-        ]
+        assert taken == TAKEN_IN_PASSING
+        written = sum(calls for name, calls in counters.items() if name.startswith("batch_norm_act/forward"))
+        # Otherwise by two convolutions, forward and for their weights' gradients.
+        assert written == (0 if os.environ.get("FASTGAN_ON_LOAD") == "always" else 4)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")

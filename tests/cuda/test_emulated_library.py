@@ -41,30 +41,32 @@ def library(tmp_path_factory) -> Path:
     return output
 
 
-def run(library: Path, *arguments: str) -> str:
+def run(library: Path, *arguments: str, on_load: str = "") -> str:
     """What this interpreter prints with the library in the place of the CPU's."""
-    variables = {"FASTGAN_EMULATED_LIBRARY": str(library), "FASTGAN_ENGINE": "native"}
+    variables = {"FASTGAN_EMULATED_LIBRARY": str(library), "FASTGAN_ENGINE": "native", "FASTGAN_ON_LOAD": on_load}
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / FOLDER)])}
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return done.stdout
 
 
-def run_tests(library: Path, names: str, selection: str) -> None:
+def run_tests(library: Path, names: str, selection: str, on_load: str = "") -> None:
     files = [f"tests/{name}.py" for name in names.split()]
-    said = run(
-        library, "-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider", *files, "-k", selection
-    )
+    pytest = ["-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider"]
+    said = run(library, *pytest, *files, "-k", selection, on_load=on_load)
     assert "passed" in said and "skipped" not in said
 
 
-def test_the_kernels_that_run_are_those_of_cuda(library):
-    kernels = dict(kernel.split("=") for kernel in run(library, "-c", SCRIPT).split())
+@pytest.mark.parametrize("on_load", ["", "always"])
+def test_the_kernels_that_run_are_those_of_cuda(library, on_load):
+    said = run(library, "-c", SCRIPT, on_load=on_load)
+    kernels = dict(kernel.split("=") for kernel in said.split())
     passes = ("forward", "backward_dgrad", "backward_wgrad")
     assert {kernels[f"conv_bn_act/{name}_float32_cuda"] for name in passes} == {"2"}
     assert not [kernel for kernel in kernels if not kernel.endswith("_cuda")]
-    # Only the last activation is written, and no pass reads an output for its statistics.
-    assert kernels["batch_norm_act/forward_contiguous_float32_cuda"] == "1"
+    # On load only the last activation is written; otherwise the first one too, again for its weight's gradient.
+    assert kernels["batch_norm_act/forward_contiguous_float32_cuda"] == ("1" if on_load else "3")
+    # No pass reads an output for its statistics.
     assert kernels["batch_norm_act/statistics_of_moments_contiguous_float32_cuda"] == "2"
     assert not [kernel for kernel in kernels if kernel.startswith("batch_norm_act/statistics_contiguous")]
 
@@ -76,19 +78,23 @@ def test_operators_equal_the_truth(library):
 
 def test_runs_of_blocks_equal_torch(library):
     selection = "(over_steps and nhwc and not generator) or (generator and autocast)"
+    run_tests(library, "layers/test_sequential", selection)
     selection += " or (two_launches and ours and native)"
-    run_tests(library, "layers/test_sequential training/test_step_split", selection)
+    run_tests(library, "layers/test_sequential training/test_step_split", selection, on_load="always")
 
 
 def test_what_runs_on_a_gpu_first_has_run_here(library):
-    run_tests(
-        library, "cuda/test_device", "(fused and float32 and not 1) or (awkward and bfloat16) or (rounded and 72)"
-    )
+    fused = "(fused and float32 and not 1)"
+    run_tests(library, "cuda/test_device", f"{fused} or (awkward and bfloat16) or (rounded and 72)")
+    run_tests(library, "cuda/test_device", fused, on_load="always")
 
 
 @pytest.mark.long
 def test_every_test_of_the_operators(library):
     run_tests(library, "ops/test_exactness ops/test_gradients ops/test_bce ops/test_properties", f"not ({CPU_ONLY})")
-    run_tests(library, "layers/test_sequential training/test_step_split", "equals_torch or derivatives or two_launches")
+    for on_load in ("", "always"):
+        networks = "layers/test_sequential training/test_step_split"
+        run_tests(library, networks, "equals_torch or derivatives or two_launches", on_load)
     # No graphs and streams, nor what takes a GPU's time or memory.
     run_tests(library, "cuda/test_device", "not (capture or streams or beyond or no_bit or to512 or 512to)")
+    run_tests(library, "cuda/test_device", "fused", on_load="always")

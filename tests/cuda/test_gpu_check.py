@@ -48,7 +48,7 @@ def test_libraries_built_beforehand_are_used_as_they_are(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert gpu_check.main() == 0
-    assert len(commands) == 7 and not builds  # four groups of tests, three benchmarks
+    assert len(commands) == 9 and not builds  # five groups of tests, four benchmarks
     record = json.loads((tmp_path / "benchmarks" / "results" / "nvidia-h200.json").read_text())
     assert list(record) == ["machine", "tests", "benchmarks", "sanitizer"]
     libraries[1].unlink()
@@ -94,10 +94,10 @@ def test_what_failed_or_was_skipped_counts():
 
 def test_a_stage_that_takes_too_long_is_stopped(monkeypatch):
     monkeypatch.setattr(gpu_check, "LIMIT", 0.2)
-    done = gpu_check.run(["-c", "import time; time.sleep(60)"], "auto", echo=False)
+    done = gpu_check.run(["-c", "import time; time.sleep(60)"], gpu_check.AUTO, echo=False)
     assert done["exit_code"] == 124 and "stopped after" in done["output"]
 
 
 def test_the_engine_reaches_the_programs_that_are_run():
-    done = gpu_check.run(["-c", "import os; print(os.environ['FASTGAN_ENGINE'])"], "native", echo=False)
+    done = gpu_check.run(["-c", "import os; print(os.environ['FASTGAN_ENGINE'])"], gpu_check.NATIVE, echo=False)
     assert (done["exit_code"], done["output"]) == (0, "native\n")
