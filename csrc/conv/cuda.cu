@@ -63,14 +63,16 @@ Tensor padded_map(const Launch& launch, const Tensor& tensor) {
 }
 
 // job.weight, of a weight [out_dim ...], which may be of float32 beside a bfloat16 map.
-template <class T>
-Tensor packed_weight(const Launch& launch, const Tensor& weight, ScalarType dtype, int out_dim, Gather<T>& job) {
-  const Tensor packed = empty({job.outs, weight.size(2) * weight.size(3), job.channels}, dtype, weight);
+template <class Shape, class T>
+Tensor packed_weight(const Launch& launch, const Plan& plan, const Tensor& weight, ScalarType dtype, int out_dim, Gather<T>& job) {
+  using Target = Panel<T, true, Shape::kColumns>;
+  const int64_t chunks = int64_t{plan.tiles_n} * job.steps * (sizeof(Target) / 16);
+  const Tensor packed = empty({job.parts(), chunks * kPackWidth<T>}, dtype, weight);
   const WeightStrides strides{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
-  const dim3 grid(blocks_for(packed.numel() / job.parts(), kThreads), job.parts());
   const auto pack = [&](auto from) {
     using From = decltype(from);
-    launch(pack_weight<T, From>, grid, kThreads, job, size(weight, 1 - out_dim), data<From>(weight), strides, mutable_data<T>(packed));
+    launch(pack_weight<T, From, Shape>, dim3(blocks_for(chunks, kThreads), job.parts()), kThreads, job, plan.tiles_n,
+           size(weight, 1 - out_dim), data<From>(weight), strides, reinterpret_cast<Target*>(mutable_data<T>(packed)));
   };
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     weight.scalar_type() == dtype ? pack(T{}) : pack(float{});
@@ -147,8 +149,8 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
                                                  : std::max<int64_t>(1, reduction.moment_groups));
   const Launch launch(output);
   const Tensor map = padded_map<T>(launch, x);
-  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), axis(0), axis(1), {}, prologue_of<T>(input)};
-  const Tensor packed = packed_weight<T>(launch, weight, x.scalar_type(), transposed ? 1 : 0, job);
+  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), 0, axis(0), axis(1), {}, prologue_of<T>(input)};
+  job.steps = steps_of(job);
   copy_strides(output, job.strides);
   Store<T> store{};
   store.bias = bias ? data<T>(*bias) : nullptr;
@@ -160,6 +162,7 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   const auto multiplied = [&](auto unit, auto shape) {
     using Shape = decltype(shape);
     const Plan plan = plan_of<Shape>(job, groups);
+    const Tensor packed = packed_weight<Shape>(launch, plan, weight, x.scalar_type(), transposed ? 1 : 0, job);
     if (sums || reduction.moment_groups > 0) {
       const int64_t values = (sums ? sizeof(Sums<A>) : sizeof(Moments<A>)) / sizeof(A);
       reduced = empty({groups, chunks_of<Shape>(plan), output.size(1), values}, accumulate_type(output.scalar_type()), output);

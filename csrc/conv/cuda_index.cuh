@@ -5,10 +5,10 @@
 // Gather: m is an output pixel of one phase, n an output channel, k a tap and an input channel. Wgrad: m is a channel of the
 // smaller map, n a tap and a channel of the larger one, k a pixel of the smaller map.
 //
-// Operands are read in chunks of 16 aligned bytes, of neighbouring channels: every map and packed weight has its channels padded
-// with zeros to whole chunks (`padded`). What is not there, such as the padding around an image, is zeros too. An operand's place
-// is made of a Position, of its m or n, which a thread works out once, and of a Counter, of its k, which goes on without a
-// division.
+// Maps are read in chunks of 16 aligned bytes, of neighbouring channels, which are padded with zeros to whole chunks (`padded`). What
+// is not there, such as the padding around an image, is zeros too. Where a chunk lies is the sum of a Position, of its m or n, which a
+// thread works out once, and of an Along, of its k, which chunks share. k itself is a Counter, which goes on without a division. A
+// weight is packed as its panels lie in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,7 @@ struct PhaseAxis {
   int offset, offset_step;
 };
 
-constexpr int kMostTaps = 16;  // of a phase
+constexpr int kMostTaps = 15;  // of a phase
 
 // Bit j: whether tap j, from this position on, is inside.
 FASTGAN_HOST_DEVICE inline unsigned taps_inside(int position, const PhaseAxis& phase, int size) {
@@ -108,9 +108,12 @@ FASTGAN_HOST_DEVICE inline int padded(int channels) {
   return (channels + kPackWidth<T> - 1) / kPackWidth<T> * kPackWidth<T>;
 }
 
-// Where a chunk begins, counted from its operand's first element; where `inside` is false it is zeros.
+// Addresses as numbers: they may be counted on beside a map, where nothing is read.
+using Address = uintptr_t;
+
+// Where a chunk begins; where `inside` is false it is zeros.
 struct Place {
-  int64_t offset;
+  Address address;
   bool inside;
 };
 
@@ -137,8 +140,9 @@ struct Gather {
   static constexpr bool k_major = true;  // neighbours in memory differ in k
 
   const T* input;   // [images, y.input, x.input, channels]
-  const T* weight;  // of each part [outs, depth], part by part
+  const T* weight;  // panels [parts, tiles of columns, steps], each as it lies in shared memory
   int images, channels, outs;  // channels: of the input, padded
+  int steps;                   // stretches of k, of the deepest part
   GatherAxis y, x;
   int64_t strides[4];  // of the output's images, channels, rows and columns
   Prologue<T> before;  // pending on the input
@@ -147,23 +151,14 @@ struct Gather {
     PhaseAxis y, x;
     int rows, columns, depth;  // m, n and k
     int group;                 // of images, that the rows are of
-    int64_t weight;            // where the part's begins
+    int index;
 
     FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return {g.channels, x.taps > 0 ? x.taps : 1, y.taps}; }
   };
   FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
   FASTGAN_HOST_DEVICE Part part(int index) const {
-    const int number_y = index / x.phases(), number_x = index % x.phases();
-    int taps = 0, taps_x = 0, taps_before = 0;  // of the parts before this one
-    for (int i = 0; i < x.phases(); ++i) {
-      if (i == number_x) taps_before = taps_x;
-      taps_x += x.phase(i).taps;
-    }
-    for (int i = 0; i < number_y; ++i) taps += y.phase(i).taps * taps_x;
-    const PhaseAxis along_y = y.phase(number_y), along_x = x.phase(number_x);
-    taps += along_y.taps * taps_before;
-    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * channels, 0,
-            int64_t{taps} * channels * outs};
+    const PhaseAxis along_y = y.phase(index / x.phases()), along_x = x.phase(index % x.phases());
+    return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * channels, 0, index};
   }
 
   struct Left {  // input pixels
@@ -171,36 +166,29 @@ struct Gather {
     const Part& part;
 
     struct Position {
-      int pixel;      // tap 0's, in the image or beside it
-      unsigned taps;  // bit j: whether tap j along y is in the image; bit kMostTaps + j: along x
+      Address pixel;  // tap 0's, in the image or beside it
+      unsigned taps;  // bit j: whether tap j along x is in the image; bit 16 + j: along y
     };
-    FASTGAN_HOST_DEVICE const T* base() const { return g.input; }
+    struct Along {
+      Address bytes;
+      int bit_x, bit_y;
+    };
     FASTGAN_HOST_DEVICE Position position(int m) const {
       const int q = m / part.x.count, image = q / part.y.count;
       const int y = q % part.y.count * g.y.read() + part.y.offset, x = m % part.x.count * g.x.read() + part.x.offset;
-      const unsigned taps = taps_inside(y, part.y, g.y.input) | taps_inside(x, part.x, g.x.input) << kMostTaps;
-      return {(image * g.y.input + y) * g.x.input + x, m < part.rows ? taps : 0};
+      const unsigned taps = taps_inside(x, part.x, g.x.input) | taps_inside(y, part.y, g.y.input) << 16;
+      const int64_t pixel = (int64_t{image} * g.y.input + y) * g.x.input + x;
+      return {reinterpret_cast<Address>(g.input) + pixel * g.channels * sizeof(T), m < part.rows ? taps : 0};
     }
-    FASTGAN_HOST_DEVICE Place at(const Position& p, const Counter& k) const {
-      const int pixel = p.pixel + (k.high * part.y.offset_step * g.x.input + k.middle * part.x.offset_step);
-      const bool inside = k.high < part.y.taps && (p.taps >> k.high & p.taps >> (k.middle + kMostTaps) & 1);
-      return {int64_t{pixel} * g.channels + k.low, inside};
+    FASTGAN_HOST_DEVICE Along along(const Counter& k) const {
+      const int pixel = k.high * part.y.offset_step * g.x.input + k.middle * part.x.offset_step;
+      return {static_cast<Address>((int64_t{pixel} * g.channels + k.low) * int64_t{sizeof(T)}), k.middle,
+              16 + (k.high < kMostTaps ? k.high : kMostTaps)};
+    }
+    FASTGAN_HOST_DEVICE Place at(const Position& p, const Along& k) const {
+      return {p.pixel + k.bytes, (p.taps >> k.bit_x & p.taps >> k.bit_y & 1) != 0};
     }
     FASTGAN_HOST_DEVICE PrologueIndex prologue_index(const Position&, const Counter& k) const { return {part.group, k.low}; }
-  };
-
-  struct Right {  // the packed weight
-    const Gather& g;
-    const Part& part;
-
-    using Position = int;  // n
-    FASTGAN_HOST_DEVICE const T* base() const { return g.weight; }
-    FASTGAN_HOST_DEVICE Position position(int n) const { return n; }
-    FASTGAN_HOST_DEVICE Place at(Position n, const Counter& k) const {
-      const int along = (k.high * part.x.taps + k.middle) * g.channels + k.low;
-      return {part.weight + int64_t{n} * part.depth + along, n < part.columns && k.high < part.y.taps};
-    }
-    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(Position, const Counter&) const { return {}; }  // nothing is pending on a weight
   };
 
   // out[m][n] belongs at the sum of both; at neither where one is negative.
@@ -247,35 +235,49 @@ struct Wgrad {
     const Wgrad& g;
     const Part& part;
 
-    using Position = int;  // m
-    FASTGAN_HOST_DEVICE const T* base() const { return g.small; }
-    FASTGAN_HOST_DEVICE Position position(int m) const { return m; }
-    FASTGAN_HOST_DEVICE Place at(Position m, const Counter& k) const {
+    struct Position {
+      Address from;
+      int m;
+    };
+    struct Along {
+      Address bytes;
+      bool inside;
+    };
+    FASTGAN_HOST_DEVICE Position position(int m) const { return {reinterpret_cast<Address>(g.small + m), m}; }
+    FASTGAN_HOST_DEVICE Along along(const Counter& k) const {
       const int pixel = (k.high * g.y.small + k.middle) * g.x.small + k.low;
-      return {int64_t{pixel} * g.small_padded + m, m < g.small_padded && k.high < g.images};
+      return {static_cast<Address>(pixel) * g.small_padded * sizeof(T), k.high < g.images};
     }
-    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(Position m, const Counter& k) const { return {g.group(k), m}; }
+    FASTGAN_HOST_DEVICE Place at(const Position& p, const Along& k) const { return {p.from + k.bytes, k.inside && p.m < g.small_padded}; }
+    FASTGAN_HOST_DEVICE PrologueIndex prologue_index(const Position& p, const Counter& k) const { return {g.group(k), p.m}; }
   };
 
   struct Right {
     const Wgrad& g;
     const Part& part;
 
+    static constexpr int kNowhere = -(1 << 30);
     struct Position {
+      Address from;
       int y, x, channel;  // of the tap, from the smaller map's pixel times the stride
     };
-    FASTGAN_HOST_DEVICE const T* base() const { return g.large; }
+    struct Along {
+      Address bytes;
+      int y, x;
+    };
     FASTGAN_HOST_DEVICE Position position(int n) const {
-      constexpr int kNowhere = -(1 << 30);
-      const int tap = n / g.large_padded;
-      return {n < part.columns ? tap / g.x.kernel * g.y.dilation - g.y.padding : kNowhere,
-              tap % g.x.kernel * g.x.dilation - g.x.padding, n % g.large_padded};
+      const int tap = n / g.large_padded, channel = n % g.large_padded;
+      const int y = tap / g.x.kernel * g.y.dilation - g.y.padding, x = tap % g.x.kernel * g.x.dilation - g.x.padding;
+      const int64_t offset = (int64_t{y} * g.x.large + x) * g.large_padded + channel;
+      return {reinterpret_cast<Address>(g.large) + offset * sizeof(T), n < part.columns ? y : kNowhere, x, channel};
     }
-    FASTGAN_HOST_DEVICE Place at(const Position& p, const Counter& k) const {
-      const int y = k.middle * g.y.stride + p.y, x = k.low * g.x.stride + p.x;
-      if (k.high >= g.images || !is_below(y, g.y.large) || !is_below(x, g.x.large)) return {0, false};
-      const int pixel = (k.high * g.y.large + y) * g.x.large + x;
-      return {int64_t{pixel} * g.large_padded + p.channel, true};
+    FASTGAN_HOST_DEVICE Along along(const Counter& k) const {
+      const int y = k.middle * g.y.stride, x = k.low * g.x.stride;
+      const int64_t pixel = (int64_t{k.high} * g.y.large + y) * g.x.large + x;
+      return {static_cast<Address>(pixel) * g.large_padded * sizeof(T), k.high < g.images ? y : kNowhere, x};
+    }
+    FASTGAN_HOST_DEVICE Place at(const Position& p, const Along& k) const {
+      return {p.from + k.bytes, is_below(k.y + p.y, g.y.large) && is_below(k.x + p.x, g.x.large)};
     }
     FASTGAN_HOST_DEVICE PrologueIndex prologue_index(const Position& p, const Counter& k) const { return {g.group(k), p.channel}; }
   };

@@ -102,11 +102,11 @@ struct Warpgroups {
 
   template <bool k_major, int rows, int columns>
   __device__ void add(const Panel<T, k_major, rows>& left, const Panel<T, k_major, columns>& right) {
-    const int m = threadIdx.x / 128 * kRows;
+    const uint64_t of_left = left.descriptor(threadIdx.x / 128 * kRows), of_right = right.descriptor(0);
     begin_products();
 #pragma unroll
     for (int k = 0; k < kDepth<T>; k += 16) {
-      warpgroup_multiply_add<T, Shape::kColumns, !k_major>(sums, left.descriptor(m, k), right.descriptor(0, k));
+      warpgroup_multiply_add<T, Shape::kColumns, !k_major>(sums, left.advanced(of_left, k), right.advanced(of_right, k));
     }
     commit_products();
   }

@@ -58,11 +58,38 @@ struct Panel {
     }
   }
 
-  // From this m or n and this k on, for a warpgroup; m or n is a multiple of 64, or of 8 along k.
-  __device__ uint64_t descriptor(int mn, int k) const {
-    const int byte = k_major ? mn * kRowBytes + k * int{sizeof(T)} : mn / kDepth<T> * kBlockBytes + k * kRowBytes;
+  // From this m or n on, for a warpgroup; m or n is a multiple of 64, or of 8 along k.
+  __device__ uint64_t descriptor(int mn) const {
+    const int byte = k_major ? mn * kRowBytes : mn / kDepth<T> * kBlockBytes;
     return descriptor_of(shared_address(rows) + byte, k_major ? 16 : kBlockBytes);
   }
+  __device__ static uint64_t advanced(uint64_t descriptor, int k) {
+    return descriptor_after(descriptor, k * (k_major ? int{sizeof(T)} : kRowBytes));
+  }
+};
+
+// One thread's share of copying panels that lie in memory as in shared memory.
+template <class T, int length, int threads>
+class PanelLoader {
+ public:
+  using Target = Panel<T, true, length>;
+
+  // panels: of all steps.
+  __device__ explicit PanelLoader(const Target* panels) : panels_(panels) {}
+
+  template <class Counters>
+  __device__ void load(int step, const Counters&, Target& to) const {
+    constexpr int kAll = Target::kRows * kRowChunks;
+    const auto* const from = &panels_[step].rows[0][0];
+#pragma unroll
+    for (int i = 0; i < kAll; i += threads) {
+      const int chunk = i + static_cast<int>(threadIdx.x);
+      if (kAll % threads == 0 || chunk < kAll) copy_16(&to.rows[0][0] + chunk, from + chunk, false);
+    }
+  }
+
+ private:
+  const Target* panels_;
 };
 
 // Which chunks of a panel are a thread's: chunk `number` of rows `threads / 8` apart. In every panel of a kernel these have the same
@@ -78,7 +105,7 @@ struct Share {
   __device__ static int k(int counter) { return k_major ? number() * kPackWidth<T> : row(counter); }
 };
 
-// One thread's share of filling a panel.
+// One thread's share of filling panels with what an operand says.
 template <class T, class Operand, bool k_major, int length, int threads>
 class Loader {
  public:
@@ -86,6 +113,7 @@ class Loader {
   using Own = Share<T, k_major, threads>;
   static constexpr int kCounters = Own::kCounters;
 
+  // first: m or n.
   __device__ Loader(const Operand& operand, int first) : operand_(operand) {
 #pragma unroll
     for (int i = 0; i < kPositions; ++i) {
@@ -93,12 +121,13 @@ class Loader {
     }
   }
 
-  __device__ void load(const Counter (&k)[kCounters], Target& to) const {
+  __device__ void load(int, const Counter (&k)[kCounters], Target& to) const {
+    const Alongs along(*this, k);
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       if (!is_mine(i)) continue;
-      const Place place = operand_.at(positions_[i / kCounters], k[i % kCounters]);
-      copy_16(to.chunk(Own::row(i), Own::number()), operand_.base() + (place.inside ? place.offset : 0), !place.inside);
+      const Place place = operand_.at(positions_[i / kCounters], along.of[i % kCounters]);
+      copy_16(to.chunk(Own::row(i), Own::number()), reinterpret_cast<const void*>(place.address), !place.inside);
     }
   }
 
@@ -122,9 +151,18 @@ class Loader {
     return kAll % threads == 0 || static_cast<int>(threadIdx.x) + i * threads < kAll;
   }
 
+  struct Alongs {
+    typename Operand::Along of[kCounters];
+    __device__ Alongs(const Loader& loader, const Counter (&k)[kCounters]) {
+#pragma unroll
+      for (int i = 0; i < kCounters; ++i) of[i] = loader.operand_.along(k[i]);
+    }
+  };
+
   template <Activation kind>
   __device__ void finish(const Prologue<T>& prologue, const Counter (&k)[kCounters], Target& to) const {
     constexpr int kWidth = PrologueOfChannels<T>::kWidth;
+    const Alongs along(*this, k);
 #pragma unroll
     for (int first = 0; first < kPackWidth<T>; first += kWidth) {
       const auto prologue_of = [&](int i) {
@@ -134,7 +172,7 @@ class Loader {
       const auto apply = [&](const PrologueOfChannels<T>& of_channels, int i) {
         of_channels.template apply<kind>(to.chunk(Own::row(i), Own::number()) + first, prologue.negative_slope);
       };
-      const auto is_there = [&](int i) { return is_mine(i) && operand_.at(positions_[i / kCounters], k[i % kCounters]).inside; };
+      const auto is_there = [&](int i) { return is_mine(i) && operand_.at(positions_[i / kCounters], along.of[i % kCounters]).inside; };
       if constexpr (k_major) {  // all chunks are of the same channels
         const auto of_channels = prologue_of(0);
 #pragma unroll
@@ -150,7 +188,7 @@ class Loader {
     }
   }
 
-  const Operand& operand_;
+  const Operand operand_;
   typename Operand::Position positions_[kPositions];
 };
 

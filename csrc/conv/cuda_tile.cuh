@@ -87,14 +87,23 @@ template <class T, Unit unit>
 constexpr bool kIsLaunched = unit == Unit::fma ? sizeof(T) > 2 || !kHasTensorCores : kHasTensorCores;
 #endif
 
+template <class Shape, class T>
+__device__ auto right_loader(const Gather<T>& job, const Tile<Gather<T>, Shape>& tile, const Plan& plan) {
+  using Loader = PanelLoader<T, Shape::kColumns, Shape::kThreads>;
+  const int64_t first = (int64_t{tile.part.index} * plan.tiles_n + tile.first_n / Shape::kColumns) * job.steps;
+  return Loader(reinterpret_cast<const typename Loader::Target*>(job.weight) + first);
+}
+template <class Shape, class T>
+__device__ auto right_loader(const Wgrad<T>& job, const Tile<Wgrad<T>, Shape>& tile, const Plan&) {
+  return Loader<T, typename Wgrad<T>::Right, false, Shape::kColumns, Shape::kThreads>({job, tile.part}, tile.first_n);
+}
+
 template <class Job, class Out, class Shape, Side pending, Unit unit>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element, Shape, pending>)
     multiply(Job job, Plan plan, Store<Out> store) {
   using T = typename Job::Element;
   if constexpr (kIsLaunched<T, unit>) {
     using Multiplier = typename MultiplierOf<unit, T, Shape>::type;
-    using Left = typename Job::Left;
-    using Right = typename Job::Right;
     constexpr int kThreads = Shape::kThreads;
     auto& shared = *reinterpret_cast<Shared<Job, Out, Shape>*>(dynamic_shared());
     auto& stages = shared.stages;
@@ -102,10 +111,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     const int tiles = plan.tiles(), number = blockIdx.x % tiles, split = blockIdx.x / tiles;
     const Tile<Job, Shape> tile(job, plan, number);
     shared.offsets.fill(job, tile.part, tile.first_m, tile.first_n);
-    const Left left{job, tile.part};
-    const Right right{job, tile.part};
-    const Loader<T, Left, Job::k_major, Shape::kRows, kThreads> load_left(left, tile.first_m);
-    const Loader<T, Right, Job::k_major, Shape::kColumns, kThreads> load_right(right, tile.first_n);
+    const Loader<T, typename Job::Left, Job::k_major, Shape::kRows, kThreads> load_left({job, tile.part}, tile.first_m);
+    const auto load_right = right_loader<Shape>(job, tile, plan);
     // None where a phase has fewer pixels than the largest.
     const int64_t steps = tile.first_m < tile.part.rows ? (int64_t{tile.part.depth} + kDepth<T> - 1) / kDepth<T> : 0;
     const int begin = static_cast<int>(steps * split / plan.splits), end = static_cast<int>(steps * (split + 1) / plan.splits);
@@ -121,8 +128,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     int loading = 0;  // a stage
     const auto load = [&](int step) {
       if (step < end) {
-        load_left.load(loaded.values, stages[loading].left);
-        load_right.load(loaded.values, stages[loading].right);
+        load_left.load(step, loaded.values, stages[loading].left);
+        load_right.load(step, loaded.values, stages[loading].right);
         loaded.advance(by, radix);
         loading = after(loading);
       }
@@ -141,6 +148,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     for (int ahead = 0; ahead < kStages - 1; ++ahead) load(begin + ahead);
     Multiplier multiplier;
     if (begin < end) prepare();
+#pragma unroll 1
     for (int step = begin; step < end; ++step) {
       __syncthreads();  // this step's stage is complete, and nobody reads the one before any more
       multiplier.add(stages[multiplied].left, stages[multiplied].right);
@@ -196,21 +204,32 @@ __global__ void __launch_bounds__(kThreads) pad_channels(const T* map, int chann
   }
 }
 
-// A weight as Gather reads it, from any strides.
+// A weight as Gather reads it, from any strides. A block has panels of one part; a thread a chunk, its neighbours the same k of other
+// columns. What is beyond k, the columns or the channels is zeros.
 struct WeightStrides {
   int64_t out, in, y, x;
 };
 
-template <class T, class From>
-__global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int ins, const From* weight, WeightStrides strides, T* to) {
-  // A block has the rows of one part: of k what meets one m.
+template <class T, class From, class Shape>
+__global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles_n, int ins, const From* weight, WeightStrides strides,
+                                                        Panel<T, true, Shape::kColumns>* to) {
+  constexpr int kColumns = Shape::kColumns, kWidth = kPackWidth<T>;
   const auto part = job.part(blockIdx.y);
-  const int64_t total = int64_t{part.depth} * part.columns, stride = int64_t{gridDim.x} * kThreads;
+  const Radix radix = part.radix(job);
+  const int64_t panels = int64_t{tiles_n} * job.steps, total = panels * kColumns * kRowChunks, stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += stride) {
-    const Counter k(i % part.depth, part.radix(job));
+    const int row = static_cast<int>(i % kColumns), number = static_cast<int>(i / kColumns % kRowChunks);
+    const int64_t panel = i / kColumns / kRowChunks, n = panel / job.steps * kColumns + row;
+    const Counter k(panel % job.steps * kDepth<T> + number * kWidth, radix);
     const int y = part.y.kernel + k.high * part.y.kernel_step, x = part.x.kernel + k.middle * part.x.kernel_step;
-    const int64_t from = i / part.depth * strides.out + k.low * strides.in + y * strides.y + x * strides.x;
-    to[part.weight + i] = k.low < ins ? from_compute<T>(to_compute(weight[from])) : from_compute<T>(0);
+    const From* const from = weight + n * strides.out + k.low * strides.in + y * strides.y + x * strides.x;
+    const int left = n < job.outs && k.high < part.y.taps && part.x.taps > 0 ? ins - k.low : 0;
+    Pack<T, kWidth> chunk;
+#pragma unroll
+    for (int lane = 0; lane < kWidth; ++lane) {
+      chunk.values[lane] = from_compute<T>(lane < left ? Compute<T>(to_compute(from[lane * strides.in])) : Compute<T>(0));
+    }
+    *reinterpret_cast<Pack<T, kWidth>*>(to[blockIdx.y * panels + panel].chunk(row, number)) = chunk;
   }
 }
 
@@ -220,6 +239,14 @@ __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int ins, 
 inline int splits_for(int64_t tiles, int64_t steps) {
   constexpr int64_t kBlocksWanted = 160, kLeastSteps = 4, kMostSplits = 64;
   return static_cast<int>(std::clamp<int64_t>(std::min(kBlocksWanted / tiles, steps / kLeastSteps), 1, kMostSplits));
+}
+
+// The job's stretches of k, which its weight is packed by.
+template <class T>
+int steps_of(const Gather<T>& job) {
+  int depth = 0;
+  for (int i = 0; i < job.parts(); ++i) depth = std::max(depth, job.part(i).depth);
+  return (depth + kDepth<T> - 1) / kDepth<T>;
 }
 
 // groups: of images, whose rows no tile mixes.

@@ -22,6 +22,11 @@ FASTGAN_HOST_DEVICE inline uint64_t descriptor_of(unsigned address, unsigned lea
   return in_units(address) | in_units(leading_bytes) << 16 | kStride << 32 | kSwizzle128 << 62;
 }
 
+// Of what begins so many bytes behind. In the lower half alone: shared memory ends before its 18 bits do.
+FASTGAN_HOST_DEVICE inline uint64_t descriptor_after(uint64_t descriptor, unsigned bytes) {
+  return (descriptor & ~uint64_t{0xffffffff}) | (static_cast<uint32_t>(descriptor) + bytes / 16);
+}
+
 #if defined(FASTGAN_EMULATED_DEVICE)
 
 using emulator::begin_products;

@@ -167,7 +167,7 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   const Before<T> before(input, l.images, ins, groups, l.activation, padded<T>(ins));
   const int64_t image = int64_t{outs} * out_y * out_x, plane = int64_t{out_y} * out_x;
   const auto map = pad(input, ins);
-  Gather<T> job{map.data(), nullptr, l.images, padded<T>(ins), outs, axis(l.small_y(), l.large_y, l.kernel_y),
+  Gather<T> job{map.data(), nullptr, l.images, padded<T>(ins), outs, 0, axis(l.small_y(), l.large_y, l.kernel_y),
                 axis(l.small_x(), l.large_x, l.kernel_x), {image, 1, int64_t{out_x} * outs, outs}, before.prologue};
   if (contiguous) {
     const int64_t nchw[] = {image, plane, out_x, 1};
@@ -175,12 +175,15 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   }
   const int64_t taps = int64_t{l.kernel_y} * l.kernel_x, by_small = l.large_channels * taps, by_large = taps;
   const WeightStrides strides{transposed ? by_large : by_small, transposed ? by_small : by_large, l.kernel_x, 1};
-  auto packed = check::unwritten<T>(outs * taps * job.channels);
-  launch(pack_weight<T, T>, dim3(2, job.parts()), kThreads, job, ins, c.weight.data(), strides, packed.data());
-  job.weight = packed.data();
-
+  job.steps = steps_of(job);
   Plan plan = plan_of<Shape>(job, groups);
   plan.splits = splits;
+  using Target = Panel<T, true, Shape::kColumns>;
+  std::vector<Target> packed(int64_t{job.parts()} * plan.tiles_n * job.steps);
+  std::memset(static_cast<void*>(packed.data()), 0xff, packed.size() * sizeof(Target));
+  launch(pack_weight<T, T, Shape>, dim3(2, job.parts()), kThreads, job, plan.tiles_n, ins, c.weight.data(), strides, packed.data());
+  job.weight = reinterpret_cast<const T*>(packed.data());
+
   auto output = check::unwritten<T>(transposed ? l.large_numel() : l.small_numel());
   std::vector<Compute<T>> partial;
   std::vector<Moments<Compute<T>>> moments(fused ? groups * chunks_of<Shape>(plan) * outs : 0, {-1, -1, -1});
