@@ -1,5 +1,6 @@
 // The engine's two operations on a GPU: tensors to the products of cuda_index.cuh.
 #include "common/cuda.cuh"
+#include "conv/cuda_scatter.cuh"
 #include "conv/cuda_tile.cuh"
 #include "conv/engine.h"
 
@@ -62,17 +63,17 @@ Tensor padded_map(const Launch& launch, const Tensor& tensor) {
   return to;
 }
 
-// job.weight, of a weight [out_dim ...], which may be of float32 beside a bfloat16 map.
+// job.weight, of a weight of so many `ins` that is read by these strides; it may be of float32 beside a bfloat16 map.
 template <class Shape, class T>
-Tensor packed_weight(const Launch& launch, const Plan& plan, const Tensor& weight, ScalarType dtype, int out_dim, Gather<T>& job) {
+Tensor packed_weight(const Launch& launch, const Plan& plan, const Tensor& weight, const WeightStrides& strides, int ins,
+                     ScalarType dtype, Gather<T>& job) {
   using Target = Panel<T, true, Shape::kColumns>;
   const int64_t chunks = int64_t{plan.tiles_n} * job.steps * (sizeof(Target) / 16);
   const Tensor packed = empty({job.parts(), chunks * kPackWidth<T>}, dtype, weight);
-  const WeightStrides strides{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
   const auto pack = [&](auto from) {
     using From = decltype(from);
-    launch(pack_weight<T, From, Shape>, dim3(blocks_for(chunks, kThreads), job.parts()), kThreads, job, plan.tiles_n,
-           size(weight, 1 - out_dim), data<From>(weight), strides, reinterpret_cast<Target*>(mutable_data<T>(packed)));
+    launch(pack_weight<T, From, Shape>, dim3(blocks_for(chunks, kThreads), job.parts()), kThreads, job, plan.tiles_n, ins,
+           data<From>(weight), strides, reinterpret_cast<Target*>(mutable_data<T>(packed)));
   };
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
     weight.scalar_type() == dtype ? pack(T{}) : pack(float{});
@@ -162,7 +163,9 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   const auto multiplied = [&](auto unit, auto shape) {
     using Shape = decltype(shape);
     const Plan plan = plan_of<Shape>(job, groups);
-    const Tensor packed = packed_weight<Shape>(launch, plan, weight, x.scalar_type(), transposed ? 1 : 0, job);
+    const int out_dim = transposed ? 1 : 0;
+    const WeightStrides by{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
+    const Tensor packed = packed_weight<Shape>(launch, plan, weight, by, size(weight, 1 - out_dim), x.scalar_type(), job);
     if (sums || reduction.moment_groups > 0) {
       const int64_t values = (sums ? sizeof(Sums<A>) : sizeof(Moments<A>)) / sizeof(A);
       reduced = empty({groups, chunks_of<Shape>(plan), output.size(1), values}, accumulate_type(output.scalar_type()), output);
@@ -182,6 +185,42 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
     }
   });
   return reduced;
+}
+
+// The gather of engine.h by cuda_scatter.cuh, to the larger image. In a dense weight the columns follow each other.
+template <class T>
+void run_scatter(const Pending& given, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue, const Tensor& output) {
+  using A = Compute<T>;
+  const Pending input = taken<T>(given, 0);
+  const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
+  const Tensor& x = input.input;
+  const bool by_tap = is_channels_last(weight);
+  const Tensor columns_of = by_tap ? weight : torch::stable::contiguous(weight);
+  const int ins = size(x, 1), outs = size(output, 1), taps = size(weight, 2) * size(weight, 3), columns = taps * outs;
+  const Launch launch(output);
+  const Tensor map = padded_map<T>(launch, x);
+  const auto one_by_one = [&](int dim) { return GatherAxis{size(x, dim), size(x, dim), 1, 1, 0, 1, false}; };
+  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(ins), columns, 0, one_by_one(2), one_by_one(3), {}, prologue_of<T>(input)};
+  job.steps = steps_of(job);
+  const Tensor products =
+      empty({x.size(0), columns, x.size(2), x.size(3)}, accumulate_type(x.scalar_type()), x, MemoryFormat::ChannelsLast);
+  copy_strides(products, job.strides);
+  with_unit<T>(conv, output, [&](auto unit) {
+    using Shape = std::conditional_t<unit() == Unit::fma, Square, Half>;
+    const Plan plan = plan_of<Shape>(job, input.mean ? static_cast<int>(input.mean->size(0)) : 1);
+    const Tensor packed = packed_weight<Shape>(launch, plan, columns_of, {1, columns, 0, 0}, ins, x.scalar_type(), job);
+    input.mean ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, products, Store<A>{})
+               : multiply_out<Shape, Side::none, unit()>(launch, job, plan, products, Store<A>{});
+  });
+  const auto axis = [&](int dim) {
+    return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
+                      at(conv.padding, dim), at(conv.dilation, dim), true};
+  };
+  Scattered<T> sums{data<A>(products), size(x, 0), outs, columns, by_tap ? outs : 1, by_tap ? 1 : taps, axis(0), axis(1),
+                    bias ? data<T>(*bias) : nullptr, static_cast<Activation>(epilogue.activation),
+                    static_cast<A>(epilogue.negative_slope), mutable_data<T>(output), {}};
+  copy_strides(output, sums.strides);
+  launch(add_taps<T>, blocks_for(output.numel() / outs, kThreads), kThreads, sums);
 }
 
 // The wgrad of engine.h, into a gradient of Out.
@@ -212,13 +251,15 @@ void run_wgrad(const Pending& given, const Tensor& grad, const Convolution& conv
 
 }  // namespace
 
-OptionalTensor gather(Engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
+OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
                       const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
   // The statistics say what is wrong with groups that do not divide the batch.
   const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
   OptionalTensor reduced;
   dispatch_dtype("conv", input.input.scalar_type(), [&](auto tag) {
-    reduced = run_gather<decltype(tag)>(input, weight, conv, backward, epilogue, {groups, reduction.below}, output);
+    using T = decltype(tag);
+    if (engine == Engine::scatter) return run_scatter<T>(input, weight, conv, epilogue, output);
+    reduced = run_gather<T>(input, weight, conv, backward, epilogue, {groups, reduction.below}, output);
   });
   return reduced;
 }

@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles
 
 // A split costs its partial sums, written and read again: none where there are tiles for most of the multiprocessors of a large GPU.
 inline int splits_for(int64_t tiles, int64_t steps) {
-  constexpr int64_t kBlocksWanted = 160, kLeastSteps = 4, kMostSplits = 64;
+  constexpr int64_t kBlocksWanted = 160, kLeastSteps = 4, kMostSplits = 128;
   return static_cast<int>(std::clamp<int64_t>(std::min(kBlocksWanted / tiles, steps / kLeastSteps), 1, kMostSplits));
 }
 

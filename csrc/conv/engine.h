@@ -31,7 +31,7 @@ struct Epilogue {
 };
 
 enum class Pass { forward, dgrad, wgrad };
-enum class Engine { aten, direct, winograd, scatter, matmul };  // see winograd.h, scatter.h, matmul.h
+enum class Engine { aten, direct, winograd, scatter, matmul };  // see winograd.h, scatter.h and cuda_scatter.cuh, matmul.h
 
 // Whether FASTGAN_ENGINE=native asks for our kernels; read once.
 inline bool is_forced() {

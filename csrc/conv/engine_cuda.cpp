@@ -21,38 +21,51 @@ bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
   return weight.numel() <= kMost / kPadding;
 }
 
-// How often the kernels read each element of a convolution's input: for every tap that meets it, in every tile of channels.
-int64_t reads_of_input(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  constexpr int64_t kTile = 128;
+int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+// Towards an image of few channels the direct kernel reads the smaller one once for every tap, which takes longer, by arithmetic,
+// than to write products of few columns and to read these.
+bool scatter_suits(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  constexpr int64_t kFewChannels = 8, kManyChannels = 32, kManyTaps = 4, kMostProducts = int64_t{1} << 26;
+  const int64_t taps = weight.size(2) * weight.size(3), columns = taps * weight.size(1);
+  return pass != Pass::wgrad && conv.transposed != (pass == Pass::dgrad) && weight.size(1) <= kFewChannels &&
+         weight.size(0) >= kManyChannels && taps >= kManyTaps && smaller_pixels(input, weight, conv) * columns <= kMostProducts;
+}
+
+// How often the kernels read each element of a convolution's input: for every tap that meets it, in every tile.
+int64_t reads_of_input(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
   const int64_t taps = weight.size(2) * weight.size(3), channels = weight.size(conv.transposed ? 1 : 0);
+  if (engine == Engine::scatter) return tiles(taps * channels, 64);
+  if (pass == Pass::wgrad && conv.transposed) return tiles(taps * tiles(channels, 8) * 8, 128);
   const int64_t pixels = input.size(0) * input.size(2) * input.size(3), meetings = smaller_pixels(input, weight, conv) * taps;
-  return (meetings + pixels - 1) / pixels * ((channels + kTile - 1) / kTile);
+  return tiles(meetings, pixels) * tiles(channels, 128);
 }
 
 }  // namespace
 
-Engine engine_for(Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  return is_forced() && is_possible(input, weight, conv) && fits(input, weight, conv) ? Engine::direct : Engine::aten;
+Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+  if (!is_forced() || !is_possible(input, weight, conv) || !fits(input, weight, conv)) return Engine::aten;
+  return scatter_suits(pass, input, weight, conv) ? Engine::scatter : Engine::direct;
 }
 
 // By arithmetic, not yet measured: an operand's normalise + activate take threads two to three times as long as its product takes
 // tensor cores, and are done again each time that it is read; a pass before writes every element once. So they are done on load
 // where every element is read once, as in a 4x4 convolution to one pixel. FASTGAN_ON_LOAD=always or never is there to measure.
-bool is_fused(Engine engine, Pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
   static const std::string wish = [] {
     const char* const given = std::getenv("FASTGAN_ON_LOAD");
     return std::string(given ? given : "");
   }();
-  if (engine != Engine::direct || wish == "never") return false;
-  return wish == "always" || reads_of_input(input, weight, conv) <= 1;
+  if (engine == Engine::aten || wish == "never") return false;
+  return wish == "always" || reads_of_input(engine, pass, input, weight, conv) <= 1;
 }
 
 bool is_gradient_fused(Engine, const Pending&) { return false; }
-bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
+bool takes_float32_weight(Engine engine) { return engine != Engine::aten; }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
   if (engine == Engine::aten) return std::string(pass) + "_aten";
-  return std::string(pass) + "_" + dtype_name(input.scalar_type()) + "_cuda";
+  return std::string(pass) + (engine == Engine::scatter ? "_scatter_" : "_") + dtype_name(input.scalar_type()) + "_cuda";
 }
 
 }  // namespace fastgan::conv

@@ -1,5 +1,6 @@
-// The kernels of csrc/conv/cuda_tile.cuh, and the arithmetic of cuda_index.cuh, against a convolution in float64.
+// The kernels of csrc/conv/cuda_tile.cuh and cuda_scatter.cuh, and the arithmetic of cuda_index.cuh, against a convolution in float64.
 #include "conv/cuda_tile.cuh"
+#include "conv/cuda_scatter.cuh"
 
 #include "check.h"
 #include "conv/plan.h"
@@ -239,6 +240,56 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   }
 }
 
+// From the small map to a large one of few channels, whose columns are in the order of the weight's taps or of its channels.
+template <class T, Unit unit, Side pending>
+void check_scatter(const Case<T>& c, bool by_tap, const std::string& name) {
+  using A = Compute<T>;
+  using Shape = std::conditional_t<unit == Unit::fma, Square, Half>;
+  const emulator::Launch launch(11);
+  const Layer& l = c.layer;
+  const int ins = l.small_channels, outs = l.large_channels, taps = l.kernel_y * l.kernel_x, columns = taps * outs;
+  const Before<T> before(c.small, l.images, ins, 1, l.activation, padded<T>(ins));
+  const auto map = pad(c.small, ins);
+  const auto one_by_one = [](int size) { return GatherAxis{size, size, 1, 1, 0, 1, false}; };
+  const int64_t row = int64_t{l.small_x()} * columns;
+  Gather<T> job{map.data(), nullptr, l.images, padded<T>(ins), columns, 0, one_by_one(l.small_y()), one_by_one(l.small_x()),
+                {l.small_y() * row, 1, row, columns}, before.prologue};
+  job.steps = steps_of(job);
+  Plan plan = plan_of<Shape>(job, 1);
+  plan.splits = 2;
+  std::vector<T> weight(c.weight);
+  for (int64_t i = 0; by_tap && i < l.weight_numel(); ++i) {  // [small][large][taps] to [small][taps][large]
+    weight[i / columns * columns + i % taps * outs + i / taps % outs] = c.weight[i];
+  }
+  using Target = Panel<T, true, Shape::kColumns>;
+  std::vector<Target> packed(int64_t{plan.tiles_n} * job.steps);
+  launch(pack_weight<T, T, Shape>, dim3(2, 1), kThreads, job, plan.tiles_n, ins, weight.data(), WeightStrides{1, columns, 0, 0},
+         packed.data());
+  job.weight = reinterpret_cast<const T*>(packed.data());
+  auto products = check::unwritten<A>(l.small_numel() / ins * columns);
+  std::vector<A> partial;
+  run<Shape, pending, unit>(launch, job, plan, store_of(products, partial, plan, Shape::kNumel, columns % kPackWidth<A> == 0));
+
+  auto output = check::unwritten<T>(l.large_numel());
+  const auto bias = check::draw<T>(outs);
+  const auto axis = [&](int small, int large, int kernel) {
+    return GatherAxis{small, large, kernel, l.stride, l.padding, l.dilation, true};
+  };
+  const int64_t line = int64_t{l.large_x} * outs;
+  launch(add_taps<T>, 3, kThreads,
+         Scattered<T>{products.data(), l.images, outs, columns, by_tap ? outs : 1, by_tap ? 1 : taps,
+                      axis(l.small_y(), l.large_y, l.kernel_y), axis(l.small_x(), l.large_x, l.kernel_x), bias.data(),
+                      Activation::leaky_relu, A(0.2), output.data(), {l.large_y * line, 1, line, outs}});
+  std::vector<double> truth(output.size());
+  const auto& from = pending == Side::left ? before.values : c.small;
+  l.each([&](int64_t small, int64_t at, int64_t large) { truth[large] += to_compute(c.weight[at]) * double{to_compute(from[small])}; });
+  for (int64_t i = 0; i < l.large_numel(); ++i) {
+    const double z = truth[i] + to_compute(bias[i % outs]);
+    truth[i] = z > 0 ? z : 0.2 * z;
+  }
+  check::close(name + ", scattered", output, truth, kLimit<T, unit>);
+}
+
 // Out: of the gradient.
 template <class T, Unit unit, Side pending, class Out = T>
 void check_wgrad(const Case<T>& c, int splits, bool channels_last, const std::string& name) {
@@ -282,9 +333,11 @@ void check_layer(const Layer& layer, const std::string& name_of_kind) {
   const Case<T> c(layer);
   const std::string name = name_of_kind + ", " + layer.name;
   check_gather<T, unit, Side::left>(c, true, true, 1, name + ", fused");
+  if (layer.large_channels <= kMostScattered) check_scatter<T, unit, Side::left>(c, true, name + ", fused");
   check_gather<T, unit, Side::left>(c, false, true, 3, name + ", NCHW, fused, split");
   check_wgrad<T, unit, Side::right>(c, 2, false, name + ", large one fused, split");
   if constexpr (all) {
+    if (layer.large_channels <= kMostScattered) check_scatter<T, unit, Side::none>(c, false, name);
     check_gather<T, unit, Side::none>(c, false, false, 1, name);
     check_gather<T, unit, Side::none>(c, true, false, 2, name + ", split");
     check_wgrad<T, unit, Side::none>(c, 3, true, name + ", channels-last, split");
@@ -356,7 +409,7 @@ void check_counters() {
 
 void check_splits() {
   check::holds(splits_for(8, 2048) == 20, "few tiles are split");
-  check::holds(splits_for(1, 1 << 20) == 64, "at most 64 splits");
+  check::holds(splits_for(1, 1 << 20) == 128, "at most 128 splits");
   check::holds(splits_for(64, 7) == 1, "a split has at least 4 steps");
   check::holds(splits_for(128, 1000) == 1 && splits_for(1, 0) == 1, "many tiles are not split, nor none");
 }

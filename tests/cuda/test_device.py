@@ -181,8 +181,8 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
         taken = {part: sum(calls for name, calls in counters.items() if part in name) for part in TAKEN_IN_PASSING}
         assert taken == TAKEN_IN_PASSING
         written = sum(calls for name, calls in counters.items() if name.startswith("batch_norm_act/forward"))
-        # Otherwise by two convolutions, forward and for their weights' gradients.
-        assert written == (0 if os.environ.get("FASTGAN_ON_LOAD") == "always" else 4)
+        # Otherwise for two convolutions, forward and for their weights' gradients, one of which reads it only once.
+        assert written == (0 if os.environ.get("FASTGAN_ON_LOAD") == "always" else 4 - transposed)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")
