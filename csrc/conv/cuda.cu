@@ -127,7 +127,8 @@ Prologue<T> prologue_of(const Pending& pending) {
 
 // Whether the sums that the backward of `below` begins with can be taken of its gradient: they lie in memory alike.
 bool are_alike(const Pending& below, const Tensor& output) {
-  return is_channels_last(below.input) && is_channels_last(output) && !batch_norm_act::is_per_sample(below.weight, below.bias);
+  return is_channels_last(below.input) && is_channels_last(output) && is_aligned(below.input.data_ptr()) &&
+         !batch_norm_act::is_per_sample(below.weight, below.bias);
 }
 
 // The gather of engine.h, whose groups of moments divide the batch.

@@ -62,43 +62,62 @@ struct RowsPlace {
 template <class Out, int rows, int columns, int threads>
 struct Rows {
   using A = Compute<Out>;
-  static constexpr int kPartRows = std::min(rows, std::max(32, rows * columns / threads)), kParts = rows / kPartRows;  // a thread's
+  // Of a column, what a thread takes moments of: as few rows as give every thread some, but not so few that merging takes longer.
+  static constexpr int kPartRows = std::min(rows, std::max(32, rows * columns / threads)), kParts = rows / kPartRows;
   static constexpr int kPitch = columns + 8;  // what eight rows of sums have for a warp lies in different banks
+  static constexpr int kWidth = columns % kPackWidth<Out> == 0 ? kPackWidth<Out> : 1;
+  // How many threads are on a column at once, where a thread's values are packs of neighbouring columns.
+  template <int width>
+  static constexpr int kThreadsDown = std::min(rows, threads * width / columns);
 
   alignas(32) A sums[rows][kPitch];
   union {
     Moments<A> moments_of_parts[kParts][columns];
-    Sums<A> sums_of_parts[kParts][columns];
+    Sums<A> sums_of_threads[kThreadsDown<kWidth>][columns];
   };
 
+  // has_epilogue: whether more may be asked for than to store them.
+  template <bool has_epilogue>
   __device__ void store(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
-    if (to.bias || to.activation != Activation::none) {
+    if (has_epilogue && (to.bias || to.activation != Activation::none)) {
       activate_sums(at, to);
       __syncthreads();
     }
-    constexpr int kWidth = kPackWidth<Out>;
-    columns % kWidth == 0 && to.in_chunks ? store<kWidth>(offsets, to) : store<1>(offsets, to);
-    if (to.moments) {
-      reduce(moments_of_parts, at, to.moments, [&](int row, int column, int n) { return moments_of(&sums[row][column], kPitch, n); });
-    } else if (to.sums) {
-      reduce(sums_of_parts, at, to.sums, [&](int row, int column, int n) { return backward_sums(offsets, at, row, column, n, to); });
-    }
+    to.in_chunks ? write<kWidth>(offsets, to) : write<1>(offsets, to);
+    if constexpr (has_epilogue) reduce(offsets, at, to);
   }
 
  private:
-  // What `of` finds in each part of a column, merged in order.
-  template <class State, class Of>
-  __device__ void reduce(State (&parts)[kParts][columns], const RowsPlace& at, State* to, const Of& of) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kParts * columns; i += threads) {
-      const int column = i % columns, row = i / columns * kPartRows, left = at.left_m - row;
-      if (column < at.left_n) parts[i / columns][column] = of(row, column, left < kPartRows ? left : kPartRows);
+  __device__ void reduce(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
+    if (to.moments) {
+      __syncthreads();
+      take_moments(at);
+      merge(moments_of_parts, kParts, at, to.moments);
+    } else if (to.sums) {
+      __syncthreads();
+      const bool quick = to.in_chunks && is_piecewise_linear(to.made.activation);
+      quick ? take_sums<kWidth, true>(offsets, at, to) : take_sums<1, false>(offsets, at, to);
+      merge(sums_of_threads, quick ? kThreadsDown<kWidth> : kThreadsDown<1>, at, to.sums);
     }
+  }
+
+  // Each column's parts in order.
+  template <class State, int most>
+  __device__ void merge(const State (&parts)[most][columns], int count, const RowsPlace& at, State* to) const {
     __syncthreads();
     for (int column = threadIdx.x; column < columns && column < at.left_n; column += threads) {
       State all = parts[0][column];
-      for (int i = 1; i < kParts; ++i) all.merge(parts[i][column]);
+      for (int i = 1; i < count; ++i) all.merge(parts[i][column]);
       to[at.chunk * (at.first_n + at.left_n) + at.first_n + column] = all;
+    }
+  }
+
+  __device__ void take_moments(const RowsPlace& at) {
+    for (int i = threadIdx.x; i < kParts * columns; i += threads) {
+      const int column = i % columns, row = i / columns * kPartRows, left = at.left_m - row;
+      if (column < at.left_n) {
+        moments_of_parts[i / columns][column] = moments_of(&sums[row][column], kPitch, left < kPartRows ? left : kPartRows);
+      }
     }
   }
 
@@ -113,25 +132,60 @@ struct Rows {
     }
   }
 
-  // As batch_norm_act's BackwardTerm has them.
-  __device__ Sums<A> backward_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, int row, int column, int n,
-                                   const Store<Out>& to) const {
+  __device__ static bool is_piecewise_linear(Activation kind) {
+    return kind == Activation::none || kind == Activation::relu || kind == Activation::leaky_relu;
+  }
+
+  // As batch_norm_act's BackwardTerm has them. Where the activation is piecewise linear, and takes few instructions, a thread reads x of
+  // many rows at once, so that it waits for memory once.
+  template <int width, bool piecewise_linear>
+  __device__ void take_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
+    constexpr int kDown = kThreadsDown<width>, kEach = piecewise_linear ? std::min(8, rows / kDown) : 1;
+    static_assert(rows % (kDown * kEach) == 0 && threads * width % columns == 0);
+    const int first_row = threadIdx.x * width / columns, first = threadIdx.x * width % columns;
+    if (first_row >= kDown || first >= at.left_n) return;
     const auto& made = to.made;
-    const int channel = at.first_n + column, index = at.group * made.channels + channel;
-    const A mean = made.mean[index], scale = made.weight ? made.weight[channel] * made.invstd[index] : made.invstd[index];
-    const A shift = made.bias ? made.bias[channel] : A(0);
-    const Out* const x = to.below + offsets.of_columns[column];
-    Sums<A> found{};
-    for (int i = row; i < row + n; ++i) {
-      const A d = to_compute(x[offsets.of_rows[i]]) - mean;
-      const A g = activate_grad(made.activation, sums[i][column], d * scale + shift, made.negative_slope);
-      found.merge({g, g * d});
+    A mean[width], scale[width], shift[width];
+    Sums<A> found[width] = {};
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) {
+      const int channel = at.first_n + first + lane, index = at.group * made.channels + channel;
+      mean[lane] = made.mean[index];
+      scale[lane] = made.weight ? made.weight[channel] * made.invstd[index] : made.invstd[index];
+      shift[lane] = made.bias ? made.bias[channel] : A(0);
     }
-    return found;
+    const Out* const x = to.below + offsets.of_columns[first];
+#pragma unroll 1
+    for (int begin = first_row; begin < rows; begin += kDown * kEach) {
+      Pack<Out, width> values[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int row = begin + i * kDown;
+        if (row < at.left_m) values[i] = *reinterpret_cast<const Pack<Out, width>*>(x + offsets.of_rows[row]);
+      }
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int row = begin + i * kDown;
+        if (row >= at.left_m) continue;
+#pragma unroll
+        for (int lane = 0; lane < width; ++lane) {
+          const A d = to_compute(values[i].values[lane]) - mean[lane];
+          const A z = d * scale[lane] + shift[lane];
+          const A grad = sums[row][first + lane];
+          const A g = !piecewise_linear ? activate_grad(made.activation, grad, z, made.negative_slope)
+                      : made.activation == Activation::none || z > 0 ? grad
+                      : made.activation == Activation::relu          ? A(0)
+                                                                     : made.negative_slope * grad;
+          found[lane].merge({g, g * d});
+        }
+      }
+    }
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) sums_of_threads[first_row][first + lane] = found[lane];
   }
 
   template <int width>
-  __device__ void store(const Offsets<rows, columns, threads>& offsets, const Store<Out>& to) {
+  __device__ void write(const Offsets<rows, columns, threads>& offsets, const Store<Out>& to) {
 #pragma unroll 1
     for (int i = threadIdx.x * width; i < rows * columns; i += threads * width) {
       const int row = i / columns, column = i % columns;

@@ -138,6 +138,7 @@ template <class T>
 struct Gather {
   using Element = T;
   static constexpr bool k_major = true;  // neighbours in memory differ in k
+  static constexpr bool has_epilogue = true;
 
   const T* input;   // [images, y.input, x.input, channels]
   const T* weight;  // panels [parts, tiles of columns, steps], each as it lies in shared memory
@@ -210,7 +211,7 @@ struct WgradAxis {
 template <class T>
 struct Wgrad {
   using Element = T;
-  static constexpr bool k_major = false;
+  static constexpr bool k_major = false, has_epilogue = false;
 
   const T* small;  // [images, y.small, x.small, small_padded]
   const T* large;  // [images, y.large, x.large, large_padded]

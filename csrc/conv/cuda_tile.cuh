@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
       rows.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)] = multiplier.sums[i];
     }
     __syncthreads();
-    if (!store.partial) return rows.store(shared.offsets, tile.place(0, tile.chunk), store);
+    if (!store.partial) return rows.template store<Job::has_epilogue>(shared.offsets, tile.place(0, tile.chunk), store);
     auto* const to = store.partial + (int64_t{split} * tiles + number) * Shape::kNumel;
     for (int i = thread; i < Shape::kNumel; i += kThreads) to[i] = rows.sums[i / Shape::kColumns][i % Shape::kColumns];
   }
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
     rows.sums[i / Shape::kColumns][i % Shape::kColumns] = sum;
   }
   __syncthreads();
-  rows.store(offsets, tile.place(slab * kSlab, tile.chunk * kSlabs + slab), store);
+  rows.template store<Job::has_epilogue>(offsets, tile.place(slab * kSlab, tile.chunk * kSlabs + slab), store);
 }
 
 // A map as the products read it, from a dense channels-last one.
