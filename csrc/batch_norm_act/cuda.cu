@@ -49,12 +49,12 @@ struct Prepared {
         per_sample(is_per_sample(weight, bias)) {}
 
   static OptionalTensor converted(const OptionalTensor& tensor, ScalarType dtype) {
-    return tensor ? OptionalTensor(torch::stable::contiguous(to_dtype(*tensor, dtype))) : std::nullopt;
+    return tensor ? OptionalTensor(as_contiguous(to_dtype(*tensor, dtype))) : std::nullopt;
   }
   // Statistics [batch_groups, C] for each of the geometry's groups.
   static Tensor of_groups(const Geometry& g, const Tensor& statistics) {
     const int64_t groups = statistics.size(0);
-    if (groups == g.groups) return torch::stable::contiguous(statistics);
+    if (groups == g.groups) return as_contiguous(statistics);
     const Tensor repeated = empty({groups, g.groups / groups, g.channels}, statistics.scalar_type(), statistics);
     Tensor to = repeated;
     torch::stable::copy_(to, torch::stable::unsqueeze(statistics, 1));

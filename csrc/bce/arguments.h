@@ -23,9 +23,9 @@ inline Arguments checked(const char* op, const Tensor& input, const Tensor& targ
   FASTGAN_CHECK(op, reduction >= kNone && reduction <= kSum, "reduction number ", reduction,
                 " is unknown; 0 (none), 1 (mean) and 2 (sum) exist.");
   const auto flat = [](const OptionalTensor& tensor) {
-    return tensor ? OptionalTensor(torch::stable::contiguous(*tensor)) : std::nullopt;
+    return tensor ? OptionalTensor(as_contiguous(*tensor)) : std::nullopt;
   };
-  return {torch::stable::contiguous(input), torch::stable::contiguous(target), flat(weight), flat(pos_weight),
+  return {as_contiguous(input), as_contiguous(target), flat(weight), flat(pos_weight),
           from_logits};
 }
 

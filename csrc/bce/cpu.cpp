@@ -82,7 +82,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
   const auto a = checked(op, input, target, weight, pos_weight, from_logits, reduction);
   const int64_t n = a.input.numel();
   check_grad_output(op, grad_output, input, reduction);
-  const Tensor grad = torch::stable::contiguous(grad_output);
+  const Tensor grad = as_contiguous(grad_output);
   const Tensor result = empty(sizes_of(input), input.scalar_type(), input);
   const Counted counted("bce", std::string("backward_") + dtype_name(input.scalar_type()));
   dispatch_dtype(op, input.scalar_type(), [&](auto tag) {
@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   constexpr const char* op = "adversarial_bce";
   check_parts(op, input, targets, weights);
   const auto groups = static_cast<int64_t>(targets.size());
-  const Tensor scores = torch::stable::contiguous(input);
+  const Tensor scores = as_contiguous(input);
   const auto dtype = accumulate_type(input.scalar_type());
   const Tensor losses = empty({groups}, dtype, input), probability = empty({groups}, dtype, input);
   const Tensor grad = empty(sizes_of(input), dtype, input);

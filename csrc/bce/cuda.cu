@@ -44,7 +44,7 @@ Tensor backward(const Tensor& grad_output, const Tensor& input, const Tensor& ta
   const auto a = checked(op, input, target, weight, pos_weight, from_logits, reduction);
   const int64_t n = a.input.numel();
   check_grad_output(op, grad_output, input, reduction);
-  const Tensor grad = torch::stable::contiguous(grad_output);
+  const Tensor grad = as_contiguous(grad_output);
   const Tensor result = empty(sizes_of(input), input.scalar_type(), input);
   if (n == 0) return result;
   const Launch launch(input);
@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
   check_parts(op, input, targets, weights);
   const auto parts = static_cast<int64_t>(targets.size());
   FASTGAN_CHECK(op, parts <= kMostParts, "there are ", parts, " targets; the CUDA kernel takes up to ", kMostParts, ".");
-  const Tensor scores = torch::stable::contiguous(input);
+  const Tensor scores = as_contiguous(input);
   const auto dtype = accumulate_type(input.scalar_type());
   const Tensor losses = empty({parts}, dtype, input), probability = empty({parts}, dtype, input);
   const Tensor grad = empty(sizes_of(input), dtype, input);

@@ -34,7 +34,7 @@ template <class A>
 std::vector<A> values(const OptionalTensor& tensor, int64_t n, A fallback) {
   if (!tensor) return std::vector<A>(n, fallback);
   const auto dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
-  const Tensor converted = torch::stable::contiguous(to_dtype(*tensor, dtype));
+  const Tensor converted = as_contiguous(to_dtype(*tensor, dtype));
   const A* from = data<A>(converted);
   return {from, from + n};
 }

@@ -88,6 +88,9 @@ inline Tensor as_format(const Tensor& tensor, MemoryFormat format) {
   return right ? tensor : torch::stable::contiguous(tensor, format);
 }
 
+// Without a call where it is so already.
+inline Tensor as_contiguous(const Tensor& tensor) { return as_format(tensor, MemoryFormat::Contiguous); }
+
 // The tensor itself where it is dense in the format that its strides suggest, otherwise a dense copy.
 struct Dense {
   Tensor tensor;

@@ -88,7 +88,7 @@ Tensor packed_weight(const Launch& launch, const Plan& plan, const Tensor& weigh
 Pending in_compute_type(const Pending& pending) {
   Pending to = pending;
   for (auto member : {&Pending::mean, &Pending::invstd, &Pending::weight, &Pending::bias}) {
-    if (to.*member) to.*member = torch::stable::contiguous(to_dtype(*(to.*member), accumulate_type(to.input.scalar_type())));
+    if (to.*member) to.*member = as_contiguous(to_dtype(*(to.*member), accumulate_type(to.input.scalar_type())));
   }
   return to;
 }
@@ -138,7 +138,7 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   using A = Compute<T>;
   const Pending input = taken<T>(given, reduction.moment_groups);
   const bool transposed = conv.transposed != backward;
-  const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
+  const OptionalTensor bias = epilogue.bias ? OptionalTensor(as_contiguous(*epilogue.bias)) : std::nullopt;
   const Tensor& x = input.input;
   const auto axis = [&](int dim) {
     return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
@@ -193,10 +193,10 @@ template <class T>
 void run_scatter(const Pending& given, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue, const Tensor& output) {
   using A = Compute<T>;
   const Pending input = taken<T>(given, 0);
-  const OptionalTensor bias = epilogue.bias ? OptionalTensor(torch::stable::contiguous(*epilogue.bias)) : std::nullopt;
+  const OptionalTensor bias = epilogue.bias ? OptionalTensor(as_contiguous(*epilogue.bias)) : std::nullopt;
   const Tensor& x = input.input;
   const bool by_tap = is_channels_last(weight);
-  const Tensor columns_of = by_tap ? weight : torch::stable::contiguous(weight);
+  const Tensor columns_of = by_tap ? weight : as_contiguous(weight);
   const int ins = size(x, 1), outs = size(output, 1), taps = size(weight, 2) * size(weight, 3), columns = taps * outs;
   const Launch launch(output);
   const Tensor map = padded_map<T>(launch, x);

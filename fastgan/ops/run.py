@@ -224,7 +224,7 @@ def _forward(
     keeps: bool,
 ) -> tuple[Tensor, list[_Pending]]:
     """The run's output, and what each block hands on; ``keeps`` says that backward will need it."""
-    pending = _Pending(input)
+    pending, allow_tf32 = _Pending(input), _engine.allows_tf32(input)
     handed_on = []
     _take_trace(kernels)
     for i, (block, p) in enumerate(zip(blocks, parameters, strict=True)):
@@ -249,7 +249,7 @@ def _forward(
                 batch_groups,
                 0 if leaves_activation else block.activation,
                 block.negative_slope,
-                _engine.allows_tf32(input),
+                allow_tf32,
             )
         if norm is None and leaves_activation:  # what changes nothing, so that the activation can be pending
             shape = (1, tensor.shape[1])
@@ -357,6 +357,7 @@ def _backward(
     # A block's data gradient is summed up in passing, for the backward of the block below. In how many parts, the
     # kernels decide, which a compiler could not know.
     sums, takes_sums = None, type(grad) is Tensor and not torch.compiler.is_compiling()
+    allow_tf32 = _engine.allows_tf32(input)
     _take_trace(kernels)
     for i in reversed(range(len(blocks))):
         block, p = blocks[i], parameters[i]
@@ -387,7 +388,7 @@ def _backward(
                 *options,
                 needs_below | needs[at] << 1 | needs[at + 1] << 2 | sums_up << 3,
                 sums,
-                _engine.allows_tf32(input),
+                allow_tf32,
             )
         for j, gradient in enumerate(found):
             if needs[at + j]:
