@@ -159,8 +159,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     const auto p = prepared.parameters<Compute<T>>(negative_slope);
     dispatch_activation(chosen, [&](auto kind) {
       dispatch_width<T>(at.run(), {x.data_ptr(), output.data_ptr()}, [&](auto width) {
-        launch(normalise<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(x),
-               mutable_data<T>(output), at, p);
+        apply<width()>(launch, ForwardTerm<T, kind()>{data<T>(x), mutable_data<T>(output), p, at});
       });
     });
   });
@@ -232,8 +231,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
     const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
     dispatch_activation(of.activation, [&](auto kind) {
       dispatch_width<T>(at.run(), {of.x.data_ptr(), of.dy.data_ptr(), result.data_ptr()}, [&](auto width) {
-        launch(normalise_backward<T, kind(), width()>, blocks_for(g.numel(), kThreads * width()), kThreads, data<T>(of.dy),
-               data<T>(of.x), mutable_data<T>(result), at, p, offsets, slopes);
+        apply<width()>(launch, GradientTerm<T, kind()>{data<T>(of.dy), data<T>(of.x), mutable_data<T>(result), p, at, offsets, slopes});
       });
     });
   });

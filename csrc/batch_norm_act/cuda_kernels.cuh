@@ -256,41 +256,147 @@ __global__ void __launch_bounds__(kThreads) finish_backward(Layout at, int64_t s
 
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------------
+//
+// A term has what an element takes of its channel, reads packs of elements, and makes of them what is written. A thread stays on its
+// channels, whose parameters it reads once, and reads kAhead packs before it works on the first.
 
-template <class T, Activation kind, int width, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads, 4) normalise(const T* x, T* y, Layout at, Parameters<A> p) {
-  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
-    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
-    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
-    Pack<T, width> out;
+template <class T, Activation kind>
+struct ForwardTerm {
+  using Element = T;
+  using A = Compute<T>;
+  const T* x;
+  T* y;
+  Parameters<A> p;
+  Layout at;
+
+  static constexpr int kAhead = 4;
+  struct Channel {
+    A mean, scale, shift;
+  };
+  template <int width>
+  using Values = Pack<T, width>;
+  __device__ Channel channel(int64_t group, int64_t c) const {
+    const int64_t index = group * at.channels + c;
+    return {p.mean[index], p.scale(index, c), p.shift(index, c)};
+  }
+  template <int width>
+  __device__ Values<width> read(int64_t i) const {
+    return *reinterpret_cast<const Pack<T, width>*>(x + i);
+  }
+  template <int width>
+  __device__ T made(const Channel& of, const Values<width>& values, int lane) const {
+    return from_compute<T>(activate<kind>((to_compute(values.values[lane]) - of.mean) * of.scale + of.shift, p.negative_slope));
+  }
+  __device__ T* output() const { return y; }
+};
+
+template <class T, Activation kind>
+struct GradientTerm {
+  using Element = T;
+  using A = Compute<T>;
+  const T *grad, *x;
+  T* grad_x;
+  Parameters<A> p;
+  Layout at;
+  const A *offsets, *slopes;  // finish_backward's
+
+  static constexpr int kAhead = 2;
+  struct Channel {
+    A mean, scale, shift, offset, slope;
+  };
+  template <int width>
+  struct Values {
+    Pack<T, width> grad, x;
+  };
+  __device__ Channel channel(int64_t group, int64_t c) const {
+    const int64_t index = group * at.channels + c;
+    return {p.mean[index], p.scale(index, c), p.shift(index, c), offsets[index], slopes[index]};
+  }
+  template <int width>
+  __device__ Values<width> read(int64_t i) const {
+    return {*reinterpret_cast<const Pack<T, width>*>(grad + i), *reinterpret_cast<const Pack<T, width>*>(x + i)};
+  }
+  template <int width>
+  __device__ T made(const Channel& of, const Values<width>& values, int lane) const {
+    const A d = to_compute(values.x.values[lane]) - of.mean;
+    const A g = activate_grad<kind>(to_compute(values.grad.values[lane]), d * of.scale + of.shift, p.negative_slope);
+    return from_compute<T>(of.scale * g - of.offset - of.slope * d);
+  }
+  __device__ T* output() const { return grad_x; }
+};
+
+// Channels-last: neighbouring threads on neighbouring packs of channels. block: (packs, rows); grid: (tiles of packs, chunks, groups)
+template <class Term, int width>
+__global__ void __launch_bounds__(kThreads, 2) apply_rows(Term term) {
+  constexpr int kAhead = Term::kAhead;
+  const Layout& at = term.at;
+  const int64_t first = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) * width, rows = at.count();
+  const int64_t stride = int64_t{gridDim.y} * blockDim.y;
+  if (first >= at.channels) return;
+  for (int64_t group = blockIdx.z; group < at.groups; group += gridDim.z) {
+    typename Term::Channel of[width];
 #pragma unroll
-    for (int lane = 0; lane < width; ++lane) {
-      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
-      const A z = (to_compute(in.values[lane]) - p.mean[index]) * p.scale(index, c) + p.shift(index, c);
-      out.values[lane] = from_compute<T>(activate<kind>(z, p.negative_slope));
+    for (int lane = 0; lane < width; ++lane) of[lane] = term.channel(group, first + lane);
+    for (int64_t begin = blockIdx.y * int64_t{blockDim.y} + threadIdx.y; begin < rows; begin += kAhead * stride) {
+      const int64_t from = (group * rows + begin) * at.channels + first;
+      typename Term::template Values<width> values[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (begin + i * stride < rows) values[i] = term.template read<width>(from + i * stride * at.channels);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (begin + i * stride >= rows) break;
+        Pack<typename Term::Element, width> made;
+#pragma unroll
+        for (int lane = 0; lane < width; ++lane) made.values[lane] = term.template made<width>(of[lane], values[i], lane);
+        *reinterpret_cast<Pack<typename Term::Element, width>*>(term.output() + from + i * stride * at.channels) = made;
+      }
     }
-    reinterpret_cast<Pack<T, width>*>(y)[i] = out;
   }
 }
 
-template <class T, Activation kind, int width, class A = Compute<T>>
-__global__ void __launch_bounds__(kThreads, 3) normalise_backward(const T* grad, const T* x, T* grad_x, Layout at,
-                                                                  Parameters<A> p, const A* offsets, const A* slopes) {
-  const int64_t packs = at.numel() / width, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < packs; i += stride) {
-    const auto in = reinterpret_cast<const Pack<T, width>*>(x)[i];
-    const auto dy = reinterpret_cast<const Pack<T, width>*>(grad)[i];
-    const int64_t group = at.group_of(i * width), first = at.channel_of(i * width);
-    Pack<T, width> out;
+// Contiguous: a row of threads on a plane. block: (packs, planes); grid: (tiles of planes, chunks of a plane)
+template <class Term, int width>
+__global__ void __launch_bounds__(kThreads, 2) apply_planes(Term term) {
+  const Layout& at = term.at;
+  const int64_t planes = at.groups * at.outer * at.channels, step = int64_t{gridDim.y} * blockDim.x * width;
+  for (int64_t plane = blockIdx.x * int64_t{blockDim.y} + threadIdx.y; plane < planes; plane += int64_t{gridDim.x} * blockDim.y) {
+    const auto of = term.channel(plane / at.channels / at.outer, plane % at.channels);
+    for (int64_t e = (blockIdx.y * int64_t{blockDim.x} + threadIdx.x) * width; e < at.inner; e += step) {
+      const auto values = term.template read<width>(plane * at.inner + e);
+      Pack<typename Term::Element, width> made;
 #pragma unroll
-    for (int lane = 0; lane < width; ++lane) {
-      const int64_t c = at.channels_last ? first + lane : first, index = group * at.channels + c;
-      const A d = to_compute(in.values[lane]) - p.mean[index], scale = p.scale(index, c);
-      const A g = activate_grad<kind>(to_compute(dy.values[lane]), d * scale + p.shift(index, c), p.negative_slope);
-      out.values[lane] = from_compute<T>(scale * g - offsets[index] - slopes[index] * d);
+      for (int lane = 0; lane < width; ++lane) made.values[lane] = term.template made<width>(of, values, lane);
+      *reinterpret_cast<Pack<typename Term::Element, width>*>(term.output() + plane * at.inner + e) = made;
     }
-    reinterpret_cast<Pack<T, width>*>(grad_x)[i] = out;
+  }
+}
+
+// The power of two from n on, at most `most`.
+inline unsigned threads_for(int64_t n, unsigned most) {
+  unsigned threads = 1;
+  while (threads < n && threads < most) threads *= 2;
+  return threads;
+}
+
+// width: of packs that lie within a row or a plane.
+template <int width, class Launch, class Term>
+void apply(const Launch& launch, const Term& term) {
+  constexpr int64_t kBlocksWanted = 2048;
+  const Layout& at = term.at;
+  const int64_t packs = at.run() / width;
+  const unsigned across = threads_for(packs, at.channels_last ? 32 : kThreads), down = kThreads / across;
+  const int64_t tiles = (packs + across - 1) / across;
+  const auto blocks = [](int64_t n, int64_t most) { return static_cast<unsigned>(std::clamp<int64_t>(n, 1, std::max<int64_t>(most, 1))); };
+  if (at.channels_last) {
+    const unsigned z = blocks(at.groups, 65535);
+    const int64_t rows = down * Term::kAhead, chunks = (at.count() + rows - 1) / rows;
+    launch(apply_rows<Term, width>, dim3(blocks(tiles, tiles), blocks(chunks, kBlocksWanted / tiles / z), z), dim3(across, down), term);
+  } else {
+    const int64_t planes = at.groups * at.outer * at.channels;
+    const unsigned x = blocks((planes + down - 1) / down, kBlocksWanted);
+    launch(apply_planes<Term, width>, dim3(x, blocks(tiles, kBlocksWanted / x)), dim3(across, down), term);
   }
 }
 

@@ -59,7 +59,9 @@ Tensor padded_map(const Launch& launch, const Tensor& tensor) {
   const int channels = size(map, 1);
   if (channels % kPackWidth<T> == 0 && is_aligned(map.data_ptr())) return map;
   const Tensor to = empty({map.size(0), map.size(2), map.size(3), padded<T>(channels)}, map.scalar_type(), map);
-  launch(pad_channels<T>, blocks_for(to.numel(), kThreads), kThreads, data<T>(map), channels, to.numel(), mutable_data<T>(to));
+  const int64_t pixels = map.size(0) * map.size(2) * map.size(3);
+  const dim3 grid(blocks_for(pixels, kThreads), padded<T>(channels) / kPackWidth<T>);
+  launch(pad_channels<T>, grid, kThreads, data<T>(map), channels, pixels, mutable_data<T>(to));
   return to;
 }
 

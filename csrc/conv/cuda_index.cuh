@@ -30,7 +30,8 @@ struct Radix {
 struct Counter {
   int low, middle, high;
 
-  FASTGAN_HOST_DEVICE Counter(int64_t value, const Radix& radix)
+  template <class Int>
+  FASTGAN_HOST_DEVICE Counter(Int value, const Radix& radix)
       : low(static_cast<int>(value % radix.low)), middle(static_cast<int>(value / radix.low % radix.middle)),
         high(static_cast<int>(value / radix.low / radix.middle)) {}
   FASTGAN_HOST_DEVICE void advance(const Counter& by, const Radix& radix) {
@@ -244,7 +245,7 @@ struct Wgrad {
       Address bytes;
       bool inside;
     };
-    FASTGAN_HOST_DEVICE Position position(int m) const { return {reinterpret_cast<Address>(g.small + m), m}; }
+    FASTGAN_HOST_DEVICE Position position(int m) const { return {reinterpret_cast<Address>(g.small) + m * sizeof(T), m}; }
     FASTGAN_HOST_DEVICE Along along(const Counter& k) const {
       const int pixel = (k.high * g.y.small + k.middle) * g.x.small + k.low;
       return {static_cast<Address>(pixel) * g.small_padded * sizeof(T), k.high < g.images};

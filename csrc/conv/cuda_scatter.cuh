@@ -26,9 +26,9 @@ struct Scattered {
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_taps(Scattered<T> job) {
   using A = Compute<T>;
-  const int64_t total = int64_t{job.images} * job.y.output * job.x.output, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += stride) {
-    const int x = static_cast<int>(i % job.x.output), y = static_cast<int>(i / job.x.output % job.y.output);
+  const unsigned total = job.images * job.y.output * job.x.output, stride = gridDim.x * kThreads;
+  for (unsigned i = blockIdx.x * kThreads + threadIdx.x; i < total; i += stride) {
+    const int x = i % job.x.output, y = i / job.x.output % job.y.output;
     const int64_t image = i / job.x.output / job.y.output;
     const PhaseAxis along_y = job.y.phase(y % job.y.stride), along_x = job.x.phase(x % job.x.stride);
     const int from_y = y / job.y.stride + along_y.offset, from_x = x / job.x.stride + along_x.offset;

@@ -193,19 +193,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
   rows.template store<Job::has_epilogue>(offsets, tile.place(slab * kSlab, tile.chunk * kSlabs + slab), store);
 }
 
-// A map as the products read it, from a dense channels-last one.
+// A map as the products read it, from a dense channels-last one. A thread a pixel; grid: (pixels, chunks of channels)
 template <class T>
-__global__ void __launch_bounds__(kThreads) pad_channels(const T* map, int channels, int64_t total, T* to) {
-  const int padded_channels = padded<T>(channels);
+__global__ void __launch_bounds__(kThreads) pad_channels(const T* map, int channels, int64_t pixels, T* to) {
+  constexpr int kWidth = kPackWidth<T>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += stride) {
-    const int channel = static_cast<int>(i % padded_channels);
-    to[i] = channel < channels ? map[i / padded_channels * channels + channel] : from_compute<T>(0);
+  const int first = blockIdx.y * kWidth, chunks = gridDim.y;
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < pixels; i += stride) {
+    Pack<T, kWidth> chunk;
+#pragma unroll
+    for (int lane = 0; lane < kWidth; ++lane) {
+      chunk.values[lane] = first + lane < channels ? map[i * channels + first + lane] : from_compute<T>(0);
+    }
+    reinterpret_cast<Pack<T, kWidth>*>(to)[i * chunks + blockIdx.y] = chunk;
   }
 }
 
 // A weight as Gather reads it, from any strides. A block has panels of one part; a thread a chunk, its neighbours the same k of other
-// columns. What is beyond k, the columns or the channels is zeros.
+// columns. What is beyond k, the columns or the channels is zeros. 32 bits are enough for the number of chunks (engine_cuda.cpp).
 struct WeightStrides {
   int64_t out, in, y, x;
 };
@@ -216,10 +221,11 @@ __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles
   constexpr int kColumns = Shape::kColumns, kWidth = kPackWidth<T>;
   const auto part = job.part(blockIdx.y);
   const Radix radix = part.radix(job);
-  const int64_t panels = int64_t{tiles_n} * job.steps, total = panels * kColumns * kRowChunks, stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < total; i += stride) {
-    const int row = static_cast<int>(i % kColumns), number = static_cast<int>(i / kColumns % kRowChunks);
-    const int64_t panel = i / kColumns / kRowChunks, n = panel / job.steps * kColumns + row;
+  const int panels = tiles_n * job.steps;
+  const unsigned total = panels * kColumns * kRowChunks, stride = gridDim.x * kThreads;
+  for (unsigned i = blockIdx.x * kThreads + threadIdx.x; i < total; i += stride) {
+    const int row = i % kColumns, number = i / kColumns % kRowChunks, panel = i / kColumns / kRowChunks;
+    const int n = panel / job.steps * kColumns + row;
     const Counter k(panel % job.steps * kDepth<T> + number * kWidth, radix);
     const int y = part.y.kernel + k.high * part.y.kernel_step, x = part.x.kernel + k.middle * part.x.kernel_step;
     const From* const from = weight + n * strides.out + k.low * strides.in + y * strides.y + x * strides.x;
@@ -229,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles
     for (int lane = 0; lane < kWidth; ++lane) {
       chunk.values[lane] = from_compute<T>(lane < left ? Compute<T>(to_compute(from[lane * strides.in])) : Compute<T>(0));
     }
-    *reinterpret_cast<Pack<T, kWidth>*>(to[blockIdx.y * panels + panel].chunk(row, number)) = chunk;
+    *reinterpret_cast<Pack<T, kWidth>*>(to[blockIdx.y * int64_t{panels} + panel].chunk(row, number)) = chunk;
   }
 }
 

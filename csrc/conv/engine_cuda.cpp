@@ -8,9 +8,10 @@
 namespace fastgan::conv {
 namespace {
 
-// The kernels count pixels, and taps times channels, in 32 bits, and have a bit for each of a pixel's taps along an axis.
+// The kernels count pixels, taps times channels, and chunks of a padded weight in 32 bits, and have a bit for each of a pixel's taps
+// along an axis.
 bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  constexpr int64_t kMost = (int64_t{1} << 31) - 4096, kMostStride = 64, kPadding = 8, kMostTaps = 15;
+  constexpr int64_t kMost = (int64_t{1} << 31) - 4096, kMostStride = 64, kPadding = 32, kMostTaps = 15;
   int64_t pixels = input.size(0);
   for (int dim = 0; dim < 2; ++dim) {
     const int64_t size = input.size(2 + dim), reach = conv.dilation[dim] * weight.size(2 + dim);

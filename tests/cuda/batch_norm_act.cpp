@@ -90,8 +90,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
 
   const Parameters<A> p{mean.data(), invstd.data(), weight.data(), bias.data(), false, A(kSlope)};
   auto y = check::unwritten<T>(numel), grad_x = check::unwritten<T>(numel);
-  const unsigned blocks = blocks_for(numel, kThreads * width);
-  launch(normalise<T, Activation::leaky_relu, width>, blocks, kThreads, x.data(), y.data(), at, p);
+  apply<width>(launch, ForwardTerm<T, Activation::leaky_relu>{x.data(), y.data(), p, at});
   check::close(name + ", forward", y, truth.y, check::kLimit<T>);
 
   std::vector<Sums<A>> partial(at.groups * chunks * at.channels);
@@ -100,8 +99,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   partial_sums(launch, BackwardTerm<T, Activation::leaky_relu>{grad.data(), x.data(), p, at}, chunks, partial.data());
   launch(finish_backward<A>, channel_blocks, kThreads, at, int64_t{1}, partial.data(), chunks, p, true, offsets.data(),
          slopes.data(), grad_weight.data(), grad_bias.data());
-  launch(normalise_backward<T, Activation::leaky_relu, width>, blocks, kThreads, grad.data(), x.data(), grad_x.data(), at, p,
-         offsets.data(), slopes.data());
+  apply<width>(launch, GradientTerm<T, Activation::leaky_relu>{grad.data(), x.data(), grad_x.data(), p, at, offsets.data(), slopes.data()});
   check::close(name + ", grad_weight", grad_weight, truth.grad_weight, limit);
   check::close(name + ", grad_bias", grad_bias, truth.grad_bias, limit);
   check::close(name + ", grad_x", grad_x, truth.grad_x, check::kLimit<T>);

@@ -83,7 +83,8 @@ Store<Out> store_of(std::vector<Out>& output, std::vector<Compute<Out>>& partial
 template <class T>
 std::vector<T> pad(const std::vector<T>& map, int channels) {
   auto to = check::unwritten<T>(static_cast<int64_t>(map.size()) / channels * padded<T>(channels));
-  emulator::Launch{5}(pad_channels<T>, 2, kThreads, map.data(), channels, static_cast<int64_t>(to.size()), to.data());
+  emulator::Launch{5}(pad_channels<T>, dim3(2, padded<T>(channels) / kPackWidth<T>), kThreads, map.data(), channels,
+                      static_cast<int64_t>(map.size()) / channels, to.data());
   return to;
 }
 
