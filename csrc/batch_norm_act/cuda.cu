@@ -77,16 +77,18 @@ Counted counted_kernel(const char* pass, const Geometry& g, ScalarType dtype) {
           std::string(pass) + (g.channels_last ? "_channels_last_" : "_contiguous_") + dtype_name(dtype) + "_cuda"};
 }
 
-// [groups, chunks, channels] of the term's moments, chunk by chunk.
+// [groups, chunks, channels] of the term's states, in the compute type. pointers: of what it reads.
 template <class Term>
-Tensor moments_of(const Launch& launch, const Tensor& on, const Term& term) {
+Tensor partial_of(const Launch& launch, const Tensor& on, const Term& term, std::initializer_list<const void*> pointers) {
   using State = typename Term::State;
-  using A = decltype(State::mean);
+  using A = typename Term::A;
   const Layout& at = term.at;
-  const int64_t chunks = chunks_for(at);
-  const Tensor partial =
-      empty({at.groups, chunks, at.channels, sizeof(State) / sizeof(A)}, accumulate_type(on.scalar_type()), on);
-  partial_sums(launch, term, chunks, reinterpret_cast<State*>(mutable_data<A>(partial)));
+  Tensor partial;
+  dispatch_width<typename Term::Element>(at.run(), pointers, [&](auto width) {
+    const int64_t chunks = chunks_for<width()>(at);
+    partial = empty({at.groups, chunks, at.channels, sizeof(State) / sizeof(A)}, accumulate_type(on.scalar_type()), on);
+    partial_sums<width()>(launch, term, chunks, reinterpret_cast<State*>(mutable_data<A>(partial)));
+  });
   return partial;
 }
 
@@ -124,7 +126,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     } else {
       const Counted counted = counted_kernel(moments ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       const Layout at = layout_of(g);
-      const Tensor partial = moments ? *moments : moments_of(launch, x, MomentsTerm<T>{data<T>(x), at});
+      const Tensor partial = moments ? *moments : partial_of(launch, x, MomentsTerm<T>{data<T>(x), at}, {x.data_ptr()});
       launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, moments ? nullptr : data<T>(x), at,
              reinterpret_cast<const Moments<A>*>(data<A>(partial)), partial.size(1), momentum, eps, to_mean, to_invstd,
              running[0], running[1]);
@@ -194,19 +196,20 @@ BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const
     using A = Compute<T>;
     const Layout at = layout_of(g);
     const auto p = prepared.parameters<A>(negative_slope);
-    const int64_t chunks = parts ? parts->size(1) : chunks_for(at);
     static_assert(sizeof(Sums<A>) == 2 * sizeof(A));
-    const Tensor partial = parts ? *parts : empty({g.groups, chunks, g.channels, 2}, dtype, of.x);
-    const auto* const sums = reinterpret_cast<const Sums<A>*>(data<A>(partial));
-    if (!parts) {
+    Tensor partial;
+    if (parts) {
+      partial = *parts;
+    } else {
       dispatch_activation(of.activation, [&](auto kind) {
-        const BackwardTerm<T, kind()> term{data<T>(of.dy), data<T>(of.x), p, at};
-        partial_sums(launch, term, chunks, reinterpret_cast<Sums<A>*>(mutable_data<A>(partial)));
+        const BackwardTerm<T, kind()> term{{data<T>(of.dy), data<T>(of.x), p, at}};
+        partial = partial_of(launch, of.x, term, {of.dy.data_ptr(), of.x.data_ptr()});
       });
     }
     A* const offsets = mutable_data<A>(result.coefficients);
-    launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of.of_statistics.groups, sums, chunks, p, training,
-           offsets, offsets + g.groups * g.channels, mutable_data<A>(result.weight), mutable_data<A>(result.bias));
+    launch(finish_backward<A>, channel_blocks(g.channels), kThreads, at, g.groups / of.of_statistics.groups,
+           reinterpret_cast<const Sums<A>*>(data<A>(partial)), partial.size(1), p, training, offsets, offsets + g.groups * g.channels,
+           mutable_data<A>(result.weight), mutable_data<A>(result.bias));
   });
   return result;
 }
@@ -231,7 +234,7 @@ Tensor backward_input(const Tensor& grad_output, const Tensor& input, const Tens
     const A *const offsets = data<A>(coefficients), *const slopes = offsets + g.groups * g.channels;
     dispatch_activation(of.activation, [&](auto kind) {
       dispatch_width<T>(at.run(), {of.x.data_ptr(), of.dy.data_ptr(), result.data_ptr()}, [&](auto width) {
-        apply<width()>(launch, GradientTerm<T, kind()>{data<T>(of.dy), data<T>(of.x), mutable_data<T>(result), p, at, offsets, slopes});
+        apply<width()>(launch, GradientTerm<T, kind()>{{data<T>(of.dy), data<T>(of.x), p, at}, mutable_data<T>(result), offsets, slopes});
       });
     });
   });

@@ -42,116 +42,262 @@ struct Parameters {
   __device__ A shift(int64_t index, int64_t channel) const { return bias ? bias[of_groups ? index : channel] : A(0); }
 };
 
-// ---- sums: a partial one of each (group, chunk, channel), then a warp a channel adds up the chunks in one order --------------
+// ---- terms ---------------------------------------------------------------------------------------------------------------
+//
+// A term reads packs of elements, and has what its elements take of their channel. A kernel's threads stay on their channels, whose
+// parameters they read once, and read kAhead packs before they work on the first.
 
-// Of x - pivot. The pivot, a channel's first value, takes a large mean away before anything is rounded.
+// What takes a large mean away before anything is rounded: of three of a channel's values the middle one, which no single outlier is.
+template <class T>
+__device__ inline Compute<T> pivot_of(const T* x, const Layout& at, int64_t group, int64_t c) {
+  const auto value = [&](int64_t e) { return to_compute(x[at.offset(group, c, e)]); };
+  const auto first = value(0), middle = value(at.count() / 2), last = value(at.count() - 1);
+  const auto low = first < middle ? first : middle, high = first < middle ? middle : first;
+  return last < low ? low : last < high ? last : high;
+}
+
+// Moments of x - pivot.
 template <class T>
 struct MomentsTerm {
+  using Element = T;
   using A = Compute<T>;
   using State = Moments<A>;
+  static constexpr int kAhead = 4;
   const T* x;
   Layout at;
 
   struct Channel {
     A pivot;
   };
-  __device__ Channel channel(int64_t group, int64_t c) const { return {to_compute(x[at.offset(group, c, 0)])}; }
-  __device__ A operator()(const Channel& of, int64_t i) const { return to_compute(x[i]) - of.pivot; }
+  template <int width>
+  using Values = Pack<T, width>;
+  __device__ Channel channel(int64_t group, int64_t c) const { return {pivot_of(x, at, group, c)}; }
+  template <int width>
+  __device__ Values<width> read(int64_t i) const {
+    return *reinterpret_cast<const Pack<T, width>*>(x + i);
+  }
+  template <int width>
+  __device__ void add(State& to, const Channel& of, const Values<width>& values, int lane, A share) const {
+    to.add(to_compute(values.values[lane]) - of.pivot, share);
+  }
 };
 
-// Sum of g and of g (x - mean), with g the gradient before the activation.
 template <class T, Activation kind>
-struct BackwardTerm {
+struct ForwardTerm {
+  using Element = T;
   using A = Compute<T>;
-  using State = Sums<A>;
-  const T* grad;
+  static constexpr int kAhead = 4;
   const T* x;
+  T* y;
   Parameters<A> p;
   Layout at;
 
   struct Channel {
     A mean, scale, shift;
   };
+  template <int width>
+  using Values = Pack<T, width>;
   __device__ Channel channel(int64_t group, int64_t c) const {
     const int64_t index = group * at.channels + c;
     return {p.mean[index], p.scale(index, c), p.shift(index, c)};
   }
-  __device__ Sums<A> operator()(const Channel& of, int64_t i) const {
-    const A d = to_compute(x[i]) - of.mean;
-    const A g = activate_grad<kind>(to_compute(grad[i]), d * of.scale + of.shift, p.negative_slope);
-    return {g, g * d};
+  template <int width>
+  __device__ Values<width> read(int64_t i) const {
+    return *reinterpret_cast<const Pack<T, width>*>(x + i);
+  }
+  template <int width>
+  __device__ T made(const Channel& of, const Values<width>& values, int lane) const {
+    return from_compute<T>(activate<kind>((to_compute(values.values[lane]) - of.mean) * of.scale + of.shift, p.negative_slope));
+  }
+  __device__ T* output() const { return y; }
+};
+
+// What both passes of a backward read: the gradient g before the activation, and d = x - mean.
+template <class T, Activation kind>
+struct BeforeActivation {
+  using Element = T;
+  using A = Compute<T>;
+  static constexpr int kAhead = 2;
+  const T *grad, *x;
+  Parameters<A> p;
+  Layout at;
+
+  struct Channel {
+    A mean, scale, shift;
+  };
+  template <int width>
+  struct Values {
+    Pack<T, width> grad, x;
+  };
+  struct Pair {
+    A g, d;
+  };
+  __device__ Channel channel(int64_t group, int64_t c) const {
+    const int64_t index = group * at.channels + c;
+    return {p.mean[index], p.scale(index, c), p.shift(index, c)};
+  }
+  template <int width>
+  __device__ Values<width> read(int64_t i) const {
+    return {*reinterpret_cast<const Pack<T, width>*>(grad + i), *reinterpret_cast<const Pack<T, width>*>(x + i)};
+  }
+  template <int width>
+  __device__ Pair pair(const Channel& of, const Values<width>& values, int lane) const {
+    const A d = to_compute(values.x.values[lane]) - of.mean;
+    return {activate_grad<kind>(to_compute(values.grad.values[lane]), d * of.scale + of.shift, p.negative_slope), d};
   }
 };
 
-// The second number of the kernels' launch bounds, how many blocks a multiprocessor's registers are to be enough for, is there
-// because ptxas, left alone, aims higher and spills: 4 leave each thread 64 registers, 3 leave it 80.
+// Sum of g and of g d.
+template <class T, Activation kind>
+struct BackwardTerm : BeforeActivation<T, kind> {
+  using Before = BeforeActivation<T, kind>;
+  using A = typename Before::A;
+  using State = Sums<A>;
 
-constexpr int kColumns = 32;  // channels a block takes in channels-last memory
-constexpr int kRows = kThreads / kColumns;
-
-// Channels-last: neighbouring threads on neighbouring channels. grid: (channel tiles, chunks, groups)
-template <class Term, class State = typename Term::State>
-__global__ void __launch_bounds__(kThreads, 4) partial_sums_rows(Term term, State* partial) {
-  __shared__ State shared[kRows][kColumns];
-  const int64_t channel = blockIdx.x * int64_t{kColumns} + threadIdx.x;
-  const int64_t chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
-  const int64_t count = term.at.count();
-  State state{};
-  if (channel < term.at.channels) {
-    const auto of = term.channel(group, channel);
-    for (int64_t e = chunk * kRows + threadIdx.y; e < count; e += chunks * kRows) {
-      state.add(term(of, term.at.offset(group, channel, e)));
-    }
+  template <int width>
+  __device__ void add(State& to, const typename Before::Channel& of, const typename Before::template Values<width>& values, int lane,
+                      A) const {
+    const auto [g, d] = this->template pair<width>(of, values, lane);
+    to.merge({g, g * d});
   }
-  shared[threadIdx.y][threadIdx.x] = state;
-  __syncthreads();
-  if (threadIdx.y == 0 && channel < term.at.channels) {
-    for (int row = 1; row < kRows; ++row) state.merge(shared[row][threadIdx.x]);
-    partial[(group * chunks + chunk) * term.at.channels + channel] = state;
+};
+
+// The input's gradient.
+template <class T, Activation kind>
+struct GradientTerm : BeforeActivation<T, kind> {
+  using Before = BeforeActivation<T, kind>;
+  using A = typename Before::A;
+  T* grad_x;
+  const A *offsets, *slopes;  // finish_backward's
+
+  struct Channel : Before::Channel {
+    A offset, slope;
+  };
+  __device__ Channel channel(int64_t group, int64_t c) const {
+    const int64_t index = group * this->at.channels + c;
+    return {Before::channel(group, c), offsets[index], slopes[index]};
+  }
+  template <int width>
+  __device__ T made(const Channel& of, const typename Before::template Values<width>& values, int lane) const {
+    const auto [g, d] = this->template pair<width>(of, values, lane);
+    return from_compute<T>(of.scale * g - of.offset - of.slope * d);
+  }
+  __device__ T* output() const { return grad_x; }
+};
+
+// How a block's threads lie: `across` on neighbouring packs of a row or a plane, `down` on others. Powers of two.
+struct BlockShape {
+  unsigned across, down;
+  int64_t tiles;  // of a row or a plane
+
+  BlockShape(int64_t packs, unsigned most_across) : across(1) {
+    while (across < packs && across < most_across) across *= 2;
+    down = kThreads / across;
+    tiles = (packs + across - 1) / across;
+  }
+};
+
+// ---- sums: a partial one of each (group, chunk, channel), then a warp a channel adds up the chunks in one order ---------------------
+//
+// The second number of the kernels' launch bounds, how many blocks a multiprocessor's registers are to be enough for, is there
+// because ptxas, left alone, aims higher and spills.
+
+// Each of a block's columns of `across` threads becomes its first one's, over `down` rows.
+template <int width, class State>
+__device__ inline void merge_down(State (&states)[width], State* shared, unsigned across, unsigned x, unsigned y, unsigned down) {
+  for (unsigned half = down / 2;; half /= 2) {
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) shared[(y * across + x) * width + lane] = states[lane];
+    __syncthreads();
+    if (half == 0) return;
+    if (y < half) {
+#pragma unroll
+      for (int lane = 0; lane < width; ++lane) states[lane].merge(shared[((y + half) * across + x) * width + lane]);
+    }
+    __syncthreads();
   }
 }
 
-// Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
-template <class Term, class State = typename Term::State>
-__global__ void __launch_bounds__(kThreads, 4) partial_sums_planes(Term term, State* partial) {
-  __shared__ State shared[kThreads];
-  const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
-  const auto of = term.channel(group, channel);
-  State state{};
-  for (int64_t e = chunk * kThreads + threadIdx.x; e < term.at.count(); e += chunks * kThreads) {
-    state.add(term(of, term.at.offset(group, channel, e)));
-  }
-  shared[threadIdx.x] = state;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) {
-      state.merge(shared[threadIdx.x + half]);
-      shared[threadIdx.x] = state;
+// Channels-last: neighbouring threads on neighbouring packs of channels. block: (across, down); grid: (tiles, chunks, groups)
+template <class Term, int width, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads, 2) partial_sums_rows(Term term, State* partial) {
+  constexpr int kAhead = Term::kAhead;
+  __shared__ State shared[kThreads * width];
+  const Layout& at = term.at;
+  const int64_t first = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) * width, rows = at.count();
+  const int64_t chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z, stride = chunks * blockDim.y;
+  State states[width] = {};
+  if (first < at.channels) {
+    typename Term::Channel of[width];
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) of[lane] = term.channel(group, first + lane);
+    typename Term::A count = 0;
+    for (int64_t begin = chunk * blockDim.y + threadIdx.y; begin < rows; begin += kAhead * stride) {
+      const int64_t from = (group * rows + begin) * at.channels + first;
+      typename Term::template Values<width> values[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (begin + i * stride < rows) values[i] = term.template read<width>(from + i * stride * at.channels);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (begin + i * stride >= rows) break;
+        const auto share = 1 / ++count;
+#pragma unroll
+        for (int lane = 0; lane < width; ++lane) term.template add<width>(states[lane], of[lane], values[i], lane, share);
+      }
     }
   }
-  if (threadIdx.x == 0) partial[(group * chunks + chunk) * term.at.channels + channel] = state;
+  merge_down(states, shared, blockDim.x, threadIdx.x, threadIdx.y, blockDim.y);
+  if (threadIdx.y != 0 || first >= at.channels) return;
+#pragma unroll
+  for (int lane = 0; lane < width; ++lane) partial[(group * chunks + chunk) * at.channels + first + lane] = states[lane];
+}
+
+// Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
+template <class Term, int width, class State = typename Term::State>
+__global__ void __launch_bounds__(kThreads, 2) partial_sums_planes(Term term, State* partial) {
+  __shared__ State shared[kThreads * width];
+  const Layout& at = term.at;
+  const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
+  const auto of = term.channel(group, channel);
+  State states[width] = {};
+  typename Term::A count = 0;
+  for (int64_t e = (chunk * kThreads + threadIdx.x) * width; e < at.count(); e += chunks * kThreads * width) {
+    const auto values = term.template read<width>(at.offset(group, channel, e));
+    const auto share = 1 / ++count;
+#pragma unroll
+    for (int lane = 0; lane < width; ++lane) term.template add<width>(states[lane], of, values, lane, share);
+  }
+#pragma unroll
+  for (int lane = 1; lane < width; ++lane) states[0].merge(states[lane]);
+  State one[1] = {states[0]};
+  merge_down(one, shared, 1, 0, threadIdx.x, kThreads);
+  if (threadIdx.x == 0) partial[(group * chunks + chunk) * at.channels + channel] = one[0];
 }
 
 constexpr int64_t kMostGroups = 65535;  // a grid's z
 
 // How many chunks a channel's elements are cut into: by shape alone, so that sums are always formed in one order.
-inline int64_t chunks_for(const Layout& at) {
-  constexpr int64_t kElementsPerThread = 16, kBlocksWanted = 1024;
-  const int64_t tiles = at.groups * (at.channels_last ? (at.channels + kColumns - 1) / kColumns : at.channels);
-  const int64_t work = at.count() / ((at.channels_last ? kRows : kThreads) * kElementsPerThread);
-  return std::clamp<int64_t>(std::min(work, kBlocksWanted / std::max<int64_t>(tiles, 1)), 1, 256);
+template <int width>
+int64_t chunks_for(const Layout& at) {
+  constexpr int64_t kPacksPerThread = 8, kBlocksWanted = 1024;
+  const BlockShape shape(at.run() / width, at.channels_last ? 32 : kThreads);
+  const int64_t blocks = at.groups * (at.channels_last ? shape.tiles : at.channels);
+  const int64_t work = at.count() / ((at.channels_last ? shape.down : kThreads * width) * kPacksPerThread);
+  return std::clamp<int64_t>(std::min(work, kBlocksWanted / std::max<int64_t>(blocks, 1)), 1, 256);
 }
 
 // partial: [groups][chunks][channels]
-template <class Launch, class Term, class State = typename Term::State>
+template <int width, class Launch, class Term, class State = typename Term::State>
 void partial_sums(const Launch& launch, const Term& term, int64_t chunks, State* partial) {
   const Layout& at = term.at;
   const auto z = static_cast<unsigned>(at.groups), y = static_cast<unsigned>(chunks);
   if (at.channels_last) {
-    const auto tiles = static_cast<unsigned>((at.channels + kColumns - 1) / kColumns);
-    launch(partial_sums_rows<Term>, dim3(tiles, y, z), dim3(kColumns, kRows), term, partial);
+    const BlockShape shape(at.run() / width, 32);
+    launch(partial_sums_rows<Term, width>, dim3(static_cast<unsigned>(shape.tiles), y, z), dim3(shape.across, shape.down), term, partial);
   } else {
-    launch(partial_sums_planes<Term>, dim3(static_cast<unsigned>(at.channels), y, z), dim3(kThreads), term, partial);
+    launch(partial_sums_planes<Term, width>, dim3(static_cast<unsigned>(at.channels), y, z), dim3(kThreads), term, partial);
   }
 }
 
@@ -191,7 +337,7 @@ __global__ void __launch_bounds__(kThreads) finish_statistics(const T* x, Layout
       return Sums<double>{total, m.squares + total * away};
     });
     if (threadIdx.x % 32 != 0) continue;
-    const double pivot = x ? to_compute(x[at.offset(group, channel, 0)]) : A(0);
+    const double pivot = x ? pivot_of(x, at, group, channel) : A(0);
     const double batch_mean = pivot + first + sums.first / n, squares = sums.second - sums.first * sums.first / n;
     const double variance = squares < 0 ? 0 : squares / n;
     mean[group * at.channels + channel] = static_cast<A>(batch_mean);
@@ -256,76 +402,8 @@ __global__ void __launch_bounds__(kThreads) finish_backward(Layout at, int64_t s
 
 
 // ---- elementwise ----------------------------------------------------------------------------------------------------------
-//
-// A term has what an element takes of its channel, reads packs of elements, and makes of them what is written. A thread stays on its
-// channels, whose parameters it reads once, and reads kAhead packs before it works on the first.
 
-template <class T, Activation kind>
-struct ForwardTerm {
-  using Element = T;
-  using A = Compute<T>;
-  const T* x;
-  T* y;
-  Parameters<A> p;
-  Layout at;
-
-  static constexpr int kAhead = 4;
-  struct Channel {
-    A mean, scale, shift;
-  };
-  template <int width>
-  using Values = Pack<T, width>;
-  __device__ Channel channel(int64_t group, int64_t c) const {
-    const int64_t index = group * at.channels + c;
-    return {p.mean[index], p.scale(index, c), p.shift(index, c)};
-  }
-  template <int width>
-  __device__ Values<width> read(int64_t i) const {
-    return *reinterpret_cast<const Pack<T, width>*>(x + i);
-  }
-  template <int width>
-  __device__ T made(const Channel& of, const Values<width>& values, int lane) const {
-    return from_compute<T>(activate<kind>((to_compute(values.values[lane]) - of.mean) * of.scale + of.shift, p.negative_slope));
-  }
-  __device__ T* output() const { return y; }
-};
-
-template <class T, Activation kind>
-struct GradientTerm {
-  using Element = T;
-  using A = Compute<T>;
-  const T *grad, *x;
-  T* grad_x;
-  Parameters<A> p;
-  Layout at;
-  const A *offsets, *slopes;  // finish_backward's
-
-  static constexpr int kAhead = 2;
-  struct Channel {
-    A mean, scale, shift, offset, slope;
-  };
-  template <int width>
-  struct Values {
-    Pack<T, width> grad, x;
-  };
-  __device__ Channel channel(int64_t group, int64_t c) const {
-    const int64_t index = group * at.channels + c;
-    return {p.mean[index], p.scale(index, c), p.shift(index, c), offsets[index], slopes[index]};
-  }
-  template <int width>
-  __device__ Values<width> read(int64_t i) const {
-    return {*reinterpret_cast<const Pack<T, width>*>(grad + i), *reinterpret_cast<const Pack<T, width>*>(x + i)};
-  }
-  template <int width>
-  __device__ T made(const Channel& of, const Values<width>& values, int lane) const {
-    const A d = to_compute(values.x.values[lane]) - of.mean;
-    const A g = activate_grad<kind>(to_compute(values.grad.values[lane]), d * of.scale + of.shift, p.negative_slope);
-    return from_compute<T>(of.scale * g - of.offset - of.slope * d);
-  }
-  __device__ T* output() const { return grad_x; }
-};
-
-// Channels-last: neighbouring threads on neighbouring packs of channels. block: (packs, rows); grid: (tiles of packs, chunks, groups)
+// Channels-last: neighbouring threads on neighbouring packs of channels. block: (across, down); grid: (tiles, chunks, groups)
 template <class Term, int width>
 __global__ void __launch_bounds__(kThreads, 2) apply_rows(Term term) {
   constexpr int kAhead = Term::kAhead;
@@ -356,7 +434,7 @@ __global__ void __launch_bounds__(kThreads, 2) apply_rows(Term term) {
   }
 }
 
-// Contiguous: a row of threads on a plane. block: (packs, planes); grid: (tiles of planes, chunks of a plane)
+// Contiguous: a row of threads on a plane. block: (across, down); grid: (blocks of planes, chunks of a plane)
 template <class Term, int width>
 __global__ void __launch_bounds__(kThreads, 2) apply_planes(Term term) {
   const Layout& at = term.at;
@@ -373,21 +451,12 @@ __global__ void __launch_bounds__(kThreads, 2) apply_planes(Term term) {
   }
 }
 
-// The power of two from n on, at most `most`.
-inline unsigned threads_for(int64_t n, unsigned most) {
-  unsigned threads = 1;
-  while (threads < n && threads < most) threads *= 2;
-  return threads;
-}
-
 // width: of packs that lie within a row or a plane.
 template <int width, class Launch, class Term>
 void apply(const Launch& launch, const Term& term) {
   constexpr int64_t kBlocksWanted = 2048;
   const Layout& at = term.at;
-  const int64_t packs = at.run() / width;
-  const unsigned across = threads_for(packs, at.channels_last ? 32 : kThreads), down = kThreads / across;
-  const int64_t tiles = (packs + across - 1) / across;
+  const auto [across, down, tiles] = BlockShape(at.run() / width, at.channels_last ? 32 : kThreads);
   const auto blocks = [](int64_t n, int64_t most) { return static_cast<unsigned>(std::clamp<int64_t>(n, 1, std::max<int64_t>(most, 1))); };
   if (at.channels_last) {
     const unsigned z = blocks(at.groups, 65535);

@@ -11,10 +11,12 @@ template <class A>
 struct Moments {
   A count, mean, squares;
 
-  __device__ void add(A value) {
+  __device__ void add(A value) { add(value, 1 / (count + 1)); }
+  // share: one part of as many as there then are.
+  __device__ void add(A value, A share) {
     count += 1;
     const A before = value - mean;
-    mean += before / count;
+    mean += before * share;
     squares += before * (value - mean);
   }
   __device__ void add(const Moments& other) { merge(other); }

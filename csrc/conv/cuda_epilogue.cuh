@@ -121,14 +121,41 @@ struct Rows {
     }
   }
 
-  // One by one: with the activation of each of a chunk's values in line, the code would be several times as long.
   __device__ void activate_sums(const RowsPlace& at, const Store<Out>& to) {
+    switch (to.activation) {
+      case Activation::none: return activate_packs<Activation::none>(at, to);
+      case Activation::relu: return activate_packs<Activation::relu>(at, to);
+      case Activation::leaky_relu: return activate_packs<Activation::leaky_relu>(at, to);
+      default: break;
+    }
+    // One by one: with the activation of each of a pack's values in line, the code would be several times as long.
 #pragma unroll 1
     for (int i = threadIdx.x; i < rows * columns; i += threads) {
       const int column = i % columns;
       if (column >= at.left_n) continue;
       A& sum = sums[i / columns][column];
       sum = activate(to.activation, to.bias ? sum + to_compute(to.bias[at.first_n + column]) : sum, to.negative_slope);
+    }
+  }
+
+  template <Activation kind>
+  __device__ void activate_packs(const RowsPlace& at, const Store<Out>& to) {
+    constexpr int kPack = 4;
+    static_assert(threads * kPack % columns == 0);
+    const int column = threadIdx.x * kPack % columns;
+    A bias[kPack] = {};
+#pragma unroll
+    for (int lane = 0; lane < kPack; ++lane) {
+      if (to.bias && column + lane < at.left_n) bias[lane] = to_compute(to.bias[at.first_n + column + lane]);
+    }
+    for (int row = threadIdx.x * kPack / columns; row < rows; row += threads * kPack / columns) {
+      auto& pack = *reinterpret_cast<Pack<A, kPack>*>(&sums[row][column]);
+      auto values = pack;
+#pragma unroll
+      for (int lane = 0; lane < kPack; ++lane) {
+        values.values[lane] = fastgan::activate<kind>(values.values[lane] + bias[lane], to.negative_slope);
+      }
+      pack = values;
     }
   }
 

@@ -57,12 +57,12 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   weight[0] = 0;
   const Truth truth = truth_of(at, check::wide(x), check::wide(grad), check::wide(weight), check::wide(bias));
 
-  const int64_t chunks = chunks_for(at);
+  const int64_t chunks = chunks_for<width>(at);
   std::vector<Moments<A>> moments(at.groups * chunks * at.channels);
   auto mean = check::unwritten<A>(stats), invstd = check::unwritten<A>(stats);
   std::vector<A> running_mean(at.channels, A(0.5)), running_var(at.channels, A(2));
   const unsigned channel_blocks = (at.channels + kWarps - 1) / kWarps;
-  partial_sums(launch, MomentsTerm<T>{x.data(), at}, chunks, moments.data());
+  partial_sums<width>(launch, MomentsTerm<T>{x.data(), at}, chunks, moments.data());
   launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, moments.data(), chunks, kMomentum, kEps, mean.data(),
          invstd.data(), running_mean.data(), running_var.data());
   const double limit = std::is_same_v<A, double> ? 1e-12 : 2e-5;  // of what stays in the compute type
@@ -96,10 +96,10 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   std::vector<Sums<A>> partial(at.groups * chunks * at.channels);
   auto offsets = check::unwritten<A>(stats), slopes = check::unwritten<A>(stats);
   auto grad_weight = check::unwritten<A>(at.channels), grad_bias = check::unwritten<A>(at.channels);
-  partial_sums(launch, BackwardTerm<T, Activation::leaky_relu>{grad.data(), x.data(), p, at}, chunks, partial.data());
+  partial_sums<width>(launch, BackwardTerm<T, Activation::leaky_relu>{{grad.data(), x.data(), p, at}}, chunks, partial.data());
   launch(finish_backward<A>, channel_blocks, kThreads, at, int64_t{1}, partial.data(), chunks, p, true, offsets.data(),
          slopes.data(), grad_weight.data(), grad_bias.data());
-  apply<width>(launch, GradientTerm<T, Activation::leaky_relu>{grad.data(), x.data(), grad_x.data(), p, at, offsets.data(), slopes.data()});
+  apply<width>(launch, GradientTerm<T, Activation::leaky_relu>{{grad.data(), x.data(), p, at}, grad_x.data(), offsets.data(), slopes.data()});
   check::close(name + ", grad_weight", grad_weight, truth.grad_weight, limit);
   check::close(name + ", grad_bias", grad_bias, truth.grad_bias, limit);
   check::close(name + ", grad_x", grad_x, truth.grad_x, check::kLimit<T>);
