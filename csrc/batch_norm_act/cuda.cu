@@ -92,6 +92,12 @@ Tensor partial_of(const Launch& launch, const Tensor& on, const Term& term, std:
   return partial;
 }
 
+// Of a GPU's kernels.
+void check_groups(const char* op, const Geometry& g) {
+  FASTGAN_CHECK(op, g.groups <= kMostGroups, "there are ", g.groups, " groups, or samples with a weight and a bias of their own; up to ",
+                kMostGroups, " can be told apart on a GPU.");
+}
+
 // Of kernels in which a block finishes kWarps channels.
 unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channels + kWarps - 1) / kWarps); }
 
@@ -103,6 +109,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
   check_statistics_arguments(op, input, g, running_mean, running_var, training);
+  if (training) check_groups(op, g);
   const auto dtype = accumulate_type(input.scalar_type());
   const Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
   if (g.groups * g.channels == 0) return result;
@@ -166,12 +173,6 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     });
   });
   return output;
-}
-
-// Of a GPU's kernels.
-static void check_groups(const char* op, const Geometry& g) {
-  FASTGAN_CHECK(op, g.groups <= kMostGroups, "weight and bias of ", g.groups, " samples are given; up to ", kMostGroups,
-                " can be told apart on a GPU.");
 }
 
 BackwardSums backward_sums(const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& invstd,

@@ -62,16 +62,21 @@ class Launch {
   cudaStream_t stream_;
 };
 
-// Whether the device of this tensor has tensor cores that our kernels know.
-inline bool has_tensor_cores(const Tensor& on) {
-  int major = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, on.get_device_index()));
-  return major >= 8;
+// Which architecture the code was compiled for that runs on the current device, 80 for 8.0: also where that is older than the device,
+// because it is compiled from PTX as it is loaded.
+template <class... Parameters>
+int architecture_of(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  return attributes.ptxVersion;
 }
 
 #else
 
-inline bool has_tensor_cores(const Tensor&) { return true; }
+template <class... Parameters>
+int architecture_of(void (*)(Parameters...)) {
+  return 90;
+}
 struct Launch : emulator::Launch {
   explicit Launch(const Tensor&) : emulator::Launch(1) {}
 };

@@ -205,6 +205,8 @@ inline Gradients backward(const char* op, const Tensor& grad_output, const Tenso
   check(op, input.input, weight, std::nullopt, conv);
   input.check(op);
   check_same(op, "grad_output", grad_output, output);
+  FASTGAN_CHECK(op, output.scalar_type() == input.input.scalar_type(), "argument 'output' has dtype ", dtype_name(output.scalar_type()),
+                " but 'input' has ", dtype_name(input.input.scalar_type()), "; give what the forward returned.");
   FASTGAN_CHECK(op, sizes_of(output) == output_sizes(input.input, weight, conv), "argument 'output' has shape ",
                 shape_text(output), ", but input ", shape_text(input.input), " and weight ", shape_text(weight),
                 " do not make such a one; give what the forward returned.");

@@ -1,13 +1,14 @@
 // What the tile kernel needs of the device: copies to shared memory that run beside the arithmetic, and the tensor cores of a warp.
 // Those of four warps are in cuda_warpgroup.cuh.
 //
-// Both came with compute capability 8.0; a kernel that needs them is empty before (kHasTensorCores), and never launched.
+// Both came with compute capability 8.0; code for older ones has no kernel that needs them (kHasTensorCores), and none is launched.
 #pragma once
 
 #include "common/device.cuh"
 
 namespace fastgan::conv {
 
+constexpr int kFirstTensorCores = 80;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 inline constexpr bool kHasTensorCores = false;
 #else

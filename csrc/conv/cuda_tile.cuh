@@ -68,7 +68,8 @@ struct Shared {
     Rows<Out, Shape::kRows, Shape::kColumns, Shape::kThreads> rows;
   };
   Offsets<Shape::kRows, Shape::kColumns, Shape::kThreads> offsets;
-  static constexpr size_t kBytes = std::max(sizeof(stages), sizeof(rows)) + sizeof(offsets);
+  static constexpr size_t kBytes = sizeof(stages) + sizeof(offsets);
+  static_assert(sizeof(rows) <= sizeof(stages) && sizeof(stages) % 1024 == 0);
 };
 
 // How many blocks a multiprocessor's registers are to be enough for.
@@ -77,8 +78,8 @@ constexpr int kBlocks = Shape::kThreads == 128                         ? (sizeof
                         : kHasWarpgroups && sizeof(T) == 2 && pending == Side::none ? 2
                                                                                       : 1;
 
-// Whether a device of the architecture that is compiled for is ever given such products (with_unit in cuda.cu); a kernel is empty
-// where not, so that it takes no time to compile.
+// Whether a device that runs the code that is compiled is ever given such products (with_unit in cuda.cu); where not, a kernel takes no
+// time to compile.
 #ifdef FASTGAN_EMULATED_DEVICE
 template <class T, Unit unit>
 constexpr bool kIsLaunched = true;
@@ -169,6 +170,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     if (!store.partial) return rows.template store<Job::has_epilogue>(shared.offsets, tile.place(0, tile.chunk), store);
     auto* const to = store.partial + (int64_t{split} * tiles + number) * Shape::kNumel;
     for (int i = thread; i < Shape::kNumel; i += kThreads) to[i] = rows.sums[i / Shape::kColumns][i % Shape::kColumns];
+  } else {
+    __trap();  // an error, rather than an output that nobody wrote
   }
 }
 

@@ -8,21 +8,22 @@
 namespace fastgan::conv {
 namespace {
 
+int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
 // The kernels count pixels, taps times channels, and chunks of a padded weight in 32 bits, and have a bit for each of a pixel's taps
-// along an axis.
+// along an axis. Chunks of channels lie along a grid's y. A weight is packed for each phase as for the one with the most taps.
 bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
-  constexpr int64_t kMost = (int64_t{1} << 31) - 4096, kMostStride = 64, kPadding = 32, kMostTaps = 15;
-  int64_t pixels = input.size(0);
+  constexpr int64_t kMost = (int64_t{1} << 31) - 4096, kMostStride = 64, kPadding = 32, kMostTaps = 15, kMostChannels = 1 << 16;
+  int64_t pixels = input.size(0), packed = weight.size(0) * weight.size(1);
   for (int dim = 0; dim < 2; ++dim) {
-    const int64_t size = input.size(2 + dim), reach = conv.dilation[dim] * weight.size(2 + dim);
-    if (weight.size(2 + dim) > kMostTaps || conv.stride[dim] > kMostStride || size > kMost / kMostStride) return false;
-    pixels *= conv.transposed ? size * conv.stride[dim] + reach + conv.output_padding[dim] : size + 2 * conv.padding[dim];
+    const int64_t size = input.size(2 + dim), kernel = weight.size(2 + dim), stride = conv.stride[dim];
+    if (kernel > kMostTaps || stride > kMostStride || size > kMost / kMostStride || weight.size(dim) > kMostChannels) return false;
+    pixels *= conv.transposed ? size * stride + conv.dilation[dim] * kernel + conv.output_padding[dim] : size + 2 * conv.padding[dim];
+    packed *= tiles(kernel, stride) * stride;
     if (pixels > kMost) return false;
   }
-  return weight.numel() <= kMost / kPadding;
+  return packed <= kMost / kPadding;
 }
-
-int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
 // Towards an image of few channels the direct kernel reads the smaller one once for every tap, which takes longer, by arithmetic,
 // than to write products of few columns and to read these.

@@ -381,6 +381,8 @@ void warpgroup_multiply_add(float (&d)[columns / 2], uint64_t left, uint64_t rig
 #define __syncthreads() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_barrier, __LINE__)
 #define __syncwarp() ::emulator::Block::current_block()->wait(::emulator::Fiber::at_collective, __LINE__)
 
+[[noreturn]] inline void __trap() { std::abort(); }
+
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
