@@ -1,5 +1,6 @@
 #include "batch_norm_act/batch_norm_act.h"
-#include "batch_norm_act/cuda_kernels.cuh"
+#include "batch_norm_act/cuda_elementwise.cuh"
+#include "batch_norm_act/cuda_sums.cuh"
 #include "common/counters.h"
 #include "common/cuda.cuh"
 
@@ -133,7 +134,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     } else {
       const Counted counted = counted_kernel(moments ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       const Layout at = layout_of(g);
-      const Tensor partial = moments ? *moments : partial_of(launch, x, MomentsTerm<T>{data<T>(x), at}, {x.data_ptr()});
+      const Tensor partial = moments ? *moments : partial_of(launch, x, MomentsTerm<T>{{data<T>(x), at}}, {x.data_ptr()});
       launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, moments ? nullptr : data<T>(x), at,
              reinterpret_cast<const Moments<A>*>(data<A>(partial)), partial.size(1), momentum, eps, to_mean, to_invstd,
              running[0], running[1]);
@@ -168,7 +169,7 @@ Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, co
     const auto p = prepared.parameters<Compute<T>>(negative_slope);
     dispatch_activation(chosen, [&](auto kind) {
       dispatch_width<T>(at.run(), {x.data_ptr(), output.data_ptr()}, [&](auto width) {
-        apply<width()>(launch, ForwardTerm<T, kind()>{data<T>(x), mutable_data<T>(output), p, at});
+        apply<width()>(launch, ForwardTerm<T, kind()>{{data<T>(x), at}, mutable_data<T>(output), p});
       });
     });
   });

@@ -19,7 +19,6 @@ struct Moments {
     mean += before * share;
     squares += before * (value - mean);
   }
-  __device__ void add(const Moments& other) { merge(other); }
   __device__ void merge(const Moments& other) {
     if (other.count == 0) return;
     const A distance = other.mean - mean, share = other.count / (count + other.count);
@@ -33,7 +32,6 @@ template <class A>
 struct Sums {
   A first, second;
 
-  __device__ void add(const Sums& other) { merge(other); }
   __device__ void merge(const Sums& other) {
     first += other.first;
     second += other.second;

@@ -1,5 +1,6 @@
-// The kernels of csrc/batch_norm_act/cuda_kernels.cuh against its formulas in float64.
-#include "batch_norm_act/cuda_kernels.cuh"
+// The kernels of csrc/batch_norm_act/cuda_*.cuh against the formulas of batch_norm_act.h in float64.
+#include "batch_norm_act/cuda_elementwise.cuh"
+#include "batch_norm_act/cuda_sums.cuh"
 #include "check.h"
 
 namespace fastgan::batch_norm_act {
@@ -62,7 +63,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   auto mean = check::unwritten<A>(stats), invstd = check::unwritten<A>(stats);
   std::vector<A> running_mean(at.channels, A(0.5)), running_var(at.channels, A(2));
   const unsigned channel_blocks = (at.channels + kWarps - 1) / kWarps;
-  partial_sums<width>(launch, MomentsTerm<T>{x.data(), at}, chunks, moments.data());
+  partial_sums<width>(launch, MomentsTerm<T>{{x.data(), at}}, chunks, moments.data());
   launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, moments.data(), chunks, kMomentum, kEps, mean.data(),
          invstd.data(), running_mean.data(), running_var.data());
   const double limit = std::is_same_v<A, double> ? 1e-12 : 2e-5;  // of what stays in the compute type
@@ -90,7 +91,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
 
   const Parameters<A> p{mean.data(), invstd.data(), weight.data(), bias.data(), false, A(kSlope)};
   auto y = check::unwritten<T>(numel), grad_x = check::unwritten<T>(numel);
-  apply<width>(launch, ForwardTerm<T, Activation::leaky_relu>{x.data(), y.data(), p, at});
+  apply<width>(launch, ForwardTerm<T, Activation::leaky_relu>{{x.data(), at}, y.data(), p});
   check::close(name + ", forward", y, truth.y, check::kLimit<T>);
 
   std::vector<Sums<A>> partial(at.groups * chunks * at.channels);
