@@ -52,8 +52,8 @@ def run(library: Path, *arguments: str, on_load: str = "") -> str:
 
 def run_tests(library: Path, names: str, selection: str, on_load: str = "") -> None:
     files = [f"tests/{name}.py" for name in names.split()]
-    pytest = ["-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider"]
-    said = run(library, *pytest, *files, "-k", selection, on_load=on_load)
+    command = ["-m", "pytest", "-q", "-p", "emulated_device", "-p", "no:cacheprovider"]
+    said = run(library, *command, *files, "-k", selection, on_load=on_load)
     assert "passed" in said and "skipped" not in said
 
 
