@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from bench_layers import SETTINGS, blocks, needed_gflop
 from cases import EAGER_FACTOR, TOLERANCE, Case, relative_error
+from raw import RawRun
 from torch import Tensor
 
 from fastgan import _native
+from fastgan.ops.blocks import Block, Conv, Parameters
 from fastgan.proof import EXACT_BATCH, interleaved
 
-PASSES = {"forward": 0, "dgrad": 1, "wgrad": 2}  # with the bit of what a backward is asked for
+PASSES = ("forward", "dgrad", "wgrad")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Convolution:
     input: Tensor
     weight: Tensor
     grad_output: Tensor
+    allow_tf32: bool = False
 
     @classmethod
     def of(
@@ -55,21 +59,21 @@ class Convolution:
             return torch.convolution(self.input, self.weight, None, *options)
         wanted = [which == "dgrad", which == "wgrad", False]
         found = torch.ops.aten.convolution_backward(self.grad_output, self.input, self.weight, None, *options, wanted)
-        return found[PASSES[which] - 1]
+        return found[wanted.index(True)]
 
-    def fastgan(self, which: str, allow_tf32: bool = False) -> Tensor:
-        ops, nothing = torch.ops.fastgan, (None, None, None, None)
-        options = (self.stride, self.padding, *(((0, 0),) if self.transposed else ()), (1, 1), 1)
-        source = (self.input, *nothing, 0, 0.0)  # with nothing pending
+    def fastgan(self, which: str) -> Tensor:
         if which == "forward":
-            op = ops._conv_transpose_bn_act if self.transposed else ops._conv_bn_act
-            no_norm = (False, None, None, False, 0.0, 0.0, 1, 0, 0.0)
-            return op.default(*source, self.weight, None, *options, *no_norm, allow_tf32)[0]
-        op = ops._conv_transpose_bn_act_backward if self.transposed else ops._conv_bn_act_backward
-        output = self.grad_output  # of which only the shape is read
-        block = (self.grad_output, output, *nothing, False, 0, 0.0)
-        mask = PASSES[which]
-        return op.default(*block, *source, self.weight, *options, mask, None, allow_tf32)[mask - 1]
+            return self._forward().output
+        (gradient,) = self._run.gradients(self.grad_output, 0 if which == "dgrad" else 1)
+        return gradient
+
+    @cached_property
+    def _run(self) -> RawRun:  # of which its gradients are timed
+        return self._forward()
+
+    def _forward(self) -> RawRun:
+        conv = Conv(self.stride, self.padding, (1, 1), 1, self.transposed)
+        return RawRun(self.input, [Block(conv, None, 0, 0.0)], [Parameters(self.weight)], allow_tf32=self.allow_tf32)
 
 
 def check(small: Convolution, which: str) -> float:

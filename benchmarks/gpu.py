@@ -17,9 +17,12 @@ import bench_passes
 import bench_step
 import torch
 from cases import Case, relative_error
+from raw import RawRun
 from torch.profiler import ProfilerActivity, profile
 
 from fastgan import _native
+from fastgan.ops.activation import NUMBERS
+from fastgan.ops.blocks import Block, Conv, Norm, Parameters
 from fastgan.proof import Proof
 
 BATCH, REPEATS, WARM_UPS = 128, 30, 5
@@ -72,20 +75,18 @@ def measure_pending(case: Case) -> dict[str, Any]:
     The rule of csrc/conv/engine_cuda.cpp should take the better one. Under FASTGAN_ON_LOAD=always.
     """
     input, tensors, _ = case.sample(DTYPE, FORMAT)
-    x, weight = input.cuda(), tensors["weight"].cuda()
+    x, weight = input.cuda(), Parameters(tensors["weight"].cuda())
+    options = (case.options["stride"], case.options["padding"], (1, 1), 1, case.op == "conv_transpose_bn_act")
+    block = Block(Conv(*options), Norm(True, 0.1, 1e-5) if case.options["batch_norm"] else None, 0, 0.0)
+    below = Block(None, Norm(False, 0.1, 1e-5), NUMBERS["leaky_relu"], 0.2)
     channels = x.shape[1]
-    mean, invstd = x.new_zeros((1, channels), dtype=torch.float32), x.new_ones((1, channels), dtype=torch.float32)
-    pending, transposed = (x, mean, invstd, None, None, 2, 0.2), case.op == "conv_transpose_bn_act"
-    padding = [(0, 0)] if transposed else []
-    options = (case.options["stride"], case.options["padding"], *padding, (1, 1), 1)
-    op = torch.ops.fastgan._conv_transpose_bn_act if transposed else torch.ops.fastgan._conv_bn_act
-    behind = (weight, None, *options, case.options["batch_norm"], None, None, True, 0.1, 1e-5, 1, 0, 0.0)
+    statistics = Parameters(running_mean=torch.zeros(channels).cuda(), running_var=torch.ones(channels).cuda())
 
     def on_load() -> torch.Tensor:
-        return op(*pending, *behind)[0]
+        return RawRun(x, [below, block], [statistics, weight]).output
 
     def before() -> torch.Tensor:
-        return op(torch.ops.fastgan._batch_norm_act(*pending), None, None, None, None, 0, 0.0, *behind)[0]
+        return RawRun(RawRun(x, [below], [statistics]).output, [block], [weight]).output
 
     row = {"block": case.name, "on_load_ms": milliseconds(on_load), "before_ms": milliseconds(before)}
     return {**row, "difference": relative_error(on_load(), before())}

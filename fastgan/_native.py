@@ -194,9 +194,9 @@ def kernel_seconds() -> dict[str, float]:
     return _module.kernel_seconds() if _module else {}
 
 
-def take_trace() -> list[str]:
-    """["op/kernel"] as this thread ran them since its last call of this, oldest first; of many, the last few."""
-    return _module.take_trace() if _module else []
+def take_trace(device: str) -> list[list[str]]:
+    """[["op/kernel"]]: what this thread ran on ``device`` since its last run began, of each of its blocks in order."""
+    return _module.take_trace(device) if _module else []
 
 
 def engine_rules() -> list[tuple[str, str]]:
@@ -295,7 +295,7 @@ def _load_library(device: str) -> str:
     except (OSError, RuntimeError) as error:
         return str(error).strip().splitlines()[0].rstrip(".")
     if _module:
-        _module.attach(str(path))
+        _module.attach(device, str(path))
     return LOADED
 
 

@@ -27,7 +27,7 @@ class Mutation(NamedTuple):
 
 STATISTICS, BACKWARD = "csrc/batch_norm_act/statistics.cpp", "csrc/batch_norm_act/backward.cpp"
 KERNELS = "csrc/batch_norm_act/batch_norm_act_kernels.cpp"
-RUN = "fastgan/ops/run.py"
+RUN, OPTIONS = "fastgan/ops/run.py", "fastgan/ops/blocks.py"
 MUTATIONS = [
     Mutation("epsilon left out", STATISTICS, "1.0 / std::sqrt(v + eps)", "1.0 / std::sqrt(v)"),
     Mutation("running variance biased", STATISTICS, "momentum, n / (n - 1));", "momentum, 1.0);"),
@@ -46,12 +46,12 @@ MUTATIONS = [
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),
     Mutation("even elements for odd ones", "csrc/common/vec.h", "bits_as<Vec<float>>(pairs & 0xffff0000u)}", "bits_as<Vec<float>>(pairs << 16)}"),
     Mutation("logits' clamp", "csrc/bce/bce.h", "const A floor = A(-100);", "const A floor = A(-10);"),
-    Mutation("the block below is read unnormalised", RUN, "return _Pending(tensor, mean, invstd, p.bn_weight, p.bn_bias, below.activation, below.negative_slope)", "return _Pending(tensor)"),
-    Mutation("running statistics of the wrong block", RUN, "p.running_mean, p.running_var, *norm, batch_groups", "None, None, *norm, batch_groups"),
+    Mutation("the block below is read unnormalised", "csrc/run/run.h", "return blocks[i - 1].norm ? pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]) : Pending", "return Pending"),
+    Mutation("running statistics of no block", "csrc/run/block.h", "norm.running_mean, norm.running_var, norm.training", "std::nullopt, std::nullopt, norm.training"),
     Mutation("second gradients stop", RUN, "create_graph=True, allow_unused=True", "create_graph=False, allow_unused=True"),
     Mutation("autocast is forgotten", RUN, "return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)", "return _run(input, blocks, parameters, batch_groups, kernels)"),
-    Mutation("an output that may be written over is kept", RUN, "and not block.inplace", "and block.inplace"),
-    Mutation("stride and padding change places", RUN, "(conv.stride, conv.padding, conv.dilation, conv.groups)", "(conv.padding, conv.stride, conv.dilation, conv.groups)"),
+    Mutation("an output that may be written over is kept", OPTIONS, "and not self.inplace", "and self.inplace"),
+    Mutation("stride and padding change places", OPTIONS, "(kind, *stride, *padding,", "(kind, *padding, *stride,"),
 ]  # fmt: skip
 
 

@@ -37,9 +37,7 @@ def test_info():
     assert (info["version"], info["torch"]) == (fastgan.__version__, torch.__version__)
     assert info["cpu_isa"] in ISAS
     assert info["libraries"]["_cpu"] == info["libraries"]["_C"] == "loaded"
-    assert {"batch_norm_act", "bce", "adversarial_bce", "conv_bn_act", "conv_transpose_bn_act"} <= set(
-        info["ops"]["cpu"]
-    )
+    assert {"run", "run_backward", "bce", "adversarial_bce"} <= set(info["ops"]["cpu"])
     assert (info["libraries"]["_cuda"] == "loaded") == bool(info["ops"]["cuda"])
 
 
@@ -139,19 +137,20 @@ def test_kernels_are_timed_only_where_that_is_asked_for(counters):
     assert _native.kernel_seconds() == {}
 
 
-def test_a_trace_is_what_this_thread_ran_last():
-    _native.take_trace()
-    bce()
-    ops.bce(torch.full((4,), 0.5).double(), torch.ones(4).double())
+def test_a_trace_is_what_this_thread_ran_since_its_last_run_began():
+    def norm(channels: int, dtype: torch.dtype) -> None:
+        ops.batch_norm_act(torch.randn(2, channels, 4, dtype=dtype), None, None, training=True)
+
+    norm(3, torch.float32)
+    norm(3, torch.float64)
     elsewhere = threading.Thread(target=bce)
     elsewhere.start()
     elsewhere.join()
-    assert _native.take_trace() == ["bce/forward_float32", "bce/forward_float64"]
-    assert _native.take_trace() == []
-    for _ in range(100):
-        bce()
-    last = _native.take_trace()
-    assert 0 < len(last) < 100 and set(last) == {"bce/forward_float32"}
+    bce()
+    run, rest = _native.take_trace("cpu")
+    assert all(kernel.startswith("batch_norm_act/") and "float64" in kernel for kernel in run) and len(run) == 2
+    assert rest == ["bce/forward_float32"]
+    assert _native.take_trace("cpu") == _native.take_trace("cuda") == []
 
 
 # ---- the convolution engine -----------------------------------------------------------------------------------------
@@ -174,9 +173,9 @@ def test_the_peak_is_a_rate():
 
 def test_only_a_loaded_library_of_ours_can_be_attached(tmp_path):
     with pytest.raises(RuntimeError, match=r"nowhere\.so is not loaded"):
-        _C.attach(str(tmp_path / "nowhere.so"))
+        _C.attach("cpu", str(tmp_path / "nowhere.so"))
     with pytest.raises(RuntimeError, match="has no kernel counters"):
-        _C.attach(_C.__file__)
+        _C.attach("cpu", _C.__file__)
 
 
 # ---- the CPU --------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ inline void check_statistics_arguments(const char* op, const Tensor& input, cons
                 g.groups, " batch_groups; use a larger batch.");
 }
 
-// ---- what other operators build on (cpu.cpp, statistics.cpp, backward.cpp, cuda.cu) --------------------------------------------------
+// ---- what runs (csrc/run/) are built on: cpu.cpp, statistics.cpp, backward.cpp, cuda.cu --------------------------------------------------
 
 struct Statistics {
   Tensor mean;    // [groups, channels], float32 (float64 for float64 input)
@@ -193,22 +193,5 @@ inline Gradients backward(const Tensor& grad_output, const Tensor& input, const 
 // The activation without batch-norm: in place, and its gradient from the output (which is all that is kept of it).
 void activate_(const Tensor& tensor, int64_t activation, double negative_slope);
 Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int64_t activation, double negative_slope);
-
-// ---- as the dispatcher calls them -------------------------------------------------------------------------------------
-
-inline std::tuple<Tensor, Tensor> statistics_op(const Tensor& input, const OptionalTensor& running_mean,
-                                                const OptionalTensor& running_var, bool training, double momentum,
-                                                double eps, int64_t batch_groups) {
-  auto [mean, invstd] = statistics(input, running_mean, running_var, training, momentum, eps, batch_groups);
-  return {mean, invstd};
-}
-
-inline std::tuple<Tensor, Tensor, Tensor> backward_op(const Tensor& grad_output, const Tensor& input,
-                                                      const Tensor& mean, const Tensor& invstd,
-                                                      const OptionalTensor& weight, const OptionalTensor& bias,
-                                                      int64_t activation, double negative_slope, bool training) {
-  auto gradients = backward(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training);
-  return {gradients.input, gradients.weight, gradients.bias};
-}
 
 }  // namespace fastgan::batch_norm_act

@@ -88,10 +88,4 @@ Tensor activation_backward(const Tensor& grad_output, const Tensor& output, int6
   return result;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("_batch_norm_stats", TORCH_BOX(&statistics_op));
-  m.impl("_batch_norm_act", TORCH_BOX(&forward));
-  m.impl("_batch_norm_act_backward", TORCH_BOX(&backward_op));
-}
-
 }  // namespace fastgan::batch_norm_act

@@ -1,14 +1,17 @@
 #include "common/counters.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <string>
+#include <vector>
 
 namespace fastgan {
 
 struct Counter {
-  const std::string op, kernel;
+  const std::string op, kernel, name;
   Counter* const next;
   std::atomic<uint64_t> calls{0};
   std::atomic<int64_t> total_ns{0}, last_ns{0};
@@ -40,7 +43,7 @@ Counter& counter_of(std::string_view op, std::string_view kernel) {
   if (Counter* found = find(head, nullptr, op, kernel)) return *found;
   // Another thread may add the same pair meanwhile: look again at what came in front before each new try.
   for (;;) {
-    auto* added = new Counter{std::string(op), std::string(kernel), head};
+    auto* added = new Counter{std::string(op), std::string(kernel), std::string(op) + "/" + std::string(kernel), head};
     const Counter* const seen = head;
     if (bucket.compare_exchange_strong(head, added, std::memory_order_acq_rel)) return *added;
     delete added;
@@ -59,14 +62,14 @@ int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count
 
 std::atomic<bool> is_timing{false};
 
-// A ring: one block of a run counts about five kernels, and whoever asks does so after each.
-struct Trace {
-  static constexpr size_t kMost = 16;
-  std::array<const Counter*, kMost> entries;
-  size_t size = 0;
-  void add(const Counter& counter) { entries[size++ % kMost] = &counter; }
-};
-thread_local Trace trace;
+// Null ends a part. What comes after so many is left out: whoever wants a trace takes it soon after it began.
+constexpr size_t kMostTraced = 1024;
+thread_local std::vector<const Counter*> trace;
+
+void add_to_trace(const Counter* counter) {
+  if (trace.size() < kMostTraced) trace.push_back(counter);
+}
+
 
 }  // namespace
 
@@ -74,12 +77,17 @@ Counted::Counted(std::string_view op, std::string_view kernel)
     : counter_(counter_of(op, kernel)), begin_(now()), timed_(is_timing.load(std::memory_order_relaxed)) {
   counter_.calls.fetch_add(1, std::memory_order_relaxed);
   counter_.last_ns.store(begin_, std::memory_order_relaxed);
-  trace.add(counter_);
+  add_to_trace(&counter_);
+  if (aoti_record_function_start(counter_.name.c_str(), nullptr, nullptr, 0, &recorded_) != AOTI_TORCH_SUCCESS) recorded_ = nullptr;
 }
 
 Counted::~Counted() {
+  if (recorded_) aoti_record_function_end(recorded_);
   if (timed_) counter_.total_ns.fetch_add(now() - begin_, std::memory_order_relaxed);
 }
+
+void begin_trace() { trace.clear(); }
+void end_trace_of_block() { add_to_trace(nullptr); }
 
 }  // namespace fastgan
 
@@ -103,10 +111,8 @@ void fastgan_reset_counters() {
 void fastgan_time_kernels(bool on) { fastgan::is_timing.store(on, std::memory_order_relaxed); }
 
 void fastgan_take_trace(fastgan::TraceVisitor visit, void* context) {
-  auto& trace = fastgan::trace;
-  for (size_t i = trace.size > trace.kMost ? trace.size - trace.kMost : 0; i < trace.size; ++i) {
-    const fastgan::Counter& counter = *trace.entries[i % trace.kMost];
-    visit(context, counter.op.c_str(), counter.kernel.c_str());
+  for (const fastgan::Counter* counter : fastgan::trace) {
+    counter ? visit(context, counter->op.c_str(), counter->kernel.c_str()) : visit(context, nullptr, nullptr);
   }
-  trace.size = 0;
+  fastgan::trace.clear();
 }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string_view>
 
+struct AtenRecordFunctionOpaque;  // torch's
+
 namespace fastgan {
 
 struct Counter;
@@ -23,12 +25,18 @@ class Counted {
   Counter& counter_;
   const int64_t begin_;  // steady-clock nanoseconds
   const bool timed_;
+  AtenRecordFunctionOpaque* recorded_ = nullptr;
 };
+
+// A trace is what this thread counted since begin_trace(), in parts: of each block of a run one.
+void begin_trace();
+void end_trace_of_block();
 
 // What a library says about one kernel since the last reset: calls, nanoseconds while timing was on, and when it last ran, in
 // steady-clock nanoseconds, so that the libraries' entries can be put in order.
 using CounterVisitor = void (*)(void* context, const char* op, const char* kernel, uint64_t calls, int64_t total_ns,
                                 int64_t last_ns);
+// Without a kernel: the end of a part.
 using TraceVisitor = void (*)(void* context, const char* op, const char* kernel);
 
 }  // namespace fastgan
@@ -37,6 +45,6 @@ extern "C" {
 __attribute__((visibility("default"))) void fastgan_visit_counters(fastgan::CounterVisitor visit, void* context);
 __attribute__((visibility("default"))) void fastgan_reset_counters();
 __attribute__((visibility("default"))) void fastgan_time_kernels(bool on);
-// What this thread ran since its last call of this function, oldest first; of many, the last few.
+// This thread's trace, oldest first; it is empty then.
 __attribute__((visibility("default"))) void fastgan_take_trace(fastgan::TraceVisitor visit, void* context);
 }

@@ -31,9 +31,35 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return {sizes.begin(), sizes.end()};
 }
 
+// Of [N, C, H, W], where that is asked for, with C innermost.
+inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes, MemoryFormat format) {
+  const auto dims = static_cast<int>(sizes.size());
+  std::vector<int64_t> strides(dims);
+  int64_t stride = 1;
+  const auto take = [&](int dim) {
+    strides[dim] = stride;
+    stride *= sizes[dim] > 1 ? sizes[dim] : 1;
+  };
+  if (format == MemoryFormat::ChannelsLast) {
+    for (const int dim : {1, 3, 2, 0}) take(dim);
+  } else {
+    for (int dim = dims; dim-- > 0;) take(dim);
+  }
+  return strides;
+}
+
+// By the C function, not through the dispatcher's boxed calls: a GPU's step makes some 250 tensors, and waits for them.
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& on,
                     MemoryFormat format = MemoryFormat::Contiguous) {
-  return torch::stable::empty(sizes, dtype, std::nullopt, on.device(), std::nullopt, format);
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(on.get(), &device_type));
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         dense_strides(sizes, format).data(), to<int32_t>(from(dtype)), device_type,
+                                                         on.get_device_index(), &result));
+  return Tensor(result);
 }
 
 inline Tensor zeros(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& on) {

@@ -7,6 +7,7 @@
 
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "build_facts.h"  // written by the build
@@ -29,11 +30,11 @@ struct Library {
 };
 
 std::map<std::string, Library>& libraries() {
-  static std::map<std::string, Library> all;  // by path; guarded by the interpreter lock
+  static std::map<std::string, Library> all;  // by device; guarded by the interpreter lock
   return all;
 }
 
-void attach(const std::string& path) {
+void attach(const std::string& device, const std::string& path) {
   void* handle = dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY);
   if (!handle) throw std::runtime_error("The library " + path + " is not loaded; load it before its counters are read.");
   Library library;
@@ -47,7 +48,7 @@ void attach(const std::string& path) {
   }
   find(library.visit_rules, "fastgan_visit_engine_rules");
   find(library.gemm_peak, "fastgan_gemm_peak");
-  libraries()[path] = library;
+  libraries()[device] = library;
 }
 
 struct Entry {
@@ -61,7 +62,7 @@ std::vector<Entry> entries() {
   const auto add = [](void* to, const char* op, const char* kernel, uint64_t calls, int64_t total_ns, int64_t last_ns) {
     static_cast<std::vector<Entry>*>(to)->push_back({op, kernel, calls, total_ns, last_ns});
   };
-  for (const auto& [path, library] : libraries()) library.visit(add, &all);
+  for (const auto& [device, library] : libraries()) library.visit(add, &all);
   return all;
 }
 
@@ -80,16 +81,31 @@ std::map<std::string, double> kernel_seconds() {
 }
 
 void time_kernels(bool on) {
-  for (const auto& [path, library] : libraries()) library.time(on);
+  for (const auto& [device, library] : libraries()) library.time(on);
 }
 
-std::vector<std::string> take_trace() {
-  std::vector<std::string> kernels;
+// Each kernel's name is made once: a run's trace has some 30, after every pass.
+py::list take_trace(const std::string& device) {
+  struct Parts {
+    py::list all, last;
+  } parts;
   const auto add = [](void* to, const char* op, const char* kernel) {
-    static_cast<std::vector<std::string>*>(to)->push_back(std::string(op) + "/" + kernel);
+    // By where a counter, which never moves, keeps its name; never destroyed, since Python may be gone by then.
+    static auto& names = *new std::unordered_map<const void*, py::str>();
+    auto& parts = *static_cast<Parts*>(to);
+    if (kernel) {
+      const auto [at, is_new] = names.try_emplace(kernel);
+      if (is_new) at->second = py::str(std::string(op) + "/" + kernel);
+      parts.last.append(at->second);
+    } else {
+      parts.all.append(parts.last);
+      parts.last = py::list();
+    }
   };
-  for (const auto& [path, library] : libraries()) library.take_trace(add, &kernels);
-  return kernels;
+  const auto at = libraries().find(device);
+  if (at != libraries().end()) at->second.take_trace(add, &parts);
+  if (!parts.last.empty()) parts.all.append(parts.last);
+  return parts.all;
 }
 
 std::vector<std::pair<std::string, std::string>> engine_rules() {
@@ -97,14 +113,14 @@ std::vector<std::pair<std::string, std::string>> engine_rules() {
   const auto add = [](void* to, const char* engine, const char* convolutions) {
     static_cast<decltype(rules)*>(to)->emplace_back(engine, convolutions);
   };
-  for (const auto& [path, library] : libraries()) {
+  for (const auto& [device, library] : libraries()) {
     if (library.visit_rules) library.visit_rules(add, &rules);
   }
   return rules;
 }
 
 double gemm_peak(bool bfloat16, double milliseconds) {
-  for (const auto& [path, library] : libraries()) {
+  for (const auto& [device, library] : libraries()) {
     if (!library.gemm_peak) continue;
     const py::gil_scoped_release release;
     return library.gemm_peak(bfloat16, milliseconds);
@@ -124,7 +140,7 @@ std::map<std::string, std::string> last_kernels() {
 }
 
 void reset_counters() {
-  for (const auto& [path, library] : libraries()) library.reset();
+  for (const auto& [device, library] : libraries()) library.reset();
 }
 
 py::object build_info() { return py::module_::import("json").attr("loads")(FASTGAN_BUILD_FACTS); }
@@ -155,12 +171,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_features", &cpu_features, "{name: whether this CPU and operating system have it}.");
   m.def("cpu_isa", [] { return fastgan::isa_name(fastgan::cpu_isa()); },
         "The instruction set the kernels use, after the cap FASTGAN_CPU_ISA. Raises ValueError where that is unknown.");
-  m.def("attach", &attach, py::arg("path"), "Read the counters of the loaded library at `path` from now on.");
+  m.def("attach", &attach, py::arg("device"), py::arg("path"),
+        "Read the counters of a device's operators from now on, which are the loaded library at `path`.");
   m.def("kernel_counters", &kernel_counters, "{'op/kernel': calls since the last reset}.");
   m.def("time_kernels", &time_kernels, py::arg("on"), "Have every run of a kernel timed from now on, or no more.");
   m.def("kernel_seconds", &kernel_seconds, "{'op/kernel': seconds since the last reset}, of those that were timed.");
-  m.def("take_trace", &take_trace,
-        "['op/kernel'] as this thread ran them since it last asked, oldest first; of many, the last few.");
+  m.def("take_trace", &take_trace, py::arg("device"),
+        "[['op/kernel']]: what this thread ran on a device since its last run began, of each of its blocks, oldest first.");
   m.def("engine_rules", &engine_rules,
         "[(engine, convolutions)]: which engine runs which convolutions on a CPU; the first that fits.");
   m.def("gemm_peak", &gemm_peak, py::arg("bfloat16"), py::arg("milliseconds"),

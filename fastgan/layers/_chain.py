@@ -25,8 +25,8 @@ from fastgan.layers._plan import (
     take_in,
 )
 from fastgan.ops.batch_norm_act import check_batch
-from fastgan.ops.conv_bn_act import output_size
-from fastgan.ops.run import Block, Kernels, Parameters, run, run_reference
+from fastgan.ops.blocks import Block, Parameters
+from fastgan.ops.run import Kernels, run, run_reference
 
 Step = Module | FunctionalActivation  # what is called on the one tensor that flows through
 
@@ -164,8 +164,8 @@ def _check_batches(input: Tensor, blocks: Sequence[Block], parameters: Sequence[
     height, width = input.shape[2:]
     for block, p in zip(blocks, parameters, strict=True):
         if block.conv is not None:
-            height = output_size(block.conv, height, p.weight.shape[2], 0)
-            width = output_size(block.conv, width, p.weight.shape[3], 1)
+            height = block.conv.output_size(height, p.weight.shape[2], 0)
+            width = block.conv.output_size(width, p.weight.shape[3], 1)
             if height < 1 or width < 1:
                 return  # no output at all: the convolution's own error
         check_batch(input, block.norm, batch_groups, batch_groups, (height, width))

@@ -18,8 +18,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from fastgan.layers import _gate, _modules
 from fastgan.ops.activation import NUMBERS
+from fastgan.ops.blocks import Block, Conv, Norm, Parameters
 from fastgan.ops.conv_bn_act import pair
-from fastgan.ops.run import Block, Conv, Norm, Parameters
 
 # Only these exact types: a subclass may compute something else.
 CONVOLUTIONS = {torch.nn.Conv2d, torch.nn.ConvTranspose2d, _modules.Conv2d, _modules.ConvTranspose2d}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan.losses.cross_entropy import check_shapes
-from fastgan.ops.batch_norm_act import accumulate_dtype
+from fastgan.ops._meta import accumulate_dtype
 
 __all__ = [
     "ScoreLoss",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastgan import _native
 from fastgan.errors import UserError
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
-from fastgan.ops.run import Block, Norm, Parameters, run, run_reference
+from fastgan.ops.blocks import Block, Norm, Parameters
+from fastgan.ops.run import run, run_reference
 
 
 def batch_norm_act(
@@ -146,41 +145,3 @@ def check_batch(input: Tensor, norm: Norm | None, batch_groups: int, batch: int,
                 f"Expected more than 1 value per channel when training, got input size {tuple(input.shape)}; "
                 "use a larger batch, or eval mode."
             )
-
-
-def memory_format_of(input: Tensor) -> torch.memory_format:
-    """The format in which native code writes a tensor like ``input``: torch's rule, as in csrc/common/tensor.h."""
-    if input.dim() != 4 or input.stride(1) == 0:
-        return torch.contiguous_format
-    least = 0
-    for dim in (1, 3, 2, 0):
-        size, stride = input.shape[dim], input.stride(dim)
-        if size == 0 or stride < least or (dim == 0 and least == input.stride(1)):
-            return torch.contiguous_format
-        least = stride * max(size, 1)
-    return torch.channels_last
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of statistics, and of the parameters' gradients."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-if _native.loaded("cpu"):
-
-    @torch.library.register_fake("fastgan::_batch_norm_stats")
-    def _(input, running_mean, running_var, training, momentum, eps, batch_groups):
-        shape = (batch_groups, input.shape[1])
-        dtype = accumulate_dtype(input.dtype)
-        return input.new_empty(shape, dtype=dtype), input.new_empty(shape, dtype=dtype)
-
-    @torch.library.register_fake("fastgan::_batch_norm_act")
-    def _(input, mean, invstd, weight, bias, activation, negative_slope):
-        return torch.empty_like(input, memory_format=memory_format_of(input))
-
-    @torch.library.register_fake("fastgan::_batch_norm_act_backward")
-    def _(grad_output, input, mean, invstd, weight, bias, activation, negative_slope, training):
-        dtype = accumulate_dtype(input.dtype)
-        grad_input = torch.empty_like(input, memory_format=memory_format_of(input))
-        shape = input.shape[:2] if _is_per_sample(weight) else input.shape[1:2]
-        return grad_input, *(input.new_empty(shape, dtype=dtype) for _ in range(2))

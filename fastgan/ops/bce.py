@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan import _native
 from fastgan.errors import UserError
 from fastgan.ops import _engine
-from fastgan.ops.batch_norm_act import accumulate_dtype
+from fastgan.ops._meta import accumulate_dtype
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 

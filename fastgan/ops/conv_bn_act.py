@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan import _native
 from fastgan.errors import UserError
 from fastgan.ops import activation as activations
 from fastgan.ops.activation import Activation
-from fastgan.ops.batch_norm_act import accumulate_dtype, check_batch, memory_format_of, norm_of
-from fastgan.ops.run import Block, Conv, Parameters, run, run_reference
+from fastgan.ops.batch_norm_act import check_batch, norm_of
+from fastgan.ops.blocks import Block, Conv, Parameters
+from fastgan.ops.run import run, run_reference
 
 Size = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -127,7 +126,7 @@ def block_of(
         return input, Block(conv, None, number, negative_slope), Parameters(weight, bias)
     norm = norm_of(training, momentum, eps, running_mean)
     if input.dim() == 4 and weight.dim() == 4:
-        pixels = [output_size(conv, input.shape[2 + i], weight.shape[2 + i], i) for i in range(2)]
+        pixels = [conv.output_size(input.shape[2 + i], weight.shape[2 + i], i) for i in range(2)]
         check_batch(input, norm, batch_groups, input.shape[0], pixels)
     parameters = Parameters(weight, bias, bn_weight, bn_bias, running_mean, running_var)
     return input, Block(conv, norm, number, negative_slope), parameters
@@ -142,14 +141,6 @@ def pair(name: str, value: Size) -> tuple[int, int]:
     if len(value) != 2:
         raise UserError(f"{name}={value!r} has {len(value)} values; give one number, or (height, width).")
     return int(value[0]), int(value[1])
-
-
-def output_size(conv: Conv, size: int, kernel: int, dim: int) -> int:
-    """The output's height (``dim`` 0) or width (1)."""
-    stride, padding, reach = conv.stride[dim], conv.padding[dim], conv.dilation[dim] * (kernel - 1)
-    if conv.transposed:
-        return (size - 1) * stride - 2 * padding + reach + conv.output_padding[dim] + 1
-    return (size + 2 * padding - reach - 1) // max(stride, 1) + 1
 
 
 def _padded(input: Tensor, padding: Size | str, mode: str, kernel, stride, dilation) -> tuple[Tensor, Size]:
@@ -170,95 +161,3 @@ def _padded(input: Tensor, padding: Size | str, mode: str, kernel, stride, dilat
     if mode == "zeros" and (top, left) == (bottom, right):
         return input, (top, left)
     return F.pad(input, (left, right, top, bottom), "constant" if mode == "zeros" else mode), 0
-
-
-def fake_forward(input, weight, bias, conv: Conv, batch_norm: bool, batch_groups: int):
-    """What the forward of a block returns, as empty tensors."""
-    weight = weight.to(input.dtype)  # which may be wider
-    output = torch.ops.aten.convolution.default(
-        input, weight, bias, conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups
-    )
-    shape = (batch_groups, output.shape[1]) if batch_norm else (0,)
-    dtype = accumulate_dtype(input.dtype)
-    return output, output.new_empty(shape, dtype=dtype), output.new_empty(shape, dtype=dtype)
-
-
-def fake_backward(grad_output, output, mean, input, weight, conv: Conv, output_mask: int):
-    """What the backward of a block returns, as empty tensors."""
-    if output_mask & 8:
-        raise RuntimeError(
-            f"output_mask is {output_mask}, which asks for sums_below, in as many parts as kernels choose; leave out 8."
-        )
-    formats = [memory_format_of(tensor) for tensor in (input, weight)]
-    input_format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
-    dtype = accumulate_dtype(input.dtype)
-    channels = output.shape[1] if mean is not None else 0
-    return (
-        torch.empty_like(input, memory_format=input_format) if output_mask & 1 else output.new_empty(0),
-        torch.empty_like(weight, memory_format=formats[1]) if output_mask & 2 else output.new_empty(0),
-        output.new_empty(output.shape[1] if output_mask & 4 else 0),
-        *(output.new_empty(channels, dtype=dtype) for _ in range(2)),
-        output.new_empty(0),
-    )
-
-
-if _native.loaded("cpu"):
-
-    @torch.library.register_fake("fastgan::_conv_bn_act")
-    def _(
-        input,
-        in_mean,
-        in_invstd,
-        in_weight,
-        in_bias,
-        in_activation,
-        in_negative_slope,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        batch_norm,
-        running_mean,
-        running_var,
-        training,
-        momentum,
-        eps,
-        batch_groups,
-        activation,
-        negative_slope,
-        allow_tf32=False,
-    ):
-        conv = Conv(stride, padding, dilation, groups)
-        return fake_forward(input, weight, bias, conv, batch_norm, batch_groups)
-
-    @torch.library.register_fake("fastgan::_conv_bn_act_backward")
-    def _(
-        grad_output,
-        output,
-        mean,
-        invstd,
-        bn_weight,
-        bn_bias,
-        training,
-        activation,
-        negative_slope,
-        input,
-        in_mean,
-        in_invstd,
-        in_weight,
-        in_bias,
-        in_activation,
-        in_negative_slope,
-        weight,
-        stride,
-        padding,
-        dilation,
-        groups,
-        output_mask,
-        sums=None,
-        allow_tf32=False,
-    ):
-        conv = Conv(stride, padding, dilation, groups)
-        return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastgan import _native
 from fastgan.ops.activation import Activation
-from fastgan.ops.conv_bn_act import Size, block_of, fake_backward, fake_forward
-from fastgan.ops.run import Conv, run, run_reference
+from fastgan.ops.conv_bn_act import Size, block_of
+from fastgan.ops.run import run, run_reference
 
 
 def conv_transpose_bn_act(
@@ -82,67 +80,3 @@ def conv_transpose_bn_act_reference(
     """:func:`conv_transpose_bn_act` in plain torch."""
     input, block, parameters = block_of(**locals(), transposed=True)
     return run_reference(input, [block], [parameters], batch_groups)
-
-
-if _native.loaded("cpu"):
-
-    @torch.library.register_fake("fastgan::_conv_transpose_bn_act")
-    def _(
-        input,
-        in_mean,
-        in_invstd,
-        in_weight,
-        in_bias,
-        in_activation,
-        in_negative_slope,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        dilation,
-        groups,
-        batch_norm,
-        running_mean,
-        running_var,
-        training,
-        momentum,
-        eps,
-        batch_groups,
-        activation,
-        negative_slope,
-        allow_tf32=False,
-    ):
-        conv = Conv(stride, padding, dilation, groups, True, output_padding)
-        return fake_forward(input, weight, bias, conv, batch_norm, batch_groups)
-
-    @torch.library.register_fake("fastgan::_conv_transpose_bn_act_backward")
-    def _(
-        grad_output,
-        output,
-        mean,
-        invstd,
-        bn_weight,
-        bn_bias,
-        training,
-        activation,
-        negative_slope,
-        input,
-        in_mean,
-        in_invstd,
-        in_weight,
-        in_bias,
-        in_activation,
-        in_negative_slope,
-        weight,
-        stride,
-        padding,
-        output_padding,
-        dilation,
-        groups,
-        output_mask,
-        sums=None,
-        allow_tf32=False,
-    ):
-        conv = Conv(stride, padding, dilation, groups, True, output_padding)
-        return fake_backward(grad_output, output, mean, input, weight, conv, output_mask)

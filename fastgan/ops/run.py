@@ -10,8 +10,8 @@ Every public operator on a convolution or a batch-norm is a run of one block; ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import chain, compress
 
 import torch
 import torch.nn.functional as F
@@ -19,67 +19,11 @@ from torch import Tensor
 
 from fastgan import _native
 from fastgan.ops import _engine, activation
+from fastgan.ops._meta import accumulate_dtype, memory_format_of
+from fastgan.ops.blocks import KEPT, LEAVES, Block, Conv, Norm, Parameters, numbers_of, shapes_of
 
 # What the kernels of a run are called, "op/kernel", by block; a dict for its order.
 Kernels = Sequence[dict[str, None]]
-
-
-class Conv(NamedTuple):
-    """The options of a convolution, as ``aten::convolution`` takes them."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-    transposed: bool = False
-    output_padding: tuple[int, int] = (0, 0)
-
-
-class Norm(NamedTuple):
-    """The options of a batch-norm; ``training`` means that the batch's own statistics are used."""
-
-    training: bool
-    momentum: float
-    eps: float
-
-
-class Block(NamedTuple):
-    """One block's options. At least one of ``conv`` and ``norm`` is there."""
-
-    conv: Conv | None
-    norm: Norm | None
-    activation: int
-    negative_slope: float
-    inplace: bool = False  # whether the activation writes over its input, as torch.nn's modules can
-
-
-class Parameters(NamedTuple):
-    """One block's tensors."""
-
-    weight: Tensor | None = None  # [C_out, C_in / groups, kH, kW], or [C_in, C_out / groups, kH, kW] transposed
-    bias: Tensor | None = None  # [C_out]
-    bn_weight: Tensor | None = None  # [C_out], or, of a batch-norm alone, [N, C_out] for each sample
-    bn_bias: Tensor | None = None  # the same
-    running_mean: Tensor | None = None  # [C_out]
-    running_var: Tensor | None = None  # [C_out]
-
-
-class _Pending(NamedTuple):
-    """A tensor on which normalise + activate are still to be applied, where ``mean`` is there."""
-
-    tensor: Tensor
-    mean: Tensor | None = None
-    invstd: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    activation: int = 0
-    negative_slope: float = 0.0
-
-    def materialise(self) -> Tensor:
-        if self.mean is None:
-            return self.tensor
-        return torch.ops.fastgan._batch_norm_act.default(*self)
-
 
 _FIELDS = len(Parameters._fields)
 
@@ -159,7 +103,7 @@ def _run(
     tensors = [tensor for block in parameters for tensor in block]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
         return _Run.apply(tuple(blocks), batch_groups, kernels, input, *tensors)
-    return _forward(input, blocks, parameters, batch_groups, kernels, keeps=False)[0]
+    return _forward(input, blocks, parameters, batch_groups, kernels, keeps=False)[-1]
 
 
 def _check_eps(norm: Norm) -> None:
@@ -222,73 +166,42 @@ def _forward(
     batch_groups: int,
     kernels: Kernels | None,
     keeps: bool,
-) -> tuple[Tensor, list[_Pending]]:
-    """The run's output, and what each block hands on; ``keeps`` says that backward will need it."""
-    pending, allow_tf32 = _Pending(input), _engine.allows_tf32(input)
-    handed_on = []
-    _take_trace(kernels)
-    for i, (block, p) in enumerate(zip(blocks, parameters, strict=True)):
-        conv, norm = block.conv, block.norm
-        leaves_activation = norm is not None or (keeps and i + 1 == len(blocks) and _keeps_input(block))
-        if conv is None:
-            tensor = pending.materialise()
-            mean, invstd = torch.ops.fastgan._batch_norm_stats.default(
-                tensor, p.running_mean, p.running_var, *norm, batch_groups
-            )
-        else:
-            op, options = _conv_op(conv)
-            tensor, mean, invstd = op(
-                *pending,
-                p.weight,
-                p.bias,
-                *options,
-                norm is not None,
-                p.running_mean,
-                p.running_var,
-                *(norm or (False, 0.0, 0.0)),
-                batch_groups,
-                0 if leaves_activation else block.activation,
-                block.negative_slope,
-                allow_tf32,
-            )
-        if norm is None and leaves_activation:  # what changes nothing, so that the activation can be pending
-            shape = (1, tensor.shape[1])
-            mean, invstd = mean.new_zeros(shape), mean.new_ones(shape)
-        if leaves_activation:
-            pending = _Pending(tensor, mean, invstd, p.bn_weight, p.bn_bias, block.activation, block.negative_slope)
-        else:
-            pending = _Pending(tensor)
-        handed_on.append(pending)
-        _take_trace(kernels, i)
-    output = pending.materialise()
-    _take_trace(kernels, -1)
-    return output, handed_on
+) -> list[Tensor]:
+    """The run's output at the end; where backward will need it, before that what :func:`kept_of` reads."""
+    given = [tensor for p in parameters for tensor in p[:LEAVES]]
+    running = [tensor for p in parameters for tensor in p[LEAVES:]]
+    numbers = numbers_of(blocks, keeps)
+    arguments = (input, given, running, *numbers, batch_groups, keeps, _engine.allows_tf32(input))
+    if not torch.compiler.is_compiling():
+        results = torch.ops.fastgan._run.default(*arguments)
+        _tell(kernels, input, range(len(blocks)))
+        return results
+    results = torch.ops.fastgan._run_functional.default(*arguments)
+    updates = [block.norm is not None and block.norm.training for block in blocks]
+    tracked = [tensor for p in compress(parameters, updates) for tensor in p[LEAVES:] if tensor is not None]
+    first = len(results) - len(tracked)
+    for tensor, updated in zip(tracked, results[first:], strict=True):
+        tensor.copy_(updated)
+    return results[:first]
 
 
-def _take_trace(kernels: Kernels | None, block: int | None = None) -> None:
-    """Tells ``kernels`` what ran since the last call, or, without a block, nobody."""
+def _tell(kernels: Kernels | None, input: Tensor, blocks: Iterable[int]) -> None:
+    """Tells ``kernels`` what the run that just ended ran, one of these blocks after another."""
     if kernels is not None:
-        ran = _native.take_trace()
-        if block is not None:
+        for block, ran in zip(blocks, _native.take_trace(input.device.type), strict=False):
             kernels[block].update(dict.fromkeys(ran))
 
 
-def _conv_op(conv: Conv, backward: bool = False) -> tuple[Any, tuple]:
-    ops = torch.ops.fastgan
-    if conv.transposed:
-        op = ops._conv_transpose_bn_act_backward if backward else ops._conv_transpose_bn_act
-        return op.default, (conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups)
-    op = ops._conv_bn_act_backward if backward else ops._conv_bn_act
-    return op.default, (conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _keeps_input(block: Block) -> bool:
-    """Whether torch's activation keeps its input for backward, and leaves its output to the caller."""
-    return block.activation == activation.NUMBERS["leaky_relu"] and not block.inplace
-
-
-def _keeps_anything(block: Block) -> bool:
-    return block.norm is not None or block.activation != 0
+def kept_of(input: Tensor, blocks: Sequence[Block], results: Sequence[Tensor]) -> list[Tensor | None]:
+    """Of each block what backward reads: its tensor and, with batch-norm, mean and invstd, otherwise None."""
+    left = iter(results)
+    kept: list[Tensor | None] = []
+    for i, block in enumerate(blocks):
+        tensor = input if i == 0 and block.conv is None else next(left)
+        kept += (tensor, None, None) if block.norm is None else (tensor, next(left), next(left))
+    if not blocks[-1].keeps_anything():
+        kept[-KEPT] = None
+    return kept
 
 
 class _Run(torch.autograd.Function):
@@ -302,22 +215,15 @@ class _Run(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> Tensor:
         parameters = _unflatten(tensors)
-        output, handed_on = _forward(input, blocks, parameters, batch_groups, kernels, keeps=True)
+        results = _forward(input, blocks, parameters, batch_groups, kernels, keeps=True)
         ctx.blocks, ctx.batch_groups, ctx.kernels = blocks, batch_groups, kernels
-        # Without batch-norm the activation's gradient asks for no more than the sign of what is kept, input or output.
-        kept = [
-            (p.tensor, p.mean, p.invstd) if block.norm is not None else (p.tensor, None, None)
-            for block, p in zip(blocks, handed_on, strict=True)
-        ]
-        if not _keeps_anything(blocks[-1]):
-            kept[-1] = (None, None, None)
         # Running statistics are needed again only where they were used; training changes them in place.
         inputs = [
             p if block.norm is not None and not block.norm.training else p._replace(running_mean=None, running_var=None)
             for block, p in zip(blocks, parameters, strict=True)
         ]
-        ctx.save_for_backward(input, *(t for p in inputs for t in p), *(t for entry in kept for t in entry))
-        return output
+        ctx.save_for_backward(input, *chain.from_iterable(inputs), *kept_of(input, blocks, results))
+        return results[-1]
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
@@ -327,15 +233,7 @@ class _Run(torch.autograd.Function):
         needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # create_graph=True
             return None, None, None, *_differentiable_backward(ctx, grad_output, [input, *tensors], needs)
-        grads = _backward(
-            grad_output,
-            ctx.blocks,
-            _unflatten(tensors),
-            input,
-            [tuple(kept[i : i + 3]) for i in range(0, len(kept), 3)],
-            ctx.kernels,
-            needs,
-        )
+        grads = _backward(grad_output, ctx.blocks, _unflatten(tensors), input, kept, ctx.kernels, needs)
         return None, None, None, *grads
 
 
@@ -348,74 +246,24 @@ def _backward(
     blocks: Sequence[Block],
     parameters: Sequence[Parameters],
     input: Tensor,
-    kept: Sequence[tuple[Tensor | None, Tensor | None, Tensor | None]],
+    kept: Sequence[Tensor | None],
     kernels: Kernels | None,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of the input and of every block's tensors, None where not needed."""
+    given = [tensor for p in parameters for tensor in p[:LEAVES]]
+    places = [0, *(1 + i * _FIELDS + j for i in range(len(blocks)) for j in range(LEAVES))]
+    wanted = [needs[place] for place in places]
+    numbers = numbers_of(blocks, keeps=False)
+    found = iter(
+        torch.ops.fastgan._run_backward.default(grad, input, given, kept, *numbers, wanted, _engine.allows_tf32(input))
+    )
+    _tell(kernels, input, reversed(range(len(blocks))))
     grads: list[Tensor | None] = [None] * len(needs)
-    # A block's data gradient is summed up in passing, for the backward of the block below. In how many parts, the
-    # kernels decide, which a compiler could not know.
-    sums, takes_sums = None, type(grad) is Tensor and not torch.compiler.is_compiling()
-    allow_tf32 = _engine.allows_tf32(input)
-    _take_trace(kernels)
-    for i in reversed(range(len(blocks))):
-        block, p = blocks[i], parameters[i]
-        tensor, mean, invstd = kept[i] if kept[i][0] is not None else (grad, None, None)
-        at = 1 + i * _FIELDS
-        needs_below = any(needs[:at])
-        if not needs_below and not any(needs[at : at + _FIELDS]):
-            break
-        statistics = (mean, invstd, p.bn_weight, p.bn_bias)
-        training = block.norm is not None and block.norm.training
-        if block.conv is None:
-            grad, grad_bn_weight, grad_bn_bias = torch.ops.fastgan._batch_norm_act_backward.default(
-                grad, tensor, *statistics, block.activation, block.negative_slope, training
-            )
-            found, sums = (None, None, grad_bn_weight, grad_bn_bias), None
-        else:
-            op, options = _conv_op(block.conv, backward=True)
-            sums_up = takes_sums and _begins_with_sums(blocks, needs, i - 1)
-            grad, *found, sums = op(
-                grad,
-                tensor,
-                *statistics,
-                training,
-                block.activation,
-                block.negative_slope,
-                *_source(i, input, blocks, parameters, kept),
-                p.weight,
-                *options,
-                needs_below | needs[at] << 1 | needs[at + 1] << 2 | sums_up << 3,
-                sums,
-                allow_tf32,
-            )
-        for j, gradient in enumerate(found):
-            if needs[at + j]:
-                grads[at + j] = gradient
-        _take_trace(kernels, i)
-    if needs[0]:
-        grads[0] = grad
+    for place, is_wanted in zip(places, wanted, strict=True):
+        if is_wanted:
+            grads[place] = next(found)
     return grads
-
-
-def _begins_with_sums(blocks: Sequence[Block], needs: Sequence[bool], i: int) -> bool:
-    """Whether the backward of block ``i`` begins with sums, which the block above can then take."""
-    if i < 0 or blocks[i].norm is None or blocks[i].conv is None:
-        return False
-    at = 1 + i * _FIELDS
-    return blocks[i].norm.training or needs[at + 2] or needs[at + 3]
-
-
-def _source(i: int, input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], kept) -> _Pending:
-    """What block ``i`` took in."""
-    if i == 0:
-        return _Pending(input)
-    below, p = blocks[i - 1], parameters[i - 1]
-    tensor, mean, invstd = kept[i - 1]
-    if below.norm is None:
-        return _Pending(tensor)
-    return _Pending(tensor, mean, invstd, p.bn_weight, p.bn_bias, below.activation, below.negative_slope)
 
 
 def _differentiable_backward(ctx, grad_output: Tensor, tensors: list[Tensor | None], needs: Sequence[bool]):
@@ -427,3 +275,62 @@ def _differentiable_backward(ctx, grad_output: Tensor, tensors: list[Tensor | No
         output = run_reference(aliases[0], ctx.blocks, _unflatten(aliases[1:]), ctx.batch_groups)
         found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
+
+
+# ---- what the operators return, for who does not run them -----------------------------------------------------------
+
+
+def _fake_output(input: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
+    weight = weight.to(input.dtype)  # which may be wider
+    options = (conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups)
+    return torch.ops.aten.convolution.default(input, weight, bias, *options)
+
+
+def _fake_activated(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=memory_format_of(tensor))
+
+
+if _native.loaded("cpu"):
+
+    @torch.library.register_fake("fastgan::_run")
+    def _run_fake(input, parameters, running, blocks, factors, batch_groups, keeps, allow_tf32=False):
+        results = []
+        tensor, is_pending = input, False
+        shapes = shapes_of(blocks)
+        for i, block in enumerate(shapes):
+            weight, bias, *_ = parameters[i * LEAVES : (i + 1) * LEAVES]
+            if block.conv is not None:
+                tensor = _fake_output(tensor, weight, bias, block.conv)
+            elif is_pending:
+                tensor = _fake_activated(tensor)
+            is_pending = block.has_norm or block.keeps_input
+            if (is_pending or i + 1 < len(shapes)) and (block.conv is not None or i > 0):
+                results.append(tensor)
+            if block.has_norm:
+                shape, dtype = (batch_groups, tensor.shape[1]), accumulate_dtype(tensor.dtype)
+                results += (tensor.new_empty(shape, dtype=dtype) for _ in range(2))
+        output = _fake_activated(tensor) if is_pending else tensor
+        return [*results, output] if keeps else [output]
+
+    @torch.library.register_fake("fastgan::_run_functional")
+    def _(input, parameters, running, blocks, *options, **more):
+        updates = chain.from_iterable((shape.is_training,) * 2 for shape in shapes_of(blocks))
+        tracked = [tensor for tensor in compress(running, updates) if tensor is not None]
+        results = _run_fake(input, parameters, running, blocks, *options, **more)
+        return [*results, *map(torch.empty_like, tracked)]
+
+    @torch.library.register_fake("fastgan::_run_backward")
+    def _(grad_output, input, parameters, kept, blocks, factors, needs, allow_tf32=False):
+        first = shapes_of(blocks)[0]
+        formats = [memory_format_of(t) for t in ((input,) if first.conv is None else (input, parameters[0]))]
+        format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+        results = [torch.empty_like(input, memory_format=format)] if needs[0] else []
+        dtype = accumulate_dtype(input.dtype)
+        for i, (tensor, is_needed) in enumerate(zip(parameters, needs[1:], strict=True)):
+            if is_needed:
+                as_weight, as_bias = i % LEAVES == 0, i % LEAVES == 1
+                if as_weight:
+                    results.append(torch.empty_like(tensor, memory_format=memory_format_of(tensor)))
+                else:
+                    results.append(tensor.new_empty(tensor.shape, dtype=input.dtype if as_bias else dtype))
+        return results

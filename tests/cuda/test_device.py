@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from dataclasses import replace
 
 import bench_passes
 import pytest
@@ -19,6 +20,8 @@ from torch.library import opcheck
 
 from fastgan import _native, layers, ops
 from fastgan.layers._groups import batch_groups
+from fastgan.ops.blocks import Block, Conv, Norm, numbers_of
+from fastgan.ops.run import kept_of
 
 DEVICE = "cpu" if "FASTGAN_EMULATED_LIBRARY" in os.environ else "cuda"
 pytestmark = [
@@ -199,16 +202,15 @@ def test_first_and_second_derivatives(case):
 
 def test_opcheck():
     x = torch.randn(2, 3, 5, 5, device=DEVICE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    w, grad = x.new_empty(4, 3, 3, 3).normal_(), x.new_empty(2, 4, 2, 2).normal_()
-    mean, invstd, p = x.new_zeros(1, 3), x.new_ones(1, 3), x.new_empty(6).uniform_()
-    source, pending = (x, None, None, None, None, 0, 0.0), (x, mean, invstd, None, None, 2, 0.2)
-    middle = ([2, 2], [0, 0], [1, 1], 1)
+    w, ones, p = x.new_empty(4, 3, 3, 3).normal_(), x.new_ones(3), x.new_empty(6).uniform_()
+    blocks = [Block(None, Norm(True, 0.1, 1e-5), 2, 0.2), Block(Conv((2, 2), (0, 0), (1, 1), 1), None, 3, 0.0)]
+    given, running = [None, None, ones, None, w, None, None, None], [ones.cos(), ones.sin(), None, None]
+    forward = (x, given, running, *numbers_of(blocks, keeps=True), 1, True)
+    results = torch.ops.fastgan._run_functional(*forward)[:-2]
+    kept, needs = kept_of(x, blocks, results), [True, *(tensor is not None for tensor in given)]
     calls = {
-        "_batch_norm_stats": (x, x.new_zeros(3), x.new_ones(3), True, 0.1, 1e-5, 2),
-        "_batch_norm_act": (x, mean, invstd, None, None, 1, 0.0),
-        "_batch_norm_act_backward": (x.cos(), x, mean, invstd, None, None, 2, 0.2, True),
-        "_conv_bn_act": (*pending, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 3, 0.0),
-        "_conv_bn_act_backward": (grad, grad.sin(), *[None] * 4, False, 1, 0.0, *source, w, *middle, 3),
+        "_run_functional": forward,
+        "_run_backward": (results[-1].cos(), x, given, kept, *numbers_of(blocks, keeps=False), needs),
         "_bce": (p, p.flip(0), None, None, False, 1),
         "_adversarial_bce": (p, [1.0, 0.0], [1.0, 0.5], True),
     }
@@ -287,7 +289,7 @@ def test_float32_is_rounded_where_that_is_allowed_and_only_there(channels, which
     convolution = bench_passes.Convolution(False, (2, 2), (1, 1), *tensors)
     truth = convolution.as_dtype(torch.float64).torch(which)
     assert relative_error(convolution.fastgan(which), truth) <= 1e-6
-    error = relative_error(convolution.fastgan(which, allow_tf32=True), truth)
+    error = relative_error(replace(convolution, allow_tf32=True).fastgan(which), truth)
     has_tensor_cores = DEVICE == "cpu" or torch.cuda.get_device_capability()[0] >= 8
     assert (1e-5 if has_tensor_cores else 0) <= error <= 1e-3
 

@@ -200,20 +200,21 @@ def test_functional_call_in_training_updates_the_buffers_given(name):
 # ---- the profiler ----------------------------------------------------------------------------------------------------
 
 EVENTS = {
-    "discriminator": {"_conv_bn_act", "_conv_bn_act_backward"},
-    "generator": {"_conv_transpose_bn_act", "_conv_transpose_bn_act_backward"},
-    "batch_norm": {"_batch_norm_stats", "_batch_norm_act", "_batch_norm_act_backward"},
-    "block": {"_conv_bn_act", "_conv_bn_act_backward"},
+    "discriminator": {"conv_bn_act/forward", "conv_bn_act/backward_wgrad"},
+    "generator": {"conv_transpose_bn_act/forward", "conv_transpose_bn_act/backward_wgrad"},
+    "batch_norm": {"batch_norm_act/statistics", "batch_norm_act/forward", "batch_norm_act/backward"},
+    "block": {"conv_bn_act/forward", "conv_bn_act/backward_wgrad"},
 }
 
 
 @every_model
-def test_profiler_names_the_operators(name):
+def test_profiler_names_the_kernels(name):
     ours, _, input = twins(name)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         ours(input.requires_grad_()).sum().backward()
     names = {event.key for event in profile.key_averages()}
-    assert {f"fastgan::{event}" for event in EVENTS[name]} <= names
+    assert {"fastgan::_run", "fastgan::_run_backward"} <= names
+    assert all(any(known.startswith(event) for known in names) for event in EVENTS[name]), names
 
 
 def test_profiler_names_the_losses():

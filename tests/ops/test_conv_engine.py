@@ -12,9 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import relative_error
+from raw import RawRun
 
 from fastgan import _C, _native, layers, ops
-from fastgan.ops import activation
+from fastgan.ops.activation import NUMBERS
+from fastgan.ops.blocks import LEAVES, Block, Conv, Norm, Parameters
 
 # in, out, size, kernel, stride, padding, dilation, output_padding, transposed
 LAYERS = {
@@ -69,12 +71,14 @@ BLOCKS = (
 )
 
 
-def pending_on(x: torch.Tensor) -> tuple:
-    """What a block before leaves to be done: its batch-norm, with statistics of each image, and a LeakyReLU."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    shapes = (x.shape[:2], x.shape[:2], x.shape[1:2], x.shape[1:2])
-    mean, invstd, weight, bias = (torch.randn(shape, dtype=dtype) for shape in shapes)
-    return mean, invstd.abs() + 0.5, weight, bias, activation.NUMBERS["leaky_relu"], 0.2
+# What a block before leaves to be done: its batch-norm, with statistics of each part of the batch, and a LeakyReLU.
+BEFORE = Block(None, Norm(True, 0.1, 1e-5), NUMBERS["leaky_relu"], 0.2)
+
+
+def convolution_of(name: str) -> Block:
+    *_, stride, padding, dilation, more, transposed = LAYERS[name]
+    options = ((value, value) for value in (stride, padding, dilation))
+    return Block(Conv(*options, 1, transposed, (more, more)), None, 0, 0.0)
 
 
 def check_every_layer() -> None:
@@ -88,31 +92,33 @@ def check_every_layer() -> None:
                 x = torch.randn(BATCHES.get(name, 3), ins, *size, dtype=torch.float64)
                 w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=torch.float64)
                 x, w = (t.contiguous(memory_format=format) for t in (x.to(dtype), w.to(weight_dtype)))
-                dims = [(o, o) for o in (stride, padding, dilation)]
                 convolve = F.conv_transpose2d if transposed else F.conv2d
                 options = {"stride": stride, "padding": padding, "dilation": dilation}
-                source = (x, *pending_on(x)) if pending else (x, None, None, None, None, 0, 0.0)
-                taken = torch.ops.fastgan._batch_norm_act(*source) if pending else x
-                wide = [t.double().requires_grad_() for t in (taken, w)]
+                wide = [t.double().requires_grad_() for t in (x, w)]
                 truth = convolve(*wide, **options, **({"output_padding": more} if transposed else {}))
                 grad = torch.randn_like(truth).to(dtype)
                 truths = [truth, *torch.autograd.grad(truth, wide, grad.double())]
-
-                raw = torch.ops.fastgan
-                forward = raw._conv_transpose_bn_act if transposed else raw._conv_bn_act
-                backward = raw._conv_transpose_bn_act_backward if transposed else raw._conv_bn_act_backward
-                middle = (dims[0], dims[1], *(((more, more),) if transposed else ()), dims[2], 1)
-                found = forward(*source, w, None, *middle, False, None, None, False, 0.0, 0.0, 1, 0, 0.0)[0]
-                grads = backward(grad, found, None, None, None, None, False, 0, 0.0, *source, w, *middle, 3)
-                for value, expected in zip((found, *grads[:2]), truths, strict=True):
+                layer = RawRun(x, [convolution_of(name)], [Parameters(w)])
+                found = [layer.output, *layer.gradients(grad, 0, 1)]
+                if pending:  # of which the gradient of the input reads nothing
+                    affine = torch.randn(2, ins)
+                    norm, before = Parameters(None, None, *affine), [BEFORE, convolution_of(name)]
+                    groups = 1 if size == (1, 1) else len(x)
+                    taken = RawRun(x, [BEFORE], [norm], groups).output.double()
+                    weight = w.double().requires_grad_()
+                    truth = convolve(taken, weight, **options, **({"output_padding": more} if transposed else {}))
+                    truths += [truth, *torch.autograd.grad(truth, weight, grad.double())]
+                    layer = RawRun(x, before, [norm, Parameters(w)], groups)
+                    found += [layer.output, *layer.gradients(grad, 1 + LEAVES)]
+                for value, expected in zip(found, truths, strict=True):
                     error = relative_error(value, expected)
                     assert error <= limit, (name, dtype, weight_dtype, format, error)
-                assert [t.dtype for t in (found, *grads[:2])] == [dtype, dtype, weight_dtype]
+                assert [t.dtype for t in found[:3]] == [dtype, dtype, weight_dtype]
     check_blocks()
-    check_sums()
     check_chain()
     check_threads()
     counters = _native.counters()
+    check_sums()
     assert not [kernel for kernel in counters if kernel.endswith("_aten")], counters
     engine = {kernel for kernel in counters if "conv" in kernel.split("/")[0]}
     assert len({kernel.split("_")[-1] for kernel in engine if "bfloat16" not in kernel}) == 1
@@ -164,31 +170,28 @@ def check_sums() -> None:
     """What a data gradient is summed up to in passing, for the backward of the batch-norm below."""
     taken = set()
     for name, dtype, groups in product(BLOCKS, (torch.float32, torch.bfloat16), (1, 2)):
-        ins, outs, size, kernel, stride, padding, *_, transposed = LAYERS[name]
+        ins, outs, size, kernel, *_, transposed = LAYERS[name]
         torch.manual_seed(0)
         x = torch.randn(36 if name in BATCHES else 4, ins, *size).to(dtype, memory_format=torch.channels_last)
         w = torch.randn(*((ins, outs) if transposed else (outs, ins)), kernel, kernel, dtype=dtype) * 0.1
-        mean, invstd, scale, shift = (torch.randn(shape) for shape in ((groups, ins), (groups, ins), ins, ins))
-        invstd = invstd.abs() + 0.5
-        convolve = F.conv_transpose2d if transposed else F.conv2d
-        grad = torch.randn_like(convolve(x, w, stride=stride, padding=padding))
-        raw = torch.ops.fastgan
-        backward = raw._conv_transpose_bn_act_backward if transposed else raw._conv_bn_act_backward
-        middle = ((stride, stride), (padding, padding), *(((0, 0),) if transposed else ()), (1, 1), 1)
-        pending = (mean, invstd, scale, shift, activation.NUMBERS["leaky_relu"], 0.2)
-        given = (grad, grad, None, None, None, None, False, 0, 0.0, x, *pending, w, *middle)
-        assert backward(*given, 1)[5].numel() == 0, "nobody asked for sums"
-        found = backward(*given, 1 | 8)
-        if found[5].numel() == 0:
-            continue
-        taken.add((name, dtype, groups))
-        spread = [t.double().repeat_interleave(len(x) // groups, 0)[:, :, None, None] for t in (mean, invstd)]
-        d = x.double() - spread[0]
-        z = d * spread[1] * scale.double()[:, None, None] + shift.double()[:, None, None]
-        g = found[0].double() * torch.where(z > 0, 1.0, 0.2)
-        truth = torch.stack([g, g * d], -1).unflatten(0, (groups, -1)).sum((1, 3, 4))
-        size = torch.stack([g, g * d], -1).abs().unflatten(0, (groups, -1)).sum((1, 3, 4))  # of what may cancel
-        assert ((found[5].sum(1) - truth).abs() <= 1e-5 * size).all(), (name, dtype, groups)
+        scale, shift = torch.randn(2, ins)
+        # A convolution that changes nothing, so that x is what the batch-norm is of.
+        same = Parameters(torch.eye(ins, dtype=dtype)[:, :, None, None].contiguous(), None, scale, shift)
+        below = BEFORE._replace(conv=Conv((1, 1), (0, 0), (1, 1), 1))
+        layers = RawRun(x, [below, convolution_of(name)], [same, Parameters(w)], groups)
+        assert torch.equal(layers.kept[0], x), "the convolution changed something"
+        grad = torch.randn_like(layers.output)
+        g = RawRun(x, [convolution_of(name)], [Parameters(w)]).gradients(grad, 0)[0]
+        _native.reset_counters()
+        grad_scale, grad_shift = layers.gradients(grad, 3, 4)
+        if any("backward_sums_of_parts" in kernel for kernel in _native.counters()):
+            taken.add((name, dtype, groups))
+        mean, invstd = (t.double().repeat_interleave(len(x) // groups, 0)[:, :, None, None] for t in layers.kept[1:3])
+        d = (x.double() - mean) * invstd
+        g = g.double() * torch.where(d * scale.double()[:, None, None] + shift.double()[:, None, None] > 0, 1.0, 0.2)
+        for found, terms in ((grad_scale, g * d), (grad_shift, g)):
+            size = terms.abs().sum((0, 2, 3))  # of what may cancel
+            assert ((found - terms.sum((0, 2, 3))).abs() <= 1e-5 * size).all(), (name, dtype, groups)
     names, dtypes = ("large_image", "strided_rows"), (torch.float32, torch.bfloat16)
     assert {(name, dtype, 1) for name, dtype in product(names, dtypes)} <= taken, taken
     assert {("strided_rows", dtype, 2) for dtype in dtypes} <= taken, taken

@@ -9,6 +9,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from fastgan import ops
+from fastgan.ops.activation import NUMBERS
+from fastgan.ops.blocks import LEAVES, Block, Conv, Norm, Parameters, numbers_of
+from fastgan.ops.run import kept_of
 
 SMALL = [
     Case("train", "batch_norm_act", (3, 2, 2, 2), {"weight": (2,), "bias": (2,)}, {"training": True}),
@@ -87,35 +90,44 @@ def test_frozen_tensors_get_no_gradient(frozen):
 
 
 def _raw_calls():
+    """Arguments of every operator that the dispatcher knows."""
     d = torch.float64
     x = torch.randn(2, 3, 5, 5, dtype=d).contiguous(memory_format=torch.channels_last)
-    c = torch.randn(2, 4, 2, 2, dtype=d)
-    mean, invstd = torch.randn(1, 3, dtype=d), torch.rand(1, 3, dtype=d) + 0.5
-    c_mean, c_invstd = torch.randn(1, 4, dtype=d), torch.rand(1, 4, dtype=d) + 0.5
-    w, wt = torch.randn(4, 3, 3, 3, dtype=d), torch.randn(3, 4, 2, 2, dtype=d)
-    pending = (mean, invstd, torch.randn(3, dtype=d), None, 2, 0.2)
-    running = (torch.zeros(4, dtype=d), torch.ones(4, dtype=d))
-    norm = (True, *running, True, 0.1, 1e-5, 1, 2, 0.2)
-    plain = (False, None, None, False, 0.0, 0.0, 1, 3, 0.0)
-    conv, transposed = ([2, 2], [0, 0], [1, 1], 1), ([1, 1], [2, 2], [0, 0], [1, 1], 1)
-    p, sums = torch.rand(6, dtype=d), torch.randn(1, 3, 4, 2, dtype=d)
+    w, wt = torch.randn(4, 3, 3, 3, dtype=d), torch.randn(4, 2, 2, 2, dtype=d)
+    ones, p = torch.ones(4, dtype=d), torch.rand(6, dtype=d)
+    conv, transposed = Conv((2, 2), (0, 0), (1, 1), 1), Conv((1, 1), (0, 0), (1, 1), 1, transposed=True)
+    norm, given, slope = Norm(True, 0.1, 1e-5), Norm(False, 0.1, 1e-5), NUMBERS["leaky_relu"]
+
+    def tracked(count):
+        return torch.zeros(count, dtype=d), torch.ones(count, dtype=d)
+
+    runs = {  # batch_groups, and of each block its options and tensors
+        "conv, conv": (1, [Block(conv, norm, slope, 0.2), Block(transposed, None, NUMBERS["tanh"], 0.0)],
+                       [Parameters(w, None, ones, ones.cos(), *tracked(4)), Parameters(wt, ones[:2])]),
+        "leaky": (1, [Block(conv, None, slope, 0.2)], [Parameters(w, ones)]),
+        "none": (1, [Block(conv, None, 0, 0.0)], [Parameters(w)]),
+        "norm, conv": (2, [Block(None, norm, 1, 0.0), Block(conv, given, 2, 0.2)],
+                       [Parameters(None, None, ones[:3]), Parameters(w, ones, None, None, *tracked(4))]),
+        "norm, norm": (1, [Block(None, given, 0, 0.0), Block(None, norm, 3, 0.0)],
+                       [Parameters(None, None, None, None, *tracked(3)), Parameters()]),
+        "per sample": (1, [Block(None, norm, 1, 0.0)], [Parameters(None, None, x[:, :, 0, 0], x[:, :, 1, 0])]),
+    }  # fmt: skip
+    forward, backward = [], []
+    for groups, blocks, parameters in runs.values():
+        given_tensors = [tensor for of_block in parameters for tensor in of_block[:LEAVES]]
+        running = [tensor for of_block in parameters for tensor in of_block[LEAVES:]]
+        for keeps in (True, False):
+            forward.append((x, given_tensors, running, *numbers_of(blocks, keeps), groups, keeps))
+        results = torch.ops.fastgan._run(*forward[-2])
+        kept = kept_of(x, blocks, results)
+        numbers = numbers_of(blocks, keeps=False)
+        exists = [True, *(tensor is not None for tensor in given_tensors)]
+        for needs in (exists, [False, *exists[1:]], [True] + [False] * len(given_tensors)):
+            backward.append((results[-1].cos(), x, given_tensors, kept, *numbers, needs))
     return {
-        "_batch_norm_stats": [(x, torch.zeros(3, dtype=d), torch.ones(3, dtype=d), True, 0.1, 1e-5, 2)],
-        "_batch_norm_act": [(x, mean, invstd, None, None, 1, 0.0)],
-        "_batch_norm_act_backward": [(x.cos(), x, mean, invstd, mean[0], None, 2, 0.2, True)],
-        "_conv_bn_act": [
-            (x, *pending, w, None, *conv, *norm),
-            (x, *([None] * 4), 0, 0.0, w, w[:, 0, 0, 0], *conv, *plain),
-        ],
-        "_conv_bn_act_backward": [
-            (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, w, *conv, 7),
-            (c.cos(), c, *([None] * 4), False, 1, 0.0, x, *([None] * 4), 0, 0.0, w, *conv, 2),
-            (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, w, *conv, 7, sums),
-        ],
-        "_conv_transpose_bn_act": [(x, *pending, wt, None, *transposed, *norm)],
-        "_conv_transpose_bn_act_backward": [
-            (c.cos(), c, c_mean, c_invstd, None, None, True, 2, 0.2, x, *pending, wt, *transposed, 5)
-        ],
+        "_run": forward,
+        "_run_functional": forward,
+        "_run_backward": backward,
         "_bce": [(p, p.flip(0), None, None, False, 1), (p, p.flip(0), p, p, True, 0)],
         "_bce_backward": [(torch.ones((), dtype=d), p, p.flip(0), None, None, False, 1)],
         "_adversarial_bce": [(p, [1.0, 0.0], [1.0, 0.5], True)],
@@ -125,18 +137,32 @@ def _raw_calls():
 @pytest.mark.parametrize("name", _raw_calls())
 def test_opcheck(name):
     torch.manual_seed(0)
+    # What both writes to its arguments and returns a list cannot be compiled; _run_functional takes its place.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    more = () if name == "_run" else ("test_aot_dispatch_dynamic",)
     for arguments in _raw_calls()[name]:
-        if name == "_conv_transpose_bn_act_backward":  # its output has the shape that the options give
-            grad = torch.randn(2, 4, 2, 2, dtype=torch.float64)
-            assert arguments[0].shape == grad.shape
-        opcheck(getattr(torch.ops.fastgan, name).default, arguments)
+        opcheck(getattr(torch.ops.fastgan, name).default, arguments, test_utils=checks + more)
 
 
-@pytest.mark.parametrize("sums", [torch.zeros(1, 1, 3, 2).double(), torch.zeros(1, 1, 4, 2)], ids=["channels", "dtype"])
-def test_sums_of_another_batch_norm_are_refused(sums):
-    *arguments, _ = _raw_calls()["_conv_bn_act_backward"][2]
-    with pytest.raises(RuntimeError, match=r"the sums that are given .* must be dense float64, \[1, parts, 4, 2\]"):
-        torch.ops.fastgan._conv_bn_act_backward(*arguments, sums)
+BROKEN = {  # what is wrong with the arguments of "conv, conv", by what is said of it
+    r"there are 7 parameters, 4 running .*, 26 int.* 6 reals; of each .* 4, 2, 13 and 3": ("_run", 1, lambda t: t[1:]),
+    r"there are 8 parameters, 3 running statistics": ("_run", 2, lambda t: t[1:]),
+    r"block 0 has a convolution but no weight": ("_run", 1, lambda t: [None, *t[1:]]),
+    r"block 0 has neither a convolution nor a batch-norm": ("_run", 3, lambda t: [0] * len(t)),
+    r"'running_mean' and 'running_var' must be given together": ("_run", 2, lambda t: [None, *t[1:]]),
+    r"there are 5 kept tensors and 9 needs for 2 blocks": ("_run_backward", 3, lambda t: t[1:]),
+    r"what block 0 handed on is not there": ("_run_backward", 3, lambda t: [None, *t[1:]]),
+    r"block 0 has a batch-norm, but its statistics are not there": ("_run_backward", 3, lambda t: [t[0], None, *t[2:]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_what_does_not_make_a_run_is_refused(message):
+    name, at, broken = BROKEN[message]
+    arguments = list(_raw_calls()[name][0])
+    arguments[at] = broken(arguments[at])
+    with pytest.raises(RuntimeError, match=message):
+        getattr(torch.ops.fastgan, name)(*arguments)
 
 
 def test_every_raw_operator_is_checked():

@@ -1,6 +1,0 @@
-#include "conv_bn_act/ops.h"
-
-STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("_conv_bn_act", TORCH_BOX(&fastgan::conv_bn_act::forward));
-  m.impl("_conv_bn_act_backward", TORCH_BOX(&fastgan::conv_bn_act::backward));
-}
