@@ -1,6 +1,6 @@
 """Measures DCGAN-64's blocks and its whole step on a GPU, in bfloat16 and channels-last, and prints them as JSON.
 
-`make gpu-check` runs it once for each engine, because FASTGAN_ENGINE and FASTGAN_ON_LOAD are read once a process. All
+`make gpu-check` runs it once for each engine, because FASTGAN_ENGINE and its like are read once a process. All
 times are raw: of every repetition, in milliseconds, by the device's own events. ``benchmarks/gpu_report.py`` makes
 tables of them.
 """
@@ -156,12 +156,13 @@ def main() -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--compile", action="store_true", help="measure torch.compile's step, and nothing else")
     only.add_argument("--pending", action="store_true", help="measure pending activations and the step, nothing else")
+    only.add_argument("--step", action="store_true", help="measure the step, and nothing else")
     options = parser.parse_args()
     record: dict[str, Any] = {"batch": BATCH}
     cases = bench_layers.blocks(BATCH)
     if options.pending:
         record["pending"] = [measure_pending(case) for case in cases]
-    elif not options.compile:
+    elif not (options.compile or options.step):
         record["ceilings"] = measure_ceilings()
         record["needed_gflop"] = bench_step.needed_gflop(Proof(batch_size=BATCH))
         record["blocks"] = [measure_block(case) for case in cases]

@@ -55,6 +55,7 @@ def steps_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("`fastgan.layers`, our convolutions", "native", "fastgan.layers"),
         ("`AdversarialStep`, our convolutions", "native", "AdversarialStep"),
         ("`AdversarialStep`, ours, activations on load", "on_load", "AdversarialStep"),
+        ("`AdversarialStep`, ours, launches overlapping", "overlap", "AdversarialStep"),
     ):
         step = benchmarks.get(engine, {}).get("step", {}).get(name)
         if step:

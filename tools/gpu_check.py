@@ -32,6 +32,7 @@ DEVICE = "tests/cuda/test_device.py"
 GROUPS = {"operators": "equals_truth", "convolutions": "every_pass or fused"}
 NATIVE, AUTO = {"FASTGAN_ENGINE": "native"}, {"FASTGAN_ENGINE": "auto"}
 ON_LOAD = {**NATIVE, "FASTGAN_ON_LOAD": "always"}  # by kernels that the rule does not take for most shapes
+OVERLAP = {**NATIVE, "FASTGAN_OVERLAP": "1"}  # each kernel launched before the one before it has ended
 # Under compute-sanitizer a kernel takes many times as long: small cases of every kernel are enough.
 SANITIZED = "awkward_memory or fused or (every_pass and (odd or stride_beyond))"
 TOOLS = ("memcheck", "racecheck")
@@ -120,6 +121,7 @@ def run_tests() -> dict[str, Any]:
     rest = " or ".join(f"({selection})" for selection in GROUPS.values())
     groups |= {"rest": run_group([DEVICE, "-k", f"not ({rest})"]), "others": run_group(others)}
     groups["on_load"] = run_group([DEVICE, "-k", "fused"], ON_LOAD)
+    groups["overlap"] = run_group([DEVICE, "-k", "fused or no_bit or capture or streams"], OVERLAP)
     sums = {name: sum(group[name] for group in groups.values()) for name in ("passed", "failed", "skipped")}
     return {**sums, "exit_code": max(group["exit_code"] for group in groups.values()), "groups": groups}
 
@@ -160,11 +162,12 @@ def sanitize() -> dict[str, Any]:
 
 
 def run_benchmarks() -> dict[str, Any]:
-    """By both engines, by ours with activations on load, and by torch.compile, which may take minutes."""
+    """By both engines, by ours as it might be, and by torch.compile, which may take minutes."""
     return {
         "native": run_benchmark(NATIVE),
         "auto": run_benchmark(AUTO),
         "on_load": run_benchmark(ON_LOAD, "--pending"),
+        "overlap": run_benchmark(OVERLAP, "--step"),
         "compiled": run_benchmark(AUTO, "--compile"),
     }
 

@@ -9,6 +9,7 @@ namespace {
 // Channels-last: neighbouring threads on neighbouring packs of channels. block: (across, down); grid: (tiles, chunks, groups)
 template <class Term, int width>
 __global__ void __launch_bounds__(kThreads, 2) apply_rows(Term term) {
+  follow();
   const Layout& at = term.at;
   const int64_t first = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) * width;
   const int64_t begin = blockIdx.y * int64_t{blockDim.y} + threadIdx.y, stride = int64_t{gridDim.y} * blockDim.y;
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(kThreads, 2) apply_rows(Term term) {
 // Contiguous: a row of threads on a plane. block: (across, down); grid: (blocks of planes, chunks of a plane)
 template <class Term, int width>
 __global__ void __launch_bounds__(kThreads, 2) apply_planes(Term term) {
+  follow();
   const Layout& at = term.at;
   const int64_t planes = at.groups * at.outer * at.channels, step = int64_t{gridDim.y} * blockDim.x * width;
   for (int64_t plane = blockIdx.x * int64_t{blockDim.y} + threadIdx.y; plane < planes; plane += int64_t{gridDim.x} * blockDim.y) {
@@ -64,6 +66,7 @@ void apply(const Launch& launch, const Term& term) {
 // n: of packs.
 template <class T, Activation kind, int width, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) activate_in_place(T* y, int64_t n, A slope) {
+  follow();
   using Values = Pack<T, width>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
@@ -77,6 +80,7 @@ __global__ void __launch_bounds__(kThreads) activate_in_place(T* y, int64_t n, A
 template <class T, Activation kind, int width, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) activation_gradient(const T* grad, const T* y, T* grad_x, int64_t n,
                                                                 A slope) {
+  follow();
   using Values = Pack<T, width>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {

@@ -28,6 +28,7 @@ __device__ inline void merge_down(State (&states)[width], State* shared, unsigne
 // Channels-last: neighbouring threads on neighbouring packs of channels. block: (across, down); grid: (tiles, chunks, groups)
 template <class Term, int width, class State = typename Term::State>
 __global__ void __launch_bounds__(kThreads, 2) partial_sums_rows(Term term, State* partial) {
+  follow();
   __shared__ State shared[kThreads * width];
   const Layout& at = term.at;
   const int64_t first = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) * width;
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kThreads, 2) partial_sums_rows(Term term, Stat
 // Contiguous: a block on one channel's planes. grid: (channels, chunks, groups)
 template <class Term, int width, class State = typename Term::State>
 __global__ void __launch_bounds__(kThreads, 2) partial_sums_planes(Term term, State* partial) {
+  follow();
   __shared__ State shared[kThreads * width];
   const Layout& at = term.at;
   const int64_t channel = blockIdx.x, chunk = blockIdx.y, chunks = gridDim.y, group = blockIdx.z;
@@ -119,6 +121,7 @@ template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks,
                                                               double momentum, double eps, A* mean, A* invstd, A* running_mean,
                                                               A* running_var) {
+  follow();
   const int64_t channel = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (channel >= at.channels) return;
   const auto n = static_cast<double>(at.count());
@@ -147,6 +150,7 @@ __global__ void __launch_bounds__(kThreads) finish_statistics(const T* x, Layout
 template <class A>
 __global__ void given_statistics(int64_t groups, int64_t channels, const A* running_mean, const A* running_var,
                                  double eps, A* mean, A* invstd) {
+  follow();
   const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (i >= groups * channels) return;
   mean[i] = running_mean[i % channels];
@@ -159,6 +163,7 @@ template <class A>
 __global__ void __launch_bounds__(kThreads) finish_backward(Layout at, int64_t sets, const Sums<A>* partial, int64_t chunks,
                                                             Parameters<A> p, bool training, A* offsets, A* slopes, A* grad_weight,
                                                             A* grad_bias) {
+  follow();
   const int64_t channel = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (channel >= at.channels) return;
   const bool writes = threadIdx.x % 32 == 0;

@@ -29,6 +29,7 @@ struct Inputs {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) elementwise_loss(Inputs<T> in, T* loss, int64_t n) {
+  follow();
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
     loss[i] = from_compute<T>(in.at(i).loss);
@@ -38,6 +39,7 @@ __global__ void __launch_bounds__(kThreads) elementwise_loss(Inputs<T> in, T* lo
 // Each block's sum over its own share; the share is fixed by n.
 template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) partial_loss(Inputs<T> in, A* partial, int64_t n) {
+  follow();
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   A sum = 0, unused = 0;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) sum += in.at(i).loss;
@@ -47,6 +49,7 @@ __global__ void __launch_bounds__(kThreads) partial_loss(Inputs<T> in, A* partia
 
 template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) finish_loss(const A* partial, int64_t blocks, A divisor, T* loss) {
+  follow();
   A sum = 0, unused = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += kThreads) sum += partial[i];
   sum_over_block(sum, unused);
@@ -56,6 +59,7 @@ __global__ void __launch_bounds__(kThreads) finish_loss(const A* partial, int64_
 template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) gradient(Inputs<T> in, const T* grad, bool one_grad, A divisor, T* to,
                                                      int64_t n) {
+  follow();
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n; i += stride) {
     to[i] = from_compute<T>(to_compute(grad[one_grad ? 0 : i]) / divisor * in.at(i).grad);
@@ -74,6 +78,7 @@ struct Labels {
 template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) adversarial_parts(const T* input, A* grad, int64_t n, Labels<A> labels,
                                                               bool from_logits, A* losses, A* probability) {
+  follow();
   const int64_t part = blockIdx.x;
   const A target = labels.target[part], scale = labels.weight[part] / static_cast<A>(n);
   A loss = 0, sum = 0;

@@ -2,7 +2,10 @@
 // launch, check).
 #pragma once
 
-#include <utility>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <string_view>
 
 #include "common/checks.h"
 #include "common/device.cuh"
@@ -33,52 +36,95 @@ T* mutable_data(const Tensor& tensor) {
 
 #ifdef __CUDACC__
 
-// Makes the tensor's device current while it lives, and launches on that device's current stream.
-class Launch {
+// A number other than 0 for each device, found when it is first asked for: asking the driver takes as long as a launch.
+class PerDevice {
  public:
-  explicit Launch(const Tensor& on) : guard_(on.get_device_index()) {
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
-
-  template <class... Parameters, class... Arguments>
-  void operator()(void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
-    kernel<<<grid, block, 0, stream_>>>(arguments...);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  }
-
-  // With so many bytes for dynamic_shared().
-  template <class... Parameters, class... Arguments>
-  void with_shared(size_t bytes, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
-    const auto all = static_cast<int>(bytes + kSharedAlignment);
-    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, all));
-    kernel<<<grid, block, all, stream_>>>(arguments...);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  template <class Find>
+  int get(int device, const Find& find) {
+    if (device >= kMost) return find();
+    int value = values_[device].load(std::memory_order_relaxed);
+    if (value == 0) values_[device].store(value = find(), std::memory_order_relaxed);
+    return value;
   }
 
  private:
+  static constexpr int kMost = 64;
+  std::array<std::atomic<int>, kMost> values_{};
+};
+
+namespace {
+__global__ void probe() { follow(); }
+}  // namespace
+
+// Which architecture the code was compiled for that runs on a device, the current one, 80 for 8.0: also where that is older than the
+// device, because it is compiled from PTX as it is loaded.
+inline int architecture_on(int device) {
+  static PerDevice found;
+  return found.get(device, [] {
+    cudaFuncAttributes attributes{};
+    STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe));
+    return attributes.ptxVersion;
+  });
+}
+
+// Makes the tensor's device current while it lives, and launches on that device's current stream.
+class Launch {
+ public:
+  explicit Launch(const Tensor& on) : device_(on.get_device_index()), guard_(device_) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  int architecture() const { return architecture_on(device_); }
+
+  template <class... Parameters, class... Arguments>
+  void operator()(void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    launch(0, kernel, grid, block, arguments...);
+  }
+
+  // With so many bytes for dynamic_shared(), of one kernel always as many.
+  template <auto kernel, class... Arguments>
+  void with_shared(size_t bytes, dim3 grid, dim3 block, Arguments... arguments) const {
+    static PerDevice is_allowed;
+    const auto all = static_cast<int>(bytes + kSharedAlignment);
+    is_allowed.get(device_, [all] {
+      STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, all));
+      return 1;
+    });
+    launch(all, kernel, grid, block, arguments...);
+  }
+
+ private:
+  template <class... Parameters, class... Arguments>
+  void launch(size_t shared, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    static const bool wish = [] {
+      const char* const given = std::getenv("FASTGAN_OVERLAP");
+      return given && std::string_view(given) == "1";
+    }();
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream_;
+    config.attrs = &early;
+    config.numAttrs = wish && architecture() >= kFirstToFollow;
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+  }
+
+  int device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };
 
-// Which architecture the code was compiled for that runs on the current device, 80 for 8.0: also where that is older than the device,
-// because it is compiled from PTX as it is loaded.
-template <class... Parameters>
-int architecture_of(void (*kernel)(Parameters...)) {
-  cudaFuncAttributes attributes{};
-  STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
-  return attributes.ptxVersion;
-}
-
 #else
 
-template <class... Parameters>
-int architecture_of(void (*)(Parameters...)) {
-  return 90;
-}
 struct Launch : emulator::Launch {
   explicit Launch(const Tensor&) : emulator::Launch(1) {}
+  int architecture() const { return 90; }
 };
 
 #endif

@@ -108,6 +108,19 @@ inline unsigned blocks_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>(std::clamp<int64_t>((n + per_block - 1) / per_block, 1, kMostBlocks));
 }
 
+// ---- kernels that follow each other ---------------------------------------------------------------------------------------
+
+// The first statement of every kernel: from here on the next one on the stream may be brought to the multiprocessors that are free, and
+// this one waits until the one before it has ended and written all. Launched without FASTGAN_OVERLAP=1 nothing is brought early, and
+// nothing is waited for. PTX ISA, griddepcontrol.
+constexpr int kFirstToFollow = 90;
+__device__ inline void follow() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // ---- shared memory ------------------------------------------------------------------------------------------------------
 
 #if defined(FASTGAN_EMULATED_DEVICE)

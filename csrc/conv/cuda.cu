@@ -31,12 +31,12 @@ using UnitTag = std::integral_constant<Unit, unit>;
 
 // Calls body with the unit that products of T are made by: where there are tensor cores, these, of float32 where that is allowed.
 template <class T, class Body>
-void with_unit(const Convolution& conv, const Body& body) {
-  const auto has_tensor_cores = [] { return architecture_of(pad_channels<T>) >= kFirstTensorCores; };
+void with_unit(const Launch& launch, const Convolution& conv, const Body& body) {
+  const bool has_tensor_cores = launch.architecture() >= kFirstTensorCores;
   if constexpr (sizeof(T) == 2) {
-    if (has_tensor_cores()) return body(UnitTag<Unit::tensor_cores>{});
+    if (has_tensor_cores) return body(UnitTag<Unit::tensor_cores>{});
   } else if constexpr (sizeof(T) == 4) {
-    if (conv.allow_tf32 && has_tensor_cores()) return body(UnitTag<Unit::warps>{});
+    if (conv.allow_tf32 && has_tensor_cores) return body(UnitTag<Unit::warps>{});
   }
   body(UnitTag<Unit::fma>{});
 }
@@ -141,7 +141,8 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   using A = Compute<T>;
   const Pending input = taken<T>(given, reduction.moment_groups);
   const bool transposed = conv.transposed != backward;
-  const OptionalTensor bias = epilogue.bias ? OptionalTensor(as_contiguous(*epilogue.bias)) : std::nullopt;
+  OptionalTensor bias = epilogue.bias;
+  if (bias) bias = as_contiguous(*bias);
   const Tensor& x = input.input;
   const auto axis = [&](int dim) {
     return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
@@ -179,7 +180,7 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
     input.mean ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
                : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
   };
-  with_unit<T>(conv, [&](auto unit) {
+  with_unit<T>(launch, conv, [&](auto unit) {
     if constexpr (unit() == Unit::fma) {
       job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
     } else if (job.outs <= Half::kColumns) {
@@ -196,7 +197,8 @@ template <class T>
 void run_scatter(const Pending& given, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue, const Tensor& output) {
   using A = Compute<T>;
   const Pending input = taken<T>(given, 0);
-  const OptionalTensor bias = epilogue.bias ? OptionalTensor(as_contiguous(*epilogue.bias)) : std::nullopt;
+  OptionalTensor bias = epilogue.bias;
+  if (bias) bias = as_contiguous(*bias);
   const Tensor& x = input.input;
   const bool by_tap = is_channels_last(weight);
   const Tensor columns_of = by_tap ? weight : as_contiguous(weight);
@@ -209,7 +211,7 @@ void run_scatter(const Pending& given, const Tensor& weight, const Convolution& 
   const Tensor products =
       empty({x.size(0), columns, x.size(2), x.size(3)}, accumulate_type(x.scalar_type()), x, MemoryFormat::ChannelsLast);
   copy_strides(products, job.strides);
-  with_unit<T>(conv, [&](auto unit) {
+  with_unit<T>(launch, conv, [&](auto unit) {
     using Shape = std::conditional_t<unit() == Unit::fma, Square, Half>;
     const Plan plan = plan_of<Shape>(job, input.mean ? static_cast<int>(input.mean->size(0)) : 1);
     const Tensor packed = packed_weight<Shape>(launch, plan, columns_of, {1, columns, 0, 0}, ins, x.scalar_type(), job);
@@ -242,7 +244,7 @@ void run_wgrad(const Pending& given, const Tensor& grad, const Convolution& conv
   Wgrad<T> job{data<T>(small_map), data<T>(large_map), size(small, 0), small_channels, padded<T>(small_channels),
                large_channels, padded<T>(large_channels), axis(0), axis(1), {}, prologue_of<T>(pending)};
   copy_strides(grad_weight, job.strides);
-  with_unit<T>(conv, [&](auto unit) {
+  with_unit<T>(launch, conv, [&](auto unit) {
     using Shape = std::conditional_t<unit() == Unit::fma, Square, Wide>;
     const Plan plan = plan_of<Shape>(job, 1);
     const auto multiplied = [&](auto side) {

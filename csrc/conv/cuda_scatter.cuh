@@ -25,6 +25,7 @@ struct Scattered {
 // A thread a pixel of the larger image.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_taps(Scattered<T> job) {
+  follow();
   using A = Compute<T>;
   const unsigned total = job.images * job.y.output * job.x.output, stride = gridDim.x * kThreads;
   for (unsigned i = blockIdx.x * kThreads + threadIdx.x; i < total; i += stride) {

@@ -102,6 +102,7 @@ __device__ auto right_loader(const Wgrad<T>& job, const Tile<Wgrad<T>, Shape>& t
 template <class Job, class Out, class Shape, Side pending, Unit unit>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element, Shape, pending>)
     multiply(Job job, Plan plan, Store<Out> store) {
+  follow();
   using T = typename Job::Element;
   if constexpr (kIsLaunched<T, unit>) {
     using Multiplier = typename MultiplierOf<unit, T, Shape>::type;
@@ -179,6 +180,7 @@ constexpr int kSlab = 16;  // rows of a tile whose splits one block adds
 
 template <class Job, class Out, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_splits(Job job, Plan plan, Store<Out> store) {
+  follow();
   constexpr int kSlabs = Shape::kRows / kSlab, kThreads = Shape::kThreads;
   __shared__ Rows<Out, kSlab, Shape::kColumns, kThreads> rows;
   __shared__ Offsets<kSlab, Shape::kColumns, kThreads> offsets;
@@ -199,6 +201,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
 // A map as the products read it, from a dense channels-last one. A thread a pixel; grid: (pixels, chunks of channels)
 template <class T>
 __global__ void __launch_bounds__(kThreads) pad_channels(const T* map, int channels, int64_t pixels, T* to) {
+  follow();
   constexpr int kWidth = kPackWidth<T>;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int first = blockIdx.y * kWidth, chunks = gridDim.y;
@@ -221,6 +224,7 @@ struct WeightStrides {
 template <class T, class From, class Shape>
 __global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles_n, int ins, const From* weight, WeightStrides strides,
                                                         Panel<T, true, Shape::kColumns>* to) {
+  follow();
   constexpr int kColumns = Shape::kColumns, kWidth = kPackWidth<T>;
   const auto part = job.part(blockIdx.y);
   const Radix radix = part.radix(job);
@@ -283,8 +287,8 @@ int64_t chunks_of(const Plan& plan) {
 template <class Shape, Side pending, Unit unit, class Launch, class Job, class Out>
 void run(const Launch& launch, const Job& job, const Plan& plan, const Store<Out>& store) {
   const auto tiles = static_cast<unsigned>(plan.tiles());
-  launch.with_shared(Shared<Job, Out, Shape>::kBytes, multiply<Job, Out, Shape, pending, unit>, tiles * plan.splits, Shape::kThreads,
-                     job, plan, store);
+  launch.template with_shared<multiply<Job, Out, Shape, pending, unit>>(Shared<Job, Out, Shape>::kBytes, tiles * plan.splits,
+                                                                        Shape::kThreads, job, plan, store);
   if (store.partial) {
     launch(add_splits<Job, Out, Shape>, tiles * (Shape::kRows / kSlab), Shape::kThreads, job, plan, store);
   }

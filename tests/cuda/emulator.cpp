@@ -101,9 +101,9 @@ void check_products() {
   std::vector<float> sums(512), expected(512, 0), late(512);
   for (int i = 0; i < 4; ++i) expected[i * 4] = expected[i * 4 + 1] = 16;  // lanes 0 to 3 have row 0
   const emulator::Launch launch(5);
-  launch.with_shared(72 * 128, product, 1, 128, sums.data(), false);
+  launch.with_shared<product>(72 * 128, 1, 128, sums.data(), false);
   check::holds(sums == expected, "a warpgroup's product");
-  launch.with_shared(72 * 128, product, 1, 128, late.data(), true);
+  launch.with_shared<product>(72 * 128, 1, 128, late.data(), true);
   check::holds(late != expected, "an operand that is overwritten before it is waited for is seen");
 }
 
@@ -125,7 +125,7 @@ int main(int, char** arguments) {
   if (what == "hang") launch(diverge, 1, 32, true);
   if (what == "lines") launch(diverge, 1, 32, false);
   if (what == "shared") launch(beyond, 1, 64, &one, 1);
-  if (what == "dynamic") launch.with_shared(100, beyond_dynamic, 1, 1);
+  if (what == "dynamic") launch.with_shared<beyond_dynamic>(100, 1, 1);
   if (what == "global") launch(beyond_global, 1, 1, &one, 1);
   if (!what.empty()) return 0;
   check::holds(reverses(true), "a block reverses its elements");

@@ -261,8 +261,8 @@ class Launch {
     }
   }
 
-  template <class... Parameters, class... Arguments>
-  void with_shared(size_t bytes, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+  template <auto kernel, class... Arguments>
+  void with_shared(size_t bytes, dim3 grid, dim3 block, Arguments... arguments) const {
     bytes = (bytes + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
     std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(kSharedAlignment, bytes), std::free);
     std::memset(memory.get(), 0xff, bytes);  // not-a-numbers: nothing may count on what is there

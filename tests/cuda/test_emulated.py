@@ -50,6 +50,14 @@ def program(tmp_path_factory):
     return build
 
 
+def test_every_kernel_waits_for_the_one_before_it():
+    """Or it might read what is not written yet, where launches overlap."""
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cu", ".cuh")]
+    kernels = [kernel for path in sources for kernel in path.read_text().split("__global__")[1:]]
+    bodies = [kernel.split("{", 1)[1].lstrip() for kernel in kernels]
+    assert len(bodies) > 10 and all(body.startswith("follow();") for body in bodies)
+
+
 @pytest.mark.parametrize("name", ["emulator", "batch_norm_act", "bce", "conv"])
 def test_kernels_against_float64(program, name):
     done = subprocess.run([program(name)], capture_output=True, text=True)

@@ -48,7 +48,7 @@ def test_libraries_built_beforehand_are_used_as_they_are(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert gpu_check.main() == 0
-    assert len(commands) == 9 and not builds  # five groups of tests, four benchmarks
+    assert len(commands) == 11 and not builds  # six groups of tests, five benchmarks
     record = json.loads((tmp_path / "benchmarks" / "results" / "nvidia-h200.json").read_text())
     assert list(record) == ["machine", "tests", "benchmarks", "sanitizer"]
     libraries[1].unlink()
