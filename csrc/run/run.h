@@ -133,12 +133,12 @@ inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& 
       return blocks[i - 1].norm ? pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]) : Pending::nothing_on(*below.tensor);
     };
     gradients[i] = backward(blocks[i], kept_of(i), grad, sums, source(), wanted[i]);
-    grad = gradients[i].input;
-    sums = gradients[i].sums_below;
+    grad = std::exchange(gradients[i].input, Tensor());  // which nobody reads after the next block
+    sums = std::exchange(gradients[i].sums_below, std::nullopt);
     end_trace_of_block();
   }
   std::vector<Tensor> results;
-  if (needs[0]) results.push_back(gradients[0].input);
+  if (needs[0]) results.push_back(grad);
   for (int i = 0; i < count; ++i) {
     const Tensor* const found[] = {&gradients[i].weight, &gradients[i].bias, &gradients[i].bn_weight, &gradients[i].bn_bias};
     for (int j = 0; j < kParameters; ++j) {

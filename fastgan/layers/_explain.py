@@ -18,9 +18,10 @@ from fastgan.layers._plan import (
     ACTIVATIONS,
     CONVOLUTIONS,
     NORMS,
-    why_not_activation,
-    why_not_batch_norm,
-    why_not_convolution,
+    is_activation,
+    is_batch_norm,
+    is_convolution,
+    why_not,
 )
 from fastgan.layers._sequential import Sequential
 from fastgan.layers._trace import segments_of
@@ -28,9 +29,9 @@ from fastgan.layers._trial import CannotFuse
 from fastgan.ops import _engine
 
 _KINDS = (
-    (CONVOLUTIONS, why_not_convolution),
-    (NORMS, why_not_batch_norm),
-    (ACTIVATIONS, why_not_activation),
+    (CONVOLUTIONS, is_convolution),
+    (NORMS, is_batch_norm),
+    (ACTIVATIONS, is_activation),
 )
 _LOSSES = (torch.nn.BCELoss, torch.nn.BCEWithLogitsLoss)
 
@@ -223,10 +224,10 @@ def _alone(module: Step, before: Step | None = None) -> tuple[bool, str]:
     if isinstance(module, FusedBlock):
         fused = module.members() is not None
         return fused, "a run of one block" if fused else "its children cannot be fused"
-    kinds, why_not = next((pair for pair in _KINDS if isinstance(module, tuple(pair[0]))), (None, None))
-    if why_not is None:
+    kinds, fits = next((pair for pair in _KINDS if isinstance(module, tuple(pair[0]))), (None, None))
+    if fits is None:
         return False, f"{type(module).__name__} is not one of the modules that can be fused"
-    if (reason := why_not(module)) is not None:
+    if (reason := why_not(fits, module)) is not None:
         return False, reason
     if isinstance(module, BatchNorm2d):
         return True, "a run of one block"

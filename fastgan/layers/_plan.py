@@ -5,7 +5,7 @@ Nothing is remembered between calls: modules are replaced, hooked and retyped by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,6 @@ from fastgan.ops.activation import NUMBERS
 from fastgan.ops.blocks import Block, Conv, Norm, Parameters
 from fastgan.ops.conv_bn_act import pair
 
-# Only these exact types: a subclass may compute something else.
 CONVOLUTIONS = {torch.nn.Conv2d, torch.nn.ConvTranspose2d, _modules.Conv2d, _modules.ConvTranspose2d}
 NORMS = {torch.nn.BatchNorm2d, _modules.BatchNorm2d}
 ACTIVATIONS = {
@@ -32,6 +31,7 @@ ACTIVATIONS = {
     torch.nn.Tanh: "tanh",
     torch.nn.Sigmoid: "sigmoid",
 }
+_KNOWN = {*CONVOLUTIONS, *NORMS, *ACTIVATIONS}
 WEIGHT_HOOKS = (SpectralNorm, WeightNorm)  # pre-hooks that make the weight and do not look at the input
 
 
@@ -66,51 +66,47 @@ class Members(NamedTuple):
         return input
 
 
-# ---- what fits where: None, or why not ------------------------------------------------------------------------------
-
-
-def why_not_convolution(module: Module | FunctionalActivation) -> str | None:
-    """None where a block can begin with this module. The exact type: a subclass may compute something else."""
-    return _why_not(module, CONVOLUTIONS, _gate.is_observed)
-
-
-def why_not_batch_norm(module: Module | FunctionalActivation) -> str | None:
-    """None where this module can be a block's batch-norm."""
-    return _why_not(module, NORMS, _gate.has_hooks)
-
-
-def why_not_activation(module: Module | FunctionalActivation) -> str | None:
-    """None where this can be a block's activation."""
-    if getattr(module, "negative_slope", 0.0) < 0:
-        return "its negative slope is below zero"
-    if isinstance(module, FunctionalActivation):
-        return None
-    return _why_not(module, ACTIVATIONS, _gate.has_hooks)
-
-
-def _why_not(module: Module | FunctionalActivation, types: Container[type], is_hooked: Callable) -> str | None:
-    if not isinstance(module, Module) or _type_of(module) not in types:
-        return f"{type(module).__name__} is not one of the modules that can be fused"
-    if is_hooked(module):
-        return "it has a hook or a replaced forward, which must run"
-    return None
+# ---- what fits where ------------------------------------------------------------------------------------------------
 
 
 def is_convolution(module: Module | FunctionalActivation) -> bool:
-    return why_not_convolution(module) is None
+    """Whether a block can begin with this module."""
+    return _type_of(module) in CONVOLUTIONS and not _gate.is_observed(module)
 
 
 def is_batch_norm(module: Module | FunctionalActivation) -> bool:
-    return why_not_batch_norm(module) is None
+    """Whether this module can be a block's batch-norm."""
+    return _type_of(module) in NORMS and not _gate.has_hooks(module)
 
 
 def is_activation(module: Module | FunctionalActivation) -> bool:
-    return why_not_activation(module) is None
+    """Whether this can be a block's activation."""
+    if type(module) is FunctionalActivation:
+        return module.negative_slope >= 0
+    return _type_of(module) in ACTIVATIONS and not _is_turned(module) and not _gate.has_hooks(module)
 
 
-def _type_of(module: Module) -> type:
-    # Parametrizing a module retypes it; it computes what it did.
-    return type_before_parametrizations(module) if "parametrizations" in module._modules else type(module)
+def why_not(fits: Callable[[Module | FunctionalActivation], bool], module: Module | FunctionalActivation) -> str | None:
+    """None where ``fits``, one of the three above, holds of a module of one of their kinds."""
+    if fits(module):
+        return None
+    if _is_turned(module):
+        return "its negative slope is below zero"
+    if _type_of(module) in _KNOWN:
+        return "it has a hook or a replaced forward, which must run"
+    return f"{type(module).__name__} is not one of the modules that can be fused"
+
+
+def _is_turned(activation: Module | FunctionalActivation) -> bool:
+    return getattr(activation, "negative_slope", 0.0) < 0
+
+
+def _type_of(module: Module | FunctionalActivation) -> type:
+    """The exact type, since a subclass may compute something else, as it was before the module was parametrized."""
+    kind = type(module)
+    if kind not in _KNOWN and isinstance(module, Module) and "parametrizations" in module._modules:
+        return type_before_parametrizations(module)
+    return kind
 
 
 # ---- the head of a chain --------------------------------------------------------------------------------------------
