@@ -65,7 +65,7 @@ class Parameters(NamedTuple):
     running_var: Tensor | None = None  # [C_out]
 
 
-LEAVES = 4  # of a block's parameters, the first so many may need gradients
+LEAVES, RUNNING = 4, 2  # of a block's parameters, those that may need gradients come first, then running statistics
 KEPT = 3  # a block's tensors that forward keeps, each or None
 # The numbers are those of csrc/run/run.h.
 _CONVOLUTION, _TRANSPOSED = 1, 2

@@ -11,7 +11,6 @@ Every public operator on a convolution or a batch-norm is a run of one block; ``
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain, compress
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +19,10 @@ from torch import Tensor
 from fastgan import _native
 from fastgan.ops import _engine, activation
 from fastgan.ops._meta import accumulate_dtype, memory_format_of
-from fastgan.ops.blocks import KEPT, LEAVES, Block, Conv, Norm, Parameters, numbers_of, shapes_of
+from fastgan.ops.blocks import KEPT, LEAVES, RUNNING, Block, Conv, Norm, Parameters, numbers_of, shapes_of
 
 # What the kernels of a run are called, "op/kernel", by block; a dict for its order.
 Kernels = Sequence[dict[str, None]]
-
-_FIELDS = len(Parameters._fields)
 
 
 def run(
@@ -100,10 +97,11 @@ def _run(
     for block in blocks:
         if block.norm is not None and block.norm.eps <= 0:
             _check_eps(block.norm)
-    tensors = [tensor for block in parameters for tensor in block]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *tensors)):
-        return _Run.apply(tuple(blocks), batch_groups, kernels, input, *tensors)
-    return _forward(input, blocks, parameters, batch_groups, kernels, keeps=False)[-1]
+    leaves = [tensor for p in parameters for tensor in p[:LEAVES]]
+    running = [tensor for p in parameters for tensor in p[LEAVES:]]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *leaves)):
+        return _Run.apply(tuple(blocks), batch_groups, kernels, input, *leaves, *running)
+    return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
 
 
 def _check_eps(norm: Norm) -> None:
@@ -162,27 +160,30 @@ def _has_native_form(block: Block) -> bool:
 def _forward(
     input: Tensor,
     blocks: Sequence[Block],
-    parameters: Sequence[Parameters],
+    leaves: Sequence[Tensor | None],
+    running: Sequence[Tensor | None],
     batch_groups: int,
     kernels: Kernels | None,
     keeps: bool,
 ) -> list[Tensor]:
     """The run's output at the end; where backward will need it, before that what :func:`kept_of` reads."""
-    given = [tensor for p in parameters for tensor in p[:LEAVES]]
-    running = [tensor for p in parameters for tensor in p[LEAVES:]]
-    numbers = numbers_of(blocks, keeps)
-    arguments = (input, given, running, *numbers, batch_groups, keeps, _engine.allows_tf32(input))
+    options = (*numbers_of(blocks, keeps), batch_groups, keeps, _engine.allows_tf32(input))
     if not torch.compiler.is_compiling():
-        results = torch.ops.fastgan._run.default(*arguments)
+        results = torch.ops.fastgan._run.default(input, leaves, running, *options)
         _tell(kernels, input, range(len(blocks)))
         return results
-    results = torch.ops.fastgan._run_functional.default(*arguments)
-    updates = [block.norm is not None and block.norm.training for block in blocks]
-    tracked = [tensor for p in compress(parameters, updates) for tensor in p[LEAVES:] if tensor is not None]
+    results = torch.ops.fastgan._run_functional.default(input, leaves, running, *options)
+    tracked = [tensor for tensor in _where_training(blocks, True, running) if tensor is not None]
     first = len(results) - len(tracked)
     for tensor, updated in zip(tracked, results[first:], strict=True):
         tensor.copy_(updated)
     return results[:first]
+
+
+def _where_training(blocks: Sequence[Block], training: bool, running: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The running statistics of batch-norms that are, or are not, in training, and None in the others' places."""
+    are = (block.norm is not None and block.norm.training is training for block in blocks)
+    return [tensor if of else None for of, pair in zip(are, _batched(running, RUNNING), strict=True) for tensor in pair]
 
 
 def _tell(kernels: Kernels | None, input: Tensor, blocks: Iterable[int]) -> None:
@@ -190,6 +191,11 @@ def _tell(kernels: Kernels | None, input: Tensor, blocks: Iterable[int]) -> None
     if kernels is not None:
         for block, ran in zip(blocks, _native.take_trace(input.device.type), strict=False):
             kernels[block].update(dict.fromkeys(ran))
+
+
+def _batched(tensors: Sequence, size: int) -> list[Sequence]:
+    """In parts of ``size``."""
+    return [tensors[i : i + size] for i in range(0, len(tensors), size)]
 
 
 def kept_of(input: Tensor, blocks: Sequence[Block], results: Sequence[Tensor]) -> list[Tensor | None]:
@@ -214,67 +220,55 @@ class _Run(torch.autograd.Function):
         input: Tensor,
         *tensors: Tensor | None,
     ) -> Tensor:
-        parameters = _unflatten(tensors)
-        results = _forward(input, blocks, parameters, batch_groups, kernels, keeps=True)
+        count = len(blocks) * LEAVES
+        leaves, running = tensors[:count], tensors[count:]
+        results = _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=True)
         ctx.blocks, ctx.batch_groups, ctx.kernels = blocks, batch_groups, kernels
         # Running statistics are needed again only where they were used; training changes them in place.
-        inputs = [
-            p if block.norm is not None and not block.norm.training else p._replace(running_mean=None, running_var=None)
-            for block, p in zip(blocks, parameters, strict=True)
-        ]
-        ctx.save_for_backward(input, *chain.from_iterable(inputs), *kept_of(input, blocks, results))
+        used = _where_training(blocks, False, running)
+        ctx.save_for_backward(input, *leaves, *used, *kept_of(input, blocks, results))
         return results[-1]
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
+        blocks = ctx.blocks
         input, *saved = ctx.saved_tensors
-        count = len(ctx.blocks) * _FIELDS
-        tensors, kept = saved[:count], saved[count:]
-        needs = ctx.needs_input_grad[3:]
+        count, end = len(blocks) * LEAVES, len(blocks) * (LEAVES + RUNNING)
+        leaves, running, kept = saved[:count], saved[count:end], saved[end:]
+        needs = ctx.needs_input_grad[3 : 4 + count]
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, None, *_differentiable_backward(ctx, grad_output, [input, *tensors], needs)
-        grads = _backward(grad_output, ctx.blocks, _unflatten(tensors), input, kept, ctx.kernels, needs)
-        return None, None, None, *grads
+            grads = _differentiable_backward(ctx, grad_output, [input, *leaves], running, needs)
+        else:
+            options = (*numbers_of(blocks, keeps=False), needs, _engine.allows_tf32(input))
+            found = torch.ops.fastgan._run_backward.default(grad_output, input, leaves, kept, *options)
+            _tell(ctx.kernels, input, reversed(range(len(blocks))))
+            grads = _at(needs, found)
+        return None, None, None, *grads, *(None for _ in running)
 
 
-def _unflatten(tensors: Sequence[Tensor | None]) -> list[Parameters]:
-    return [Parameters(*tensors[i : i + _FIELDS]) for i in range(0, len(tensors), _FIELDS)]
+def _at(needs: Sequence[bool], found: Iterable[Tensor]) -> list[Tensor | None]:
+    """Gradients where they are needed, in order, and None elsewhere."""
+    left = iter(found)
+    return [next(left) if need else None for need in needs]
 
 
-def _backward(
-    grad: Tensor,
-    blocks: Sequence[Block],
-    parameters: Sequence[Parameters],
-    input: Tensor,
-    kept: Sequence[Tensor | None],
-    kernels: Kernels | None,
+def _differentiable_backward(
+    ctx,
+    grad_output: Tensor,
+    tensors: Sequence[Tensor | None],
+    running: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of the input and of every block's tensors, None where not needed."""
-    given = [tensor for p in parameters for tensor in p[:LEAVES]]
-    places = [0, *(1 + i * _FIELDS + j for i in range(len(blocks)) for j in range(LEAVES))]
-    wanted = [needs[place] for place in places]
-    numbers = numbers_of(blocks, keeps=False)
-    found = iter(
-        torch.ops.fastgan._run_backward.default(grad, input, given, kept, *numbers, wanted, _engine.allows_tf32(input))
-    )
-    _tell(kernels, input, reversed(range(len(blocks))))
-    grads: list[Tensor | None] = [None] * len(needs)
-    for place, is_wanted in zip(places, wanted, strict=True):
-        if is_wanted:
-            grads[place] = next(found)
-    return grads
-
-
-def _differentiable_backward(ctx, grad_output: Tensor, tensors: list[Tensor | None], needs: Sequence[bool]):
-    """The gradients as a differentiable function, by plain torch from the saved inputs."""
+    """The gradients of input and leaves as a differentiable function, by plain torch."""
     # Aliases: gradients stop at them, and second gradients flow on through them to the caller's tensors.
     aliases = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
     wanted = [t for t, need in zip(aliases, needs, strict=True) if need]
+    input, *leaves = aliases
+    pairs = zip(_batched(leaves, LEAVES), _batched(running, RUNNING), strict=True)
+    parameters = [Parameters(*of_block, *statistics) for of_block, statistics in pairs]
     with _engine.no_autocast(grad_output.device.type):
-        output = run_reference(aliases[0], ctx.blocks, _unflatten(aliases[1:]), ctx.batch_groups)
-        found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]
+        output = run_reference(input, ctx.blocks, parameters, ctx.batch_groups)
+        return _at(needs, torch.autograd.grad(output, wanted, grad_output, create_graph=True, allow_unused=True))
 
 
 # ---- what the operators return, for who does not run them -----------------------------------------------------------
@@ -314,8 +308,8 @@ if _native.loaded("cpu"):
 
     @torch.library.register_fake("fastgan::_run_functional")
     def _(input, parameters, running, blocks, *options, **more):
-        updates = chain.from_iterable((shape.is_training,) * 2 for shape in shapes_of(blocks))
-        tracked = [tensor for tensor in compress(running, updates) if tensor is not None]
+        pairs = zip(shapes_of(blocks), _batched(running, RUNNING), strict=True)
+        tracked = [tensor for shape, pair in pairs if shape.is_training for tensor in pair if tensor is not None]
         results = _run_fake(input, parameters, running, blocks, *options, **more)
         return [*results, *map(torch.empty_like, tracked)]
 
