@@ -95,14 +95,21 @@ inline void check_statistics(const char* op, const Tensor& input, const Tensor& 
   }
 }
 
-inline void check_statistics_arguments(const char* op, const Tensor& input, const Geometry& g,
-                                       const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                                       bool training) {
-  check_channels(op, "running_mean", running_mean, g.channels, input);
-  check_channels(op, "running_var", running_var, g.channels, input);
-  FASTGAN_CHECK(op, running_mean.has_value() == running_var.has_value(),
+// Running statistics, which training updates and otherwise stand for the batch's own.
+struct Running {
+  OptionalTensor mean, var;  // [channels]
+  OptionalTensor batches;    // int64 []: how many batches they have seen
+};
+
+inline void check_statistics_arguments(const char* op, const Tensor& input, const Geometry& g, const Running& running, bool training) {
+  check_channels(op, "running_mean", running.mean, g.channels, input);
+  check_channels(op, "running_var", running.var, g.channels, input);
+  FASTGAN_CHECK(op, running.mean.has_value() == running.var.has_value(),
                 "arguments 'running_mean' and 'running_var' must be given together.");
-  FASTGAN_CHECK(op, training || running_mean.has_value(),
+  if (running.batches) check_like(op, "num_batches_tracked", *running.batches, input);
+  FASTGAN_CHECK(op, !running.batches || (running.batches->scalar_type() == ScalarType::Long && running.batches->numel() == 1),
+                "argument 'num_batches_tracked' must be one int64 number.");
+  FASTGAN_CHECK(op, training || running.mean.has_value(),
                 "training is False and there are no running statistics; give 'running_mean' and 'running_var', or use "
                 "training=True.");
   FASTGAN_CHECK(op, !training || g.numel() == 0 || g.count() > 1,
@@ -123,9 +130,8 @@ struct Gradients {
 
 // moments: of the input, where what made it took them: [groups, chunks, channels, 3], count, mean and squared deviations; on a
 // CPU in float64.
-Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups,
-                      const OptionalTensor& moments = std::nullopt);
+Statistics statistics(const Tensor& input, const Running& running, bool training, double momentum, double eps, int64_t batch_groups,
+                      const OptionalTensor& moments);
 
 Tensor forward(const Tensor& input, const Tensor& mean, const Tensor& invstd, const OptionalTensor& weight,
                const OptionalTensor& bias, int64_t activation, double negative_slope);

@@ -104,12 +104,12 @@ unsigned channel_blocks(int64_t channels) { return static_cast<unsigned>((channe
 
 }  // namespace
 
-Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& moments) {
+Statistics statistics(const Tensor& input, const Running& given, bool training, double momentum, double eps, int64_t batch_groups,
+                      const OptionalTensor& moments) {
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
-  check_statistics_arguments(op, input, g, running_mean, running_var, training);
+  check_statistics_arguments(op, input, g, given, training);
   if (training) check_groups(op, g);
   const auto dtype = accumulate_type(input.scalar_type());
   const Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
@@ -121,7 +121,7 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
     return result;
   }
   // The kernels keep running statistics in the compute type; in another dtype they are converted and copied back.
-  const auto mean = Prepared::converted(running_mean, dtype), variance = Prepared::converted(running_var, dtype);
+  const auto mean = Prepared::converted(given.mean, dtype), variance = Prepared::converted(given.var, dtype);
   dispatch_dtype(op, x.scalar_type(), [&, &x = x](auto tag) {
     using T = decltype(tag);
     using A = Compute<T>;
@@ -137,10 +137,10 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       const Tensor partial = moments ? *moments : partial_of(launch, x, MomentsTerm<T>{{data<T>(x), at}}, {x.data_ptr()});
       launch(finish_statistics<T>, channel_blocks(g.channels), kThreads, moments ? nullptr : data<T>(x), at,
              reinterpret_cast<const Moments<A>*>(data<A>(partial)), partial.size(1), momentum, eps, to_mean, to_invstd,
-             running[0], running[1]);
+             running[0], running[1], given.batches ? mutable_data<int64_t>(*given.batches) : nullptr);
     }
   });
-  for (const auto& [updated, original] : {std::pair{mean, running_mean}, std::pair{variance, running_var}}) {
+  for (const auto& [updated, original] : {std::pair{mean, given.mean}, std::pair{variance, given.var}}) {
     if (training && original && updated->data_ptr() != original->data_ptr()) {
       Tensor target = *original;
       torch::stable::copy_(target, *updated);

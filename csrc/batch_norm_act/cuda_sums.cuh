@@ -114,14 +114,15 @@ __device__ inline Sums<double> sum_of_chunks(int64_t chunks, const Part& part) {
   return {sum_over_warp(sums.first), sum_over_warp(sums.second)};
 }
 
-// A warp a channel: statistics of every group, and running statistics as the groups one after another leave them. The moments are of
+// A warp a channel: statistics of every group, and running statistics and the number of batches as the groups one after another leave them. The moments are of
 // x - pivot, or, where x is null, of x itself. They are merged as sums of what each mean is away from the first one, in double: no
 // division waits for another.
 template <class T, class A = Compute<T>>
 __global__ void __launch_bounds__(kThreads) finish_statistics(const T* x, Layout at, const Moments<A>* partial, int64_t chunks,
                                                               double momentum, double eps, A* mean, A* invstd, A* running_mean,
-                                                              A* running_var) {
+                                                              A* running_var, int64_t* batches) {
   follow();
+  if (batches && blockIdx.x == 0 && threadIdx.x == 0) *batches += at.groups;
   const int64_t channel = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   if (channel >= at.channels) return;
   const auto n = static_cast<double>(at.count());

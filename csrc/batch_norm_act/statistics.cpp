@@ -142,12 +142,12 @@ template void add_row_moments<double>(const double*, int64_t, int64_t, ChannelMo
 template void add_row_moments<BFloat16>(const BFloat16*, int64_t, int64_t, ChannelMoments*);
 template void add_row_moments<Half>(const Half*, int64_t, int64_t, ChannelMoments*);
 
-Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
-                      bool training, double momentum, double eps, int64_t batch_groups, const OptionalTensor& chunks) {
+Statistics statistics(const Tensor& input, const Running& running, bool training, double momentum, double eps, int64_t batch_groups,
+                      const OptionalTensor& chunks) {
   constexpr const char* op = "batch_norm_act";
   const auto [x, format] = dense(input);
   const Geometry g = geometry_of(op, x, format, batch_groups);
-  check_statistics_arguments(op, input, g, running_mean, running_var, training);
+  check_statistics_arguments(op, input, g, running, training);
   const auto dtype = accumulate_type(input.scalar_type());
   Statistics result{empty({g.groups, g.channels}, dtype, input), empty({g.groups, g.channels}, dtype, input)};
 
@@ -159,15 +159,16 @@ Statistics statistics(const Tensor& input, const OptionalTensor& running_mean, c
       const Counted counted = counted_kernel(chunks ? "statistics_of_moments" : "statistics", g, input.scalar_type());
       batch = chunks ? moments_of(*chunks, g)
                      : dispatch_dtype(op, input.scalar_type(), [&, &x = x](auto tag) { return moments<decltype(tag)>(x, g); });
-      if (running_mean) {
+      if (running.mean) {
         const auto n = static_cast<double>(g.count());
-        update_running(op, *running_mean, batch.mean, g.groups, momentum, 1.0);
-        update_running(op, *running_var, batch.variance, g.groups, momentum, n / (n - 1));
+        update_running(op, *running.mean, batch.mean, g.groups, momentum, 1.0);
+        update_running(op, *running.var, batch.variance, g.groups, momentum, n / (n - 1));
       }
     }
+    if (running.batches) *mutable_data<int64_t>(*running.batches) += g.groups;
   } else {
-    const auto mean = values<double>(running_mean, g.channels, 0.0);
-    const auto variance = values<double>(running_var, g.channels, 1.0);
+    const auto mean = values<double>(running.mean, g.channels, 0.0);
+    const auto variance = values<double>(running.var, g.channels, 1.0);
     for (int64_t group = 0; group < g.groups; ++group) {
       batch.mean.insert(batch.mean.end(), mean.begin(), mean.end());
       batch.variance.insert(batch.variance.end(), variance.begin(), variance.end());

@@ -15,7 +15,8 @@ using conv::Pending;
 struct Norm {
   bool training;  // whether the batch's own statistics are used
   double momentum, eps;
-  OptionalTensor weight, bias, running_mean, running_var;
+  OptionalTensor weight, bias;
+  batch_norm_act::Running running;
 };
 
 struct Block {
@@ -45,8 +46,8 @@ inline Pending forward(const Block& block, const Pending& input, int64_t groups)
   const Tensor& tensor = made.output;
   if (block.norm) {
     const Norm& norm = *block.norm;
-    const auto found = batch_norm_act::statistics(tensor, norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps,
-                                                  groups, made.moments);
+    const auto found =
+        batch_norm_act::statistics(tensor, norm.running, norm.training, norm.momentum, norm.eps, groups, made.moments);
     return pending_on(tensor, found.mean, found.invstd, block);
   }
   if (!is_pending) return Pending::nothing_on(tensor);

@@ -12,7 +12,7 @@ constexpr const char* kName = "run";
 enum Integer { kConv, kStride, kPadding = 3, kDilation = 5, kOutputPadding = 7, kGroups = 9, kNorm, kActivation, kKeepsInput, kIntegers };
 enum Real { kMomentum, kEps, kNegativeSlope, kReals };
 enum Parameter { kWeight, kBias, kNormWeight, kNormBias, kParameters };
-enum Running { kRunningMean, kRunningVar, kRunning };
+enum Running { kRunningMean, kRunningVar, kBatches, kRunning };
 enum ConvKind { kNoConv, kConvolution, kTransposed };
 enum NormKind { kNoNorm, kGiven, kTraining };
 enum KeptTensor { kTensor, kMean, kInvstd, kKept };
@@ -42,10 +42,10 @@ inline std::vector<Block> blocks_of(const std::vector<OptionalTensor>& parameter
     block.weight = tensors[kWeight];
     block.bias = tensors[kBias];
     if (ints[kNorm] != kNoNorm) {
-      block.norm = Norm{ints[kNorm] != kGiven, factors[kMomentum], factors[kEps], tensors[kNormWeight], tensors[kNormBias], {}, {}};
+      block.norm = Norm{ints[kNorm] != kGiven, factors[kMomentum], factors[kEps], tensors[kNormWeight], tensors[kNormBias], {}};
       if (!running.empty()) {
-        block.norm->running_mean = running[i * kRunning + kRunningMean];
-        block.norm->running_var = running[i * kRunning + kRunningVar];
+        const OptionalTensor* const statistics = &running[i * kRunning];
+        block.norm->running = {statistics[kRunningMean], statistics[kRunningVar], statistics[kBatches]};
       }
     }
     block.activation = ints[kActivation];

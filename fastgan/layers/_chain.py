@@ -17,7 +17,6 @@ from fastgan.layers._plan import (
     FunctionalActivation,
     Members,
     block_of,
-    count_batches,
     is_activation,
     is_batch_norm,
     is_convolution,
@@ -132,7 +131,6 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
     count = 1 if torch.compiler.is_compiling() else groups.count
-    count_batches([members.bn for members in chain if members.bn is not None], count)
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
     if torch.compiler.is_compiling():

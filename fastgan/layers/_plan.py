@@ -5,7 +5,7 @@ Nothing is remembered between calls: modules are replaced, hooked and retyped by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -160,9 +160,10 @@ def block_of(members: Members, batches: int = 1) -> tuple[Block, Parameters]:
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(conv, ())
         weight, bias = conv.weight, conv.bias
-    norm = None if bn is None else norm_of(bn, batches)
-    statistics = (None, None) if bn is None else running_statistics(bn)
-    parameters = Parameters(weight, bias, *((None, None) if bn is None else (bn.weight, bn.bias)), *statistics)
+    norm, parameters = None, Parameters(weight, bias)
+    if bn is not None:
+        norm = norm_of(bn, batches)
+        parameters = Parameters(weight, bias, bn.weight, bn.bias, *running_of(bn, batches))
     return Block(None if conv is None else conv_of(conv), norm, number, slope, inplace), parameters
 
 
@@ -193,30 +194,21 @@ def norm_of(bn: Module, batches: int = 1) -> Norm:
     """The options of a batch-norm module; it counts the batches where its momentum follows from their number."""
     momentum = bn.momentum
     if momentum is None:  # cumulative average
-        momentum = 0.0
-        if (counter := _counter(bn)) is not None:
-            momentum = 1.0 / float(counter.add_(batches))
+        momentum = 1.0 / float(bn.num_batches_tracked.add_(batches)) if _is_counting(bn) else 0.0
     training = bn.training or (bn.running_mean is None and bn.running_var is None)
     return Norm(training, momentum, bn.eps)
 
 
-def count_batches(norms: Sequence[Module], batches: int = 1) -> None:
-    """Counts them in the other batch-norm modules, of all in one launch."""
-    counters = [_counter(bn) for bn in norms if bn.momentum is not None]
-    counters = [counter for counter in counters if counter is not None]
-    if len({*map(id, counters)}) < len(counters):  # a module that is there twice counts twice
-        for counter in counters:
-            counter.add_(batches)
-    elif counters:
-        torch._foreach_add_(counters, batches)
-
-
-def _counter(bn: Module) -> Tensor | None:
-    return bn.num_batches_tracked if bn.training and bn.track_running_stats else None
-
-
-def running_statistics(bn: Module) -> tuple[Tensor | None, Tensor | None]:
+def running_of(bn: Module, batches: int = 1) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The buffers that a forward uses or updates: none in training without tracking."""
-    if bn.training and not bn.track_running_stats:
-        return None, None
-    return bn.running_mean, bn.running_var
+    if not _is_counting(bn):
+        return (None, None, None) if bn.training else (bn.running_mean, bn.running_var, None)
+    counter = bn.num_batches_tracked if bn.momentum is not None else None
+    if counter is not None and counter.dtype != torch.int64:  # such as an average of several models'
+        counter.add_(batches)
+        counter = None
+    return bn.running_mean, bn.running_var, counter
+
+
+def _is_counting(bn: Module) -> bool:
+    return bn.training and bn.track_running_stats

@@ -63,9 +63,10 @@ class Parameters(NamedTuple):
     bn_bias: Tensor | None = None  # the same
     running_mean: Tensor | None = None  # [C_out]
     running_var: Tensor | None = None  # [C_out]
+    batches: Tensor | None = None  # int64 []: how many the running statistics have seen, to be counted on
 
 
-LEAVES, RUNNING = 4, 2  # of a block's parameters, those that may need gradients come first, then running statistics
+LEAVES, RUNNING = 4, 3  # of a block's parameters, those that may need gradients come first, then running statistics
 KEPT = 3  # a block's tensors that forward keeps, each or None
 # The numbers are those of csrc/run/run.h.
 _CONVOLUTION, _TRANSPOSED = 1, 2

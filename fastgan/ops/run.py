@@ -116,6 +116,7 @@ def run_reference(
     input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters], batch_groups: int = 1
 ) -> Tensor:
     """The same in plain torch."""
+    _count_batches([p.batches for p in parameters if p.batches is not None], batch_groups)
     for block, p in zip(blocks, parameters, strict=True):
         if (conv := block.conv) is not None:
             input = torch.convolution(
@@ -139,6 +140,14 @@ def run_reference(
                 input = _scale_and_shift(input, p.bn_weight, p.bn_bias)
         input = activation.apply(input, block.activation, block.negative_slope)
     return input
+
+
+def _count_batches(counters: list[Tensor], batches: int) -> None:
+    if len({*map(id, counters)}) < len(counters):  # a batch-norm that is there twice counts twice
+        for counter in counters:
+            counter.add_(batches)
+    elif counters:
+        torch._foreach_add_(counters, batches)  # of all in one launch
 
 
 def _scale_and_shift(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

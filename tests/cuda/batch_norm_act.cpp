@@ -62,10 +62,12 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   std::vector<Moments<A>> moments(at.groups * chunks * at.channels);
   auto mean = check::unwritten<A>(stats), invstd = check::unwritten<A>(stats);
   std::vector<A> running_mean(at.channels, A(0.5)), running_var(at.channels, A(2));
+  int64_t batches = 5;
   const unsigned channel_blocks = (at.channels + kWarps - 1) / kWarps;
   partial_sums<width>(launch, MomentsTerm<T>{{x.data(), at}}, chunks, moments.data());
   launch(finish_statistics<T>, channel_blocks, kThreads, x.data(), at, moments.data(), chunks, kMomentum, kEps, mean.data(),
-         invstd.data(), running_mean.data(), running_var.data());
+         invstd.data(), running_mean.data(), running_var.data(), &batches);
+  check::holds(batches == 5 + at.groups, name + ", batches");
   const double limit = std::is_same_v<A, double> ? 1e-12 : 2e-5;  // of what stays in the compute type
   const double mean_limit = first ? 10 * limit : limit;  // the outlier's deviation is many times the mean
   check::close(name + ", mean", mean, truth.mean, mean_limit);
@@ -85,7 +87,7 @@ void check_layout(const std::string& name, const Layout& at, unsigned seed, doub
   auto mean_again = check::unwritten<A>(stats), invstd_again = mean_again;
   A* const none = nullptr;
   launch(finish_statistics<T>, channel_blocks, kThreads, static_cast<const T*>(nullptr), at, taken.data(), kTaken,
-         kMomentum, kEps, mean_again.data(), invstd_again.data(), none, none);
+         kMomentum, kEps, mean_again.data(), invstd_again.data(), none, none, static_cast<int64_t*>(nullptr));
   check::close(name + ", mean of moments", mean_again, truth.mean, 10 * mean_limit);
   check::close(name + ", invstd of moments", invstd_again, truth.invstd, 10 * limit);
 

@@ -204,9 +204,10 @@ def test_opcheck():
     x = torch.randn(2, 3, 5, 5, device=DEVICE, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     w, ones, p = x.new_empty(4, 3, 3, 3).normal_(), x.new_ones(3), x.new_empty(6).uniform_()
     blocks = [Block(None, Norm(True, 0.1, 1e-5), 2, 0.2), Block(Conv((2, 2), (0, 0), (1, 1), 1), None, 3, 0.0)]
-    given, running = [None, None, ones, None, w, None, None, None], [ones.cos(), ones.sin(), None, None]
+    given = [None, None, ones, None, w, None, None, None]
+    running = [ones.cos(), ones.sin(), torch.tensor(7, device=DEVICE), None, None, None]
     forward = (x, given, running, *numbers_of(blocks, keeps=True), 1, True)
-    results = torch.ops.fastgan._run_functional(*forward)[:-2]
+    results = torch.ops.fastgan._run_functional(*forward)[:-3]
     kept, needs = kept_of(x, blocks, results), [True, *(tensor is not None for tensor in given)]
     calls = {
         "_run_functional": forward,

@@ -99,7 +99,7 @@ def _raw_calls():
     norm, given, slope = Norm(True, 0.1, 1e-5), Norm(False, 0.1, 1e-5), NUMBERS["leaky_relu"]
 
     def tracked(count):
-        return torch.zeros(count, dtype=d), torch.ones(count, dtype=d)
+        return torch.zeros(count, dtype=d), torch.ones(count, dtype=d), torch.tensor(7)
 
     runs = {  # batch_groups, and of each block its options and tensors
         "conv, conv": (1, [Block(conv, norm, slope, 0.2), Block(transposed, None, NUMBERS["tanh"], 0.0)],
@@ -145,13 +145,14 @@ def test_opcheck(name):
 
 
 BROKEN = {  # what is wrong with the arguments of "conv, conv", by what is said of it
-    r"there are 7 parameters, 4 running .*, 26 int.* 6 reals; of each .* 4, 2, 13 and 3": ("_run", 1, lambda t: t[1:]),
-    r"there are 8 parameters, 3 running statistics": ("_run", 2, lambda t: t[1:]),
+    r"there are 7 parameters, 6 running .*, 26 int.* 6 reals; of each .* 4, 3, 13 and 3": ("_run", 1, lambda t: t[1:]),
+    r"there are 8 parameters, 5 running statistics": ("_run", 2, lambda t: t[1:]),
     r"block 0 has a convolution but no weight": ("_run", 1, lambda t: [None, *t[1:]]),
     r"block 0 has neither a convolution nor a batch-norm": ("_run", 3, lambda t: [0] * len(t)),
     r"'running_mean' and 'running_var' must be given together": ("_run", 2, lambda t: [None, *t[1:]]),
     r"there are 5 kept tensors and 9 needs for 2 blocks": ("_run_backward", 3, lambda t: t[1:]),
     r"what block 0 handed on is not there": ("_run_backward", 3, lambda t: [None, *t[1:]]),
+    r"'num_batches_tracked' must be one int64 number": ("_run", 2, lambda t: [*t[:2], t[2].double(), *t[3:]]),
     r"block 0 has a batch-norm, but its statistics are not there": ("_run_backward", 3, lambda t: [t[0], None, *t[2:]]),
 }  # fmt: skip
 
