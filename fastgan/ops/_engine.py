@@ -83,8 +83,9 @@ def _precision_of_convolutions() -> str:
     return next((setting for setting in settings if setting != "none"), "ieee")
 
 
-# torch.compile cannot trace the settings; torch.compiler.assume_constant_result would import all of it to set this.
-_precision_of_convolutions._dynamo_marked_constant = True
+# torch.compile can trace neither the settings nor what the libraries say; torch.compiler.assume_constant_result would
+# import all of it to set this.
+_precision_of_convolutions._dynamo_marked_constant = reads_float32_weights._dynamo_marked_constant = True
 
 
 def why_aten(input: Tensor) -> str | None:

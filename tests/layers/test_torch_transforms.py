@@ -44,6 +44,20 @@ def test_compile_without_gradients(name, dynamo):
         assert_same({"output": compiled(input)}, {"output": theirs(input)})
 
 
+@pytest.mark.parametrize("name", ["discriminator", "generator"])
+def test_compile_under_autocast(name, dynamo):
+    ours, _, input = twins(name)
+    ours, input = ours.float(), input.float()
+    twin, results = copy.deepcopy(ours), []
+    for model, call in ((twin, twin), (ours, torch.compile(ours, fullgraph=True, backend="aot_eager"))):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = call(input)
+        output.float().square().sum().backward()
+        grads = {f"grad of {key}": parameter.grad for key, parameter in model.named_parameters()}
+        results.append({"output": output.detach(), **grads, **model.state_dict()})
+    assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+
+
 def test_compile_has_no_break_and_does_not_recompile(dynamo):
     ours, _, input = twins("discriminator")
     explained = dynamo.explain(ours)(input)
