@@ -85,7 +85,8 @@ def _precision_of_convolutions() -> str:
 
 # torch.compile can trace neither the settings nor what the libraries say; torch.compiler.assume_constant_result would
 # import all of it to set this.
-_precision_of_convolutions._dynamo_marked_constant = reads_float32_weights._dynamo_marked_constant = True
+for _function in (_precision_of_convolutions, reads_float32_weights, _native.cuda_covered):
+    _function._dynamo_marked_constant = True
 
 
 def why_aten(input: Tensor) -> str | None:

@@ -59,6 +59,13 @@ def test_a_gpus_convolutions_round_float32_where_torch_lets_them(settings, allow
     assert not _engine.allows_tf32(SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
 
 
+def test_what_the_library_says_of_a_gpu_is_a_constant_to_the_compiler(monkeypatch):
+    monkeypatch.setattr(_native, "_covered", {})
+    monkeypatch.setattr(_native, "_why_not_covered", lambda index: "" if _native.build_info() else "no facts")
+    compiled = torch.compile(lambda x: x + _native.cuda_covered(7), fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(1)) == 1
+
+
 def test_torchs_settings_are_those_that_are_read_also_by_its_compiler():
     def add(input):
         return input + (1 if _engine._precision_of_convolutions() == "tf32" else 2)
