@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import statistics
@@ -186,6 +187,20 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
         written = sum(calls for name, calls in counters.items() if name.startswith("batch_norm_act/forward"))
         # Otherwise for two convolutions, forward and for their weights' gradients, one of which reads it only once.
         assert written == (0 if os.environ.get("FASTGAN_ON_LOAD") == "always" else 4 - transposed)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
+def test_a_compiled_run_computes_the_same(transposed):
+    ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)
+    twin, results = copy.deepcopy(ours), []
+    x = torch.randn(4, 3, 14, 16, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+    for model, call in ((twin, twin), (ours, torch.compile(ours, fullgraph=True, backend="aot_eager"))):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            output = call(x)
+        output.float().square().sum().backward()
+        results.append([output, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op}-{case.name}")
