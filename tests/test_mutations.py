@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation("tanh's gradient", "csrc/common/activate.h", "return grad * (V{} + 1 - y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;", "return grad * (V{} + 1 + y * y);\n  } else if constexpr (kind == Activation::sigmoid) {\n    return grad * (V{} + 1 - y) * y;"),
     Mutation("even elements for odd ones", "csrc/common/vec.h", "bits_as<Vec<float>>(pairs & 0xffff0000u)}", "bits_as<Vec<float>>(pairs << 16)}"),
     Mutation("logits' clamp", "csrc/bce/bce.h", "const A floor = A(-100);", "const A floor = A(-10);"),
-    Mutation("the block below is read unnormalised", "csrc/run/run.h", "return blocks[i - 1].norm ? pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]) : Pending", "return Pending"),
+    Mutation("the block below is read unnormalised", "csrc/run/run.h", "if (blocks[i - 1].norm) return pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]);", ""),
     Mutation("running statistics of no block", "csrc/run/block.h", "tensor, norm.running, norm.training", "tensor, {}, norm.training"),
     Mutation("second gradients stop", RUN, "create_graph=True, allow_unused=True", "create_graph=False, allow_unused=True"),
     Mutation("autocast is forgotten", RUN, "return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)", "return _run(input, blocks, parameters, batch_groups, kernels)"),

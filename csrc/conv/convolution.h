@@ -138,15 +138,16 @@ inline Convolved forward(const Pending& input, const Tensor& weight, const Convo
 
 struct Gradients {
   Tensor input, weight, bias;
-  OptionalTensor sums;  // parts of the sums that the backward of what is pending on the input begins with
+  OptionalTensor sums;     // parts of the sums that the backward of what is pending on the input begins with
+  bool is_turned = false;  // whether `input` is before the activation that made the convolution's input
 };
 
-// Which gradients are wanted; the others stay undefined.
+// Which gradients are wanted; the others stay undefined. below: whether Gradients::sums or is_turned are of use, where they cost little.
 struct Wanted {
-  bool input, weight, bias, sums;
+  bool input, weight, bias, below;
 };
 
-// From the gradient of the convolution's output. aten is called for each of input and weight by itself, as it works inside anyway, so
+// From the gradient of the convolution's output. The input says which activation made it, if one is to be turned. aten is called for each of input and weight by itself, as it works inside anyway, so
 // that each is counted and timed under its own name.
 inline Gradients backward(const Pending& given, const Pending& input, const Tensor& weight, const Convolution& conv,
                           const Wanted& wanted) {
@@ -165,8 +166,10 @@ inline Gradients backward(const Pending& given, const Pending& input, const Tens
     const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like));
     if (dgrad_engine != Engine::aten) {
       gradients.input = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
-      gradients.sums = gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true, {std::nullopt, 0, 0.0},
-                              {0, wanted.sums && input.mean ? &input : nullptr}, gradients.input);
+      gradients.is_turned = wanted.below && !input.mean && is_turned(dgrad_engine, input.input, input.activation);
+      const Epilogue none{std::nullopt, 0, 0.0}, turning{std::nullopt, input.activation, input.negative_slope, input.input};
+      gradients.sums = gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true,
+                              gradients.is_turned ? turning : none, {0, wanted.below && input.mean ? &input : nullptr}, gradients.input);
     } else {
       const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false});
       gradients.input = as_format(found[0], format_of(like, weight));

@@ -162,6 +162,7 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   store.bias = bias ? data<T>(*bias) : nullptr;
   store.activation = static_cast<Activation>(epilogue.activation);
   store.negative_slope = static_cast<A>(epilogue.negative_slope);
+  store.activated = epilogue.made ? data<T>(*epilogue.made) : nullptr;
   store.made = prologue_of<T>(below);
   store.below = sums ? data<T>(below.input) : nullptr;
   OptionalTensor reduced;

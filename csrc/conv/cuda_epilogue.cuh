@@ -17,6 +17,7 @@ struct Store {
   const Out* bias;      // [columns] or null
   Activation activation;
   A negative_slope;
+  const Out* activated;  // what the activation made, as the output lies in memory, or null; else its gradient is taken, in chunks
   Sums<A>* sums;       // [groups, chunks, columns] or null: of g and of g (x - mean), g being the gradient before the activation
   const Out* below;    // x, as the output lies in memory
   Prologue<Out> made;  // of it, what the output is the gradient of
@@ -80,7 +81,7 @@ struct Rows {
   template <bool has_epilogue>
   __device__ void store(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
     if (has_epilogue && (to.bias || to.activation != Activation::none)) {
-      activate_sums(at, to);
+      to.activated ? turn_sums(offsets, at, to) : activate_sums(at, to);
       __syncthreads();
     }
     to.in_chunks ? write<kWidth>(offsets, to) : write<1>(offsets, to);
@@ -159,16 +160,51 @@ struct Rows {
     }
   }
 
+  // What of a tensor that lies in memory as the output does belongs to the sums: body(row, column, value) of each, by one thread. It
+  // reads packs of `each` rows at once, so that it waits for memory once.
+  template <int width, int each, class Body>
+  __device__ void each_beside(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Out* beside, const Body& body) {
+    constexpr int kDown = kThreadsDown<width>;
+    static_assert(rows % (kDown * each) == 0 && threads * width % columns == 0);
+    const int first_row = threadIdx.x * width / columns, first = threadIdx.x * width % columns;
+    if (first_row >= kDown || first >= at.left_n) return;
+    const Out* const from = beside + offsets.of_columns[first];
+#pragma unroll 1
+    for (int begin = first_row; begin < rows; begin += kDown * each) {
+      Pack<Out, width> values[each];
+#pragma unroll
+      for (int i = 0; i < each; ++i) {
+        const int row = begin + i * kDown;
+        if (row < at.left_m) values[i] = *reinterpret_cast<const Pack<Out, width>*>(from + offsets.of_rows[row]);
+      }
+#pragma unroll
+      for (int i = 0; i < each; ++i) {
+        const int row = begin + i * kDown;
+        if (row >= at.left_m) continue;
+#pragma unroll
+        for (int lane = 0; lane < width; ++lane) body(row, lane, to_compute(values[i].values[lane]));
+      }
+    }
+  }
+
+  // The gradient of an activation whose sign says it.
+  __device__ void turn_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
+    const int first = threadIdx.x * kWidth % columns;
+    each_beside<kWidth, std::min(4, rows / kThreadsDown<kWidth>)>(offsets, at, to.activated, [&](int row, int lane, A y) {
+      A& sum = sums[row][first + lane];
+      sum = y > 0 ? sum : to.activation == Activation::relu ? A(0) : to.negative_slope * sum;
+    });
+  }
+
   __device__ static bool is_piecewise_linear(Activation kind) {
     return kind == Activation::none || kind == Activation::relu || kind == Activation::leaky_relu;
   }
 
-  // As batch_norm_act's BackwardTerm has them. Where the activation is piecewise linear, and takes few instructions, a thread reads x of
-  // many rows at once, so that it waits for memory once.
+  // As batch_norm_act's BackwardTerm has them. Many rows are read at once where the activation is piecewise linear, and takes few
+  // instructions.
   template <int width, bool piecewise_linear>
   __device__ void take_sums(const Offsets<rows, columns, threads>& offsets, const RowsPlace& at, const Store<Out>& to) {
     constexpr int kDown = kThreadsDown<width>, kEach = piecewise_linear ? std::min(8, rows / kDown) : 1;
-    static_assert(rows % (kDown * kEach) == 0 && threads * width % columns == 0);
     const int first_row = threadIdx.x * width / columns, first = threadIdx.x * width % columns;
     if (first_row >= kDown || first >= at.left_n) return;
     const auto& made = to.made;
@@ -181,32 +217,14 @@ struct Rows {
       scale[lane] = made.weight ? made.weight[channel] * made.invstd[index] : made.invstd[index];
       shift[lane] = made.bias ? made.bias[channel] : A(0);
     }
-    const Out* const x = to.below + offsets.of_columns[first];
-#pragma unroll 1
-    for (int begin = first_row; begin < rows; begin += kDown * kEach) {
-      Pack<Out, width> values[kEach];
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int row = begin + i * kDown;
-        if (row < at.left_m) values[i] = *reinterpret_cast<const Pack<Out, width>*>(x + offsets.of_rows[row]);
-      }
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int row = begin + i * kDown;
-        if (row >= at.left_m) continue;
-#pragma unroll
-        for (int lane = 0; lane < width; ++lane) {
-          const A d = to_compute(values[i].values[lane]) - mean[lane];
-          const A z = d * scale[lane] + shift[lane];
-          const A grad = sums[row][first + lane];
-          const A g = !piecewise_linear ? activate_grad(made.activation, grad, z, made.negative_slope)
-                      : made.activation == Activation::none || z > 0 ? grad
-                      : made.activation == Activation::relu          ? A(0)
-                                                                     : made.negative_slope * grad;
-          found[lane].merge({g, g * d});
-        }
-      }
-    }
+    each_beside<width, kEach>(offsets, at, to.below, [&](int row, int lane, A x) {
+      const A d = x - mean[lane], z = d * scale[lane] + shift[lane], grad = sums[row][first + lane];
+      const A g = !piecewise_linear ? activate_grad(made.activation, grad, z, made.negative_slope)
+                  : made.activation == Activation::none || z > 0 ? grad
+                  : made.activation == Activation::relu          ? A(0)
+                                                                 : made.negative_slope * grad;
+      found[lane].merge({g, g * d});
+    });
 #pragma unroll
     for (int lane = 0; lane < width; ++lane) sums_of_threads[first_row][first + lane] = found[lane];
   }

@@ -104,6 +104,7 @@ bool is_gradient_fused(Engine engine, const Pending& grad) {
   const bool packs_pixels = engine == Engine::direct || engine == Engine::scatter;
   return grad.output && packs_pixels && packs_own_dtype(engine, grad.input.scalar_type()) && is_channels_last(grad.input) && is_channels_last(*grad.output);
 }
+bool is_turned(Engine, const Tensor&, int64_t) { return false; }
 
 bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
 

@@ -63,6 +63,14 @@ bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weigh
 }
 
 bool is_gradient_fused(Engine, const Pending&) { return false; }
+
+// Activations whose gradient is a sign's, of what can be read 16 bytes at a time.
+bool is_turned(Engine engine, const Tensor& made, int64_t activation) {
+  const auto kind = static_cast<Activation>(activation);
+  const bool in_chunks = is_channels_last(made) && made.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(made.data_ptr()) % 16 == 0;
+  return engine == Engine::direct && in_chunks && (kind == Activation::relu || kind == Activation::leaky_relu);
+}
+
 bool takes_float32_weight(Engine engine) { return engine != Engine::aten; }
 
 std::string engine_name(const char* pass, Engine engine, const Tensor& input) {

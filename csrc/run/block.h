@@ -67,25 +67,26 @@ struct Kept {
 };
 
 struct Wanted {
-  bool input, weight, bias, bn_weight, bn_bias, sums_below;
+  bool input, weight, bias, bn_weight, bn_bias, below;  // below: what the block below can make use of
   bool of_norm() const { return bn_weight || bn_bias; }
   bool any() const { return input || weight || bias || of_norm(); }
 };
 
 struct Gradients {
   Tensor input, weight, bias, bn_weight, bn_bias;
-  OptionalTensor sums_below;  // conv::Gradients::sums
+  OptionalTensor sums;  // of `input` for the block below, and whether it has been turned: of conv::Gradients
+  bool is_turned = false;
 };
 
-// grad: of what the block's activation gives; sums: what the block above took of it, its sums_below. A batch-norm's gradients are there
-// whether they are wanted or not.
-inline Gradients backward(const Block& block, const Kept& kept, const Tensor& grad, const OptionalTensor& sums, const Pending& input,
-                          const Wanted& wanted) {
+// grad: of what the block's activation gives, or, where the block above has turned it, of what that took; sums: of it, from the block
+// above. A batch-norm's gradients are there whether they are wanted or not.
+inline Gradients backward(const Block& block, const Kept& kept, const Tensor& grad, const OptionalTensor& sums, bool is_turned,
+                          const Pending& input, const Wanted& wanted) {
   const Tensor& output = kept.tensor ? *kept.tensor : grad;
   if (!block.conv) {
     const auto found = batch_norm_act::backward(grad, output, *kept.mean, *kept.invstd, block.norm->weight, block.norm->bias,
                                                 block.activation, block.negative_slope, block.norm->training);
-    return {found.input, {}, {}, found.weight, found.bias, std::nullopt};
+    return {found.input, {}, {}, found.weight, found.bias, std::nullopt, false};
   }
   const char* const op = name_of(*block.conv);
   conv::check(op, input.input, *block.weight, std::nullopt, *block.conv);
@@ -107,17 +108,18 @@ inline Gradients backward(const Block& block, const Kept& kept, const Tensor& gr
     gradients.bn_weight = found.weight;
     gradients.bn_bias = found.bias;
     if (wanted.bias && found.input.defined()) gradients.bias = to_dtype(found.input, output.scalar_type());
-  } else if (block.activation != 0) {
+  } else if (block.activation != 0 && !is_turned) {
     pending.output = output;
     pending.activation = block.activation;
     pending.negative_slope = block.negative_slope;
   }
   const bool needs_bias = wanted.bias && !gradients.bias.defined();
-  const auto found = conv::backward(pending, input, *block.weight, *block.conv, {wanted.input, wanted.weight, needs_bias, wanted.sums_below});
+  const auto found = conv::backward(pending, input, *block.weight, *block.conv, {wanted.input, wanted.weight, needs_bias, wanted.below});
   gradients.input = found.input;
   gradients.weight = found.weight;
   if (needs_bias) gradients.bias = found.bias;
-  gradients.sums_below = found.sums;
+  gradients.sums = found.sums;
+  gradients.is_turned = found.is_turned;
   return gradients;
 }
 

@@ -96,9 +96,9 @@ inline std::vector<Tensor> functional_op(const Tensor& input, const std::vector<
   return results;
 }
 
-// Whether a block's backward begins with sums, which the block above can take in passing.
-inline bool begins_with_sums(const Block& block, const Wanted& wanted) {
-  return block.norm && block.conv && (block.norm->training || wanted.of_norm());
+// Whether the block above can begin a block's backward in passing: with the sums of a batch-norm, or with the activation's gradient.
+inline bool begins_above(const Block& block, const Wanted& wanted) {
+  return block.conv && (!block.norm || block.norm->training || wanted.of_norm());
 }
 
 // kept: of each block kKept tensors or nothing. needs: of the input and of every parameter, whether its gradient is returned.
@@ -116,7 +116,7 @@ inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& 
   for (int i = 0; i < count; ++i) {
     const int at = 1 + i * kParameters;
     wanted[i] = {needs_below, needs[at + kWeight], needs[at + kBias], needs[at + kNormWeight], needs[at + kNormBias],
-                 i > 0 && begins_with_sums(blocks[i - 1], wanted[i - 1])};
+                 i > 0 && begins_above(blocks[i - 1], wanted[i - 1])};
     needs_below = wanted[i].any();
     FASTGAN_CHECK(kName, !blocks[i].norm || (kept_of(i).mean && kept_of(i).invstd), "block ", i,
                   " has a batch-norm, but its statistics are not there; give what the forward kept.");
@@ -124,17 +124,20 @@ inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& 
   std::vector<Gradients> gradients(count);
   Tensor grad = grad_output;
   OptionalTensor sums;
+  bool is_turned = false;
   begin_trace();
   for (int i = count; i-- > 0 && wanted[i].any();) {
     const auto source = [&]() -> Pending {
       if (i == 0) return Pending::nothing_on(input);
       const Kept below = kept_of(i - 1);
       FASTGAN_CHECK(kName, below.tensor.has_value(), "what block ", i - 1, " handed on is not there; give what the forward kept.");
-      return blocks[i - 1].norm ? pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]) : Pending::nothing_on(*below.tensor);
+      if (blocks[i - 1].norm) return pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]);
+      return {*below.tensor, {}, {}, {}, {}, blocks[i - 1].activation, blocks[i - 1].negative_slope};  // which made it
     };
-    gradients[i] = backward(blocks[i], kept_of(i), grad, sums, source(), wanted[i]);
+    gradients[i] = backward(blocks[i], kept_of(i), grad, sums, is_turned, source(), wanted[i]);
     grad = std::exchange(gradients[i].input, Tensor());  // which nobody reads after the next block
-    sums = std::exchange(gradients[i].sums_below, std::nullopt);
+    sums = std::exchange(gradients[i].sums, std::nullopt);
+    is_turned = gradients[i].is_turned;
     end_trace_of_block();
   }
   std::vector<Tensor> results;

@@ -225,6 +225,20 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   check::close(what, output, ordered, kLimit<T, unit>);
   if (fused) check_moments<T>(what, moments, groups, outs, stored);
   if (!sums.empty()) check_sums<T>(what, sums, groups, outs, below.prologue, output, x);
+  if (fused || !store.in_chunks) return;
+
+  // The same as the gradient of what an activation made.
+  const auto made = check::draw<T>(static_cast<int64_t>(output.size()));
+  const double slope = splits > 1 ? 0 : 0.2;
+  auto turned = check::unwritten<T>(static_cast<int64_t>(output.size()));
+  store.output = turned.data();
+  store.bias = nullptr;
+  store.sums = nullptr;
+  store.activation = splits > 1 ? Activation::relu : Activation::leaky_relu;
+  store.activated = made.data();
+  run<Shape, pending, unit>(launch, job, plan, store);
+  for (size_t i = 0; i < truth.size(); ++i) ordered[i] = truth[i] * (to_compute(made[i]) > 0 ? 1 : slope);
+  check::close(what + ", turned", turned, ordered, kLimit<T, unit>);
 }
 
 // In the shape that the library takes.

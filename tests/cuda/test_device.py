@@ -189,6 +189,26 @@ def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
         assert written == (0 if os.environ.get("FASTGAN_ON_LOAD") == "always" else 4 - transposed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_an_activation_without_batch_norm_is_turned_above(dtype):
+    """In the epilogue of the data gradient above it, which reads the activation that was kept."""
+    torch.manual_seed(0)
+    blocks = (
+        nn for conv in ((3, 24, 4, 2, 1), (24, 40, 3, 1, 1)) for nn in (layers.Conv2d(*conv), layers.LeakyReLU(0.2))
+    )
+    ours = layers.Sequential(*blocks, layers.Conv2d(40, 8, 3)).to(DEVICE, dtype).to(memory_format=torch.channels_last)
+    theirs = torch.nn.Sequential(*copy.deepcopy(ours)).double()
+    x = torch.randn(4, 3, 16, 12, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    _native.reset_counters()
+    found = ours(x)
+    grad = torch.randn_like(found)
+    found.backward(grad)
+    assert not [kernel for kernel in _native.counters() if kernel.startswith("activation/backward")]
+    theirs(x.double()).backward(grad.double())
+    for value, truth in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert relative_error(value.grad, truth.grad) <= (1e-12 if dtype == torch.float64 else 0.02)
+
+
 @pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
 def test_a_compiled_run_computes_the_same(transposed):
     ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)

@@ -85,7 +85,9 @@ def test_runs_of_blocks_equal_torch(library):
 
 def test_what_runs_on_a_gpu_first_has_run_here(library):
     fused = "(fused and float32 and not 1)"
-    run_tests(library, "cuda/test_device", f"{fused} or (awkward and bfloat16) or (rounded and 72) or compiled")
+    run_tests(
+        library, "cuda/test_device", f"{fused} or (awkward and bfloat16) or (rounded and 72) or compiled or turned"
+    )
     run_tests(library, "cuda/test_device", fused, on_load="always")
 
 
