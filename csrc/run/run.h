@@ -8,7 +8,7 @@ namespace fastgan::run {
 
 constexpr const char* kName = "run";
 
-// The layout of the operators' arguments, as fastgan/ops/run.py writes them.
+// The layout of the operators' arguments, as fastgan/ops/blocks.py and run.py write them.
 enum Integer { kConv, kStride, kPadding = 3, kDilation = 5, kOutputPadding = 7, kGroups = 9, kNorm, kActivation, kKeepsInput, kIntegers };
 enum Real { kMomentum, kEps, kNegativeSlope, kReals };
 enum Parameter { kWeight, kBias, kNormWeight, kNormBias, kParameters };
@@ -103,8 +103,8 @@ inline bool begins_above(const Block& block, const Wanted& wanted) {
 
 // kept: of each block kKept tensors or nothing. needs: of the input and of every parameter, whether its gradient is returned.
 inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& input, const std::vector<OptionalTensor>& parameters,
-                                    const std::vector<OptionalTensor>& kept, const std::vector<int64_t>& integers,
-                                    const std::vector<double>& reals, const std::vector<bool>& needs, bool allow_tf32) {
+                                       const std::vector<OptionalTensor>& kept, const std::vector<int64_t>& integers,
+                                       const std::vector<double>& reals, const std::vector<bool>& needs, bool allow_tf32) {
   const auto blocks = blocks_of(parameters, {}, integers, reals, allow_tf32);
   const auto count = static_cast<int>(blocks.size());
   FASTGAN_CHECK(kName, kept.size() == blocks.size() * kKept && needs.size() == 1 + parameters.size(), "there are ", kept.size(),

@@ -23,6 +23,7 @@ from fastgan.layers._plan import (
     needs_input,
     take_in,
 )
+from fastgan.ops import _engine
 from fastgan.ops.batch_norm_act import check_batch
 from fastgan.ops.blocks import Block, Parameters
 from fastgan.ops.run import Kernels, run, run_reference
@@ -127,20 +128,30 @@ def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
 
 
 def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
-    """Runs a chain on a plain [N, C, H, W] as one operator."""
+    """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules."""
+    count = 1 if torch.compiler.is_compiling() else groups.count
+    if _engine.is_torchs(input.device.type) and count == 1:
+        _note_run(input, chain)
+        for members in chain:
+            input = members.run_by_torch(input)
+        return input
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
-    count = 1 if torch.compiler.is_compiling() else groups.count
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
+    return _run(input, blocks, parameters, count, _note_run(input, chain))
+
+
+def _note_run(input: Tensor, chain: Sequence[Members]) -> Kernels | None:
+    """Notes each module's place, and returns where the kernels that are run will be; a compiler notes nothing."""
     if torch.compiler.is_compiling():
-        return _run(input, blocks, parameters, count)
+        return None
     kernels: Kernels = [{} for _ in chain]
     for position, members in enumerate(chain, 1):
         place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype, kernels)
         for module in members.modules():
             last_run[module] = place
-    return _run(input, blocks, parameters, count, kernels)
+    return kernels
 
 
 def _run(
@@ -148,7 +159,7 @@ def _run(
     blocks: Sequence[Block],
     parameters: Sequence[Parameters],
     batch_groups: int,
-    kernels: Kernels | None = None,
+    kernels: Kernels | None,
 ) -> Tensor:
     if not all(tensor is None or _gate.is_plain(tensor) for block in parameters for tensor in block):
         return run_reference(input, blocks, parameters, batch_groups)

@@ -62,18 +62,21 @@ def shut() -> Iterator[None]:
 
 def is_observed(module: Module) -> bool:
     """Whether calling ``module`` does more than its pre-hooks and its forward."""
+    attributes = module.__dict__
     return bool(
-        module._forward_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or module._forward_pre_hooks_with_kwargs
-        or not _PATCHABLE.isdisjoint(module.__dict__)
-        or _is_replaced(module.__dict__)
+        attributes["_forward_hooks"]
+        or attributes["_backward_hooks"]
+        or attributes["_backward_pre_hooks"]
+        or attributes["_forward_pre_hooks_with_kwargs"]
+        or not _PATCHABLE.isdisjoint(attributes)
+        or _is_replaced(attributes)
     )
 
 
 def _is_replaced(attributes: dict[str, Any]) -> bool:
     """Whether somebody else than ``fuse`` set a forward."""
+    if "forward" not in attributes and FUSED not in attributes:
+        return False
     if torch.compiler.is_compiling():  # the compiler cannot compare them
         return ("forward" in attributes) != (FUSED in attributes)
     return attributes.get("forward") is not attributes.get(FUSED)

@@ -65,6 +65,14 @@ class Members(NamedTuple):
             input = input if member is None else member(input)
         return input
 
+    def run_by_torch(self, input: Tensor) -> Tensor:
+        """The same of a batch-norm without hooks by torch's own forward, which fastgan's would not end in."""
+        if self.conv is not None:
+            input = self.conv(input)
+        if self.bn is not None:
+            input = torch.nn.BatchNorm2d.forward(self.bn, input)
+        return input if self.activation is None else self.activation(input)
+
 
 # ---- what fits where ------------------------------------------------------------------------------------------------
 

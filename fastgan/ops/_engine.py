@@ -95,6 +95,11 @@ def why_aten(input: Tensor) -> str | None:
     return _rule(device) or _why_not(device, input)
 
 
+def is_torchs(device: str) -> bool:
+    """Whether the rule gives a device to torch's own kernels, whatever is loaded."""
+    return _rule(device) is not None
+
+
 def _rule(device: str) -> str | None:
     if mode == "aten":
         return "FASTGAN_ENGINE=aten"

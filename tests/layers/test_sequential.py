@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import relative_error
 from networks import discriminator, generator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan.layers as nn
 from fastgan import _native
@@ -261,3 +262,31 @@ def test_inference_mode_and_updated_weights_are_never_stale():
         for network in (ours, theirs):
             for p in network.parameters():
                 p.data.mul_(1.1)
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of torch's operators as they run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_where_torchs_kernels_run_they_run_as_they_do_in_torch(name, autocast, engine):
+    """In place where that was asked for, with no cast and no copy more: by torch's own modules."""
+    engine("aten")
+    make, shape = NETWORKS[name]
+    names = []
+    for network in twins(make):
+        with Operators() as operators:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                output = network(torch.ones(shape))
+            output.float().sum().backward()
+        names.append(operators.names)
+    assert names[0] == names[1]
