@@ -166,7 +166,8 @@ inline Gradients backward(const Pending& given, const Pending& input, const Tens
     const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like));
     if (dgrad_engine != Engine::aten) {
       gradients.input = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
-      gradients.is_turned = wanted.below && !input.mean && is_turned(dgrad_engine, input.input, input.activation);
+      const bool may_turn = wanted.below && !input.mean && is_channels_last(gradients.input);
+      gradients.is_turned = may_turn && is_turned(dgrad_engine, input.input, input.activation);
       const Epilogue none{std::nullopt, 0, 0.0}, turning{std::nullopt, input.activation, input.negative_slope, input.input};
       gradients.sums = gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true,
                               gradients.is_turned ? turning : none, {0, wanted.below && input.mean ? &input : nullptr}, gradients.input);

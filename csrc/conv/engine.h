@@ -86,7 +86,7 @@ bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weigh
 // The same for a gradient that is pending on the gradient of a convolution's output.
 bool is_gradient_fused(Engine engine, const Pending& grad);
 
-// Whether an engine's epilogue takes the gradient of an activation from what that made, which has the output's shape.
+// Whether an engine's epilogue takes the gradient of an activation from what that made, for a channels-last output of its shape.
 bool is_turned(Engine engine, const Tensor& made, int64_t activation);
 
 // Whether an engine reads a float32 weight beside an input of bfloat16, and writes such a gradient; others are given a rounded one.

@@ -66,7 +66,7 @@ class Members(NamedTuple):
         return input
 
     def run_by_torch(self, input: Tensor) -> Tensor:
-        """The same of a batch-norm without hooks by torch's own forward, which fastgan's would not end in."""
+        """The same, a batch-norm by torch's own forward: fastgan's would come back here."""
         if self.conv is not None:
             input = self.conv(input)
         if self.bn is not None:
