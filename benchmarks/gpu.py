@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -147,7 +148,10 @@ def measure_step(compiled: bool) -> dict[str, Any]:
             continue
         _native.reset_counters()
         step()
-        rows[name] = {"kernels": _native.counters(), "ms": milliseconds(step), "timeline": timeline(step)}
+        row = {"kernels": _native.counters()}
+        with warnings.catch_warnings(record=True) as caught:  # such as that a step runs without a graph
+            row |= {"ms": milliseconds(step), "timeline": timeline(step)}
+        rows[name] = {**row, "warnings": [str(warning.message) for warning in caught]}
     return rows
 
 

@@ -15,10 +15,23 @@ ROOT = Path(__file__).resolve().parents[2]
 class BuildNative(build_ext):
     """Compiles the native libraries into the package: that of the source tree for an editable install."""
 
+    user_options = [
+        *build_ext.user_options,
+        ("module-only", None, "compile fastgan._C alone, beside libraries that are there"),
+    ]
+    boolean_options = [*build_ext.boolean_options, "module-only"]
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.module_only = False
+
     def run(self) -> None:
         build = self._decided()
         build.package.mkdir(parents=True, exist_ok=True)
-        native.compile(build)
+        if self.module_only:
+            native.compile_module(build)
+        else:
+            native.compile(build)
 
     def get_outputs(self) -> list[str]:
         return [str(path) for path in self._decided().outputs]

@@ -88,8 +88,20 @@ def compile(build: Build) -> None:
     write_facts(build)
     if not build.cuda.nvcc:
         (build.package / "_cuda.so").unlink(missing_ok=True)  # of an earlier build, with CUDA
+    _run(build, list(edges(build)))
+
+
+def compile_module(build: Build) -> None:
+    """fastgan._C alone, for a Python that the libraries were not built with. Raises as :func:`compile` does."""
+    write_facts(build)
+    made_by = {edge.output: edge for edge in edges(build)}
+    linked = made_by.get(build.module)
+    _run(build, [*(made_by[path] for path in linked.inputs), linked] if linked else [])
+
+
+def _run(build: Build, commands: Sequence[Edge]) -> None:
     try:
-        ninja.run(list(edges(build)), FOLDER, build.root)
+        ninja.run(commands, FOLDER, build.root)
     except ninja.CommandFailed as failed:
         print(failed.output, file=sys.stderr)
         raise BuildError(f"{failed.action} failed with the message above; {_remedy(build, failed.action)}.") from None

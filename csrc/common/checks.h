@@ -32,7 +32,7 @@ inline const char* dtype_name(ScalarType dtype) {
   }
 }
 
-inline std::string shape_text(const Tensor& tensor) {
+inline std::string shape_text(const Outline& tensor) {
   std::ostringstream text;
   text << '[';
   for (int64_t dim = 0; dim < tensor.dim(); ++dim) text << (dim ? ", " : "") << tensor.size(dim);

@@ -126,6 +126,7 @@ __device__ inline void follow() {
 #if defined(FASTGAN_EMULATED_DEVICE)
 
 using emulator::dynamic_shared;
+using emulator::kSharedAlignment;
 using emulator::shared_address;
 
 #else

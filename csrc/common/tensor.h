@@ -31,6 +31,29 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return {sizes.begin(), sizes.end()};
 }
 
+// A tensor, or one that is still to be made: its sizes, and a tensor of its dtype and device.
+class Outline {
+ public:
+  Outline() = default;
+  Outline(const Tensor& tensor) : sizes_(sizes_of(tensor)), like_(tensor) {}
+  Outline(std::vector<int64_t> sizes, const Tensor& like) : sizes_(std::move(sizes)), like_(like) {}
+
+  const std::vector<int64_t>& sizes() const { return sizes_; }
+  int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }
+  int64_t size(int64_t dim) const { return sizes_[dim]; }
+  int64_t numel() const {
+    int64_t numel = 1;
+    for (const int64_t size : sizes_) numel *= size;
+    return numel;
+  }
+  ScalarType scalar_type() const { return like_.scalar_type(); }
+  const Tensor& like() const { return like_; }
+
+ private:
+  std::vector<int64_t> sizes_;
+  Tensor like_;
+};
+
 // Of [N, C, H, W], where that is asked for, with C innermost.
 inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes, MemoryFormat format) {
   const auto dims = static_cast<int>(sizes.size());

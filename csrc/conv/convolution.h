@@ -26,13 +26,13 @@ inline int64_t output_channels(const Convolution& conv, const Tensor& weight) {
 // What errors and counters call it by: the public operator on one block.
 inline const char* name_of(const Convolution& conv) { return conv.transposed ? "conv_transpose_bn_act" : "conv_bn_act"; }
 
-inline void check(const char* op, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                  const Convolution& conv) {
-  check_dtype(op, "input", input);
+inline void check(const Outline& input, const Tensor& weight, const OptionalTensor& bias, const Convolution& conv) {
+  const char* const op = name_of(conv);
+  check_dtype(op, "input", input.like());
   FASTGAN_CHECK(op, input.dim() == 4, "argument 'input' has shape ", shape_text(input), "; it must be [N, C, H, W].");
   FASTGAN_CHECK(op, weight.dim() == 4, "argument 'weight' has shape ", shape_text(weight), "; it must have four ",
                 conv.transposed ? "dimensions, [in, out / groups, kH, kW]." : "dimensions, [out, in / groups, kH, kW].");
-  check_like(op, "weight", weight, input);
+  check_like(op, "weight", weight, input.like());
   const bool is_wider = weight.scalar_type() == ScalarType::Float && input.scalar_type() == ScalarType::BFloat16;
   FASTGAN_CHECK(op, is_wider || weight.scalar_type() == input.scalar_type(), "argument 'weight' has dtype ",
                 dtype_name(weight.scalar_type()), " but 'input' has ", dtype_name(input.scalar_type()),
@@ -60,7 +60,7 @@ inline void check(const char* op, const Tensor& input, const Tensor& weight, con
                   "argument 'output_padding' must be smaller than stride or dilation.");
   }
   if (bias) {
-    check_channels(op, "bias", bias, output_channels(conv, weight), input);
+    check_channels(op, "bias", bias, output_channels(conv, weight), input.like());
     FASTGAN_CHECK(op, bias->scalar_type() == input.scalar_type(), "argument 'bias' has dtype ",
                   dtype_name(bias->scalar_type()), " but 'input' has ", dtype_name(input.scalar_type()),
                   "; give both the same dtype, or use autocast.");
@@ -101,7 +101,7 @@ inline MemoryFormat format_of(const Tensor& input, const Tensor& weight) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-inline std::vector<int64_t> output_sizes(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+inline std::vector<int64_t> output_sizes(const Outline& input, const Tensor& weight, const Convolution& conv) {
   return {input.size(0), output_channels(conv, weight), output_size(conv, input.size(2), weight.size(2), 0),
           output_size(conv, input.size(3), weight.size(3), 1)};
 }
@@ -111,24 +111,25 @@ struct Convolved {
   OptionalTensor moments;  // of so many groups of the batch as were asked for, where the engine takes them
 };
 
-// epilogue: activate(convolution + bias).
-inline Convolved forward(const Pending& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
-                         int64_t moment_groups) {
+// Of arguments that have been checked. epilogue: activate(convolution + bias).
+inline Convolved forward(const Planned& planned, const Pending& input, const Epilogue& epilogue, int64_t moment_groups) {
+  const Convolution& conv = *planned.conv;
+  const Tensor& weight = planned.weight;
+  const Engine engine = planned.engine;
   const char* const op = name_of(conv);
-  check(op, input.input, weight, epilogue.bias, conv);
   input.check(op);
   batch_norm_act::activation_of(op, epilogue.activation);
   const Tensor like = input.like();
-  const Engine engine = engine_for(Pass::forward, like, weight, conv);
-  const Pending taken = is_fused(engine, Pass::forward, like, weight, conv) ? input : input.materialised();
+  const Pending taken = is_fused(engine, Pass::forward, planned.input, weight, conv) ? input : input.materialised();
   Convolved result;
   {
-    const Counted counted(op, engine_name("forward", engine, like));
+    const Counted counted(op, engine_name("forward", engine, like.scalar_type()));
     if (engine != Engine::aten) {
-      result.output = empty(output_sizes(like, weight, conv), like.scalar_type(), like, format_of(like, weight));
-      result.moments = gather(engine, taken, weight_for(engine, weight, like), conv, false, epilogue, {moment_groups}, result.output);
+      result.output = empty(planned.output.sizes(), like.scalar_type(), like, format_of(like, weight));
+      result.moments = gather(planned, taken, weight_for(engine, weight, like), epilogue, {moment_groups}, result.output);
     } else {
-      result.output = convolve(taken.input, weight_for(engine, weight, like), epilogue.bias, conv);
+      const Tensor output = convolve(taken.input, weight_for(engine, weight, like), epilogue.bias, conv);
+      result.output = as_format(output, format_of(like, weight));
     }
   }
   const bool is_activated = engine != Engine::aten && engine != Engine::matmul;
@@ -147,37 +148,39 @@ struct Wanted {
   bool input, weight, bias, below;
 };
 
-// From the gradient of the convolution's output. The input says which activation made it, if one is to be turned. aten is called for each of input and weight by itself, as it works inside anyway, so
-// that each is counted and timed under its own name.
-inline Gradients backward(const Pending& given, const Pending& input, const Tensor& weight, const Convolution& conv,
-                          const Wanted& wanted) {
+// From the gradient of the convolution's output, of arguments that have been checked. The input says which activation made it, if one
+// is to be turned. aten is called for each of input and weight by itself, as it works inside anyway, so that each is counted and timed
+// under its own name.
+inline Gradients backward(const Planned& planned, const Pending& given, const Pending& input, const Wanted& wanted) {
+  const Convolution& conv = *planned.conv;
+  const Tensor& weight = planned.weight;
+  const Engine dgrad_engine = planned.engine;
   const char* const op = name_of(conv);
   const Tensor like = input.like();
-  const Engine wgrad_engine = engine_for(Pass::wgrad, like, weight, conv);
+  const Engine wgrad_engine = engine_for(Pass::wgrad, planned.input, weight, conv);
   // Only the weight's gradient reads the activation.
-  const Pending taken = wanted.weight && !is_fused(wgrad_engine, Pass::wgrad, like, weight, conv) ? input.materialised() : input;
-  const Engine dgrad_engine = engine_for(Pass::dgrad, like, weight, conv);
+  const Pending taken = wanted.weight && !is_fused(wgrad_engine, Pass::wgrad, planned.input, weight, conv) ? input.materialised() : input;
   const bool reads_pending = !wanted.bias && (!wanted.input || is_gradient_fused(dgrad_engine, given)) &&
                              (!wanted.weight || is_gradient_fused(wgrad_engine, given));
   const Pending pending = reads_pending ? given : given.materialised();
   const Tensor& grad = pending.input;
   Gradients gradients;
   if (wanted.input) {
-    const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like));
+    const Counted counted(op, engine_name("backward_dgrad", dgrad_engine, like.scalar_type()));
     if (dgrad_engine != Engine::aten) {
       gradients.input = empty(sizes_of(like), like.scalar_type(), like, format_of(like, weight));
       const bool may_turn = wanted.below && !input.mean && is_channels_last(gradients.input);
       gradients.is_turned = may_turn && is_turned(dgrad_engine, input.input, input.activation);
       const Epilogue none{std::nullopt, 0, 0.0}, turning{std::nullopt, input.activation, input.negative_slope, input.input};
-      gradients.sums = gather(dgrad_engine, pending, weight_for(dgrad_engine, weight, like), conv, true,
-                              gradients.is_turned ? turning : none, {0, wanted.below && input.mean ? &input : nullptr}, gradients.input);
+      gradients.sums = gather(planned, pending, weight_for(dgrad_engine, weight, like), gradients.is_turned ? turning : none,
+                              {0, wanted.below && input.mean ? &input : nullptr}, gradients.input);
     } else {
       const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false});
       gradients.input = as_format(found[0], format_of(like, weight));
     }
   }
   if (wanted.weight && wgrad_engine != Engine::aten) {
-    const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like));
+    const Counted counted(op, engine_name("backward_wgrad", wgrad_engine, like.scalar_type()));
     const auto dtype = takes_float32_weight(wgrad_engine) ? weight.scalar_type() : like.scalar_type();
     gradients.weight = empty(sizes_of(weight), dtype, weight, format_of(weight, weight));
     wgrad(wgrad_engine, taken, pending, conv, gradients.weight);

@@ -1,14 +1,10 @@
 // The engine's two operations on a GPU: tensors to the products of cuda_index.cuh.
-#include "common/cuda.cuh"
+#include "conv/cuda_pack.cuh"
+#include "conv/cuda_planned.cuh"
 #include "conv/cuda_scatter.cuh"
-#include "conv/cuda_tile.cuh"
-#include "conv/engine.h"
 
 namespace fastgan::conv {
 namespace {
-
-int size(const Tensor& tensor, int dim) { return static_cast<int>(tensor.size(dim)); }
-int at(const std::vector<int64_t>& values, int dim) { return static_cast<int>(values[dim]); }
 
 void copy_strides(const Tensor& tensor, int64_t (&to)[4]) {
   for (int i = 0; i < 4; ++i) to[i] = tensor.stride(i);
@@ -24,21 +20,6 @@ bool is_in_chunks(const Tensor& tensor) {
   bool in_chunks = tensor.stride(1) == 1 && tensor.size(1) % kWidth == 0 && is_aligned(tensor.data_ptr());
   for (const int dim : {0, 2, 3}) in_chunks = in_chunks && tensor.stride(dim) % kWidth == 0;
   return in_chunks;
-}
-
-template <Unit unit>
-using UnitTag = std::integral_constant<Unit, unit>;
-
-// Calls body with the unit that products of T are made by: where there are tensor cores, these, of float32 where that is allowed.
-template <class T, class Body>
-void with_unit(const Launch& launch, const Convolution& conv, const Body& body) {
-  const bool has_tensor_cores = launch.architecture() >= kFirstTensorCores;
-  if constexpr (sizeof(T) == 2) {
-    if (has_tensor_cores) return body(UnitTag<Unit::tensor_cores>{});
-  } else if constexpr (sizeof(T) == 4) {
-    if (conv.allow_tf32 && has_tensor_cores) return body(UnitTag<Unit::warps>{});
-  }
-  body(UnitTag<Unit::fma>{});
 }
 
 template <class Shape, Side pending, Unit unit, class Job, class Out>
@@ -64,27 +45,6 @@ Tensor padded_map(const Launch& launch, const Tensor& tensor) {
   const dim3 grid(blocks_for(pixels, kThreads), padded<T>(channels) / kPackWidth<T>);
   launch(pad_channels<T>, grid, kThreads, data<T>(map), channels, pixels, mutable_data<T>(to));
   return to;
-}
-
-// job.weight, of a weight of so many `ins` that is read by these strides; it may be of float32 beside a bfloat16 map.
-template <class Shape, class T>
-Tensor packed_weight(const Launch& launch, const Plan& plan, const Tensor& weight, const WeightStrides& strides, int ins,
-                     ScalarType dtype, Gather<T>& job) {
-  using Target = Panel<T, true, Shape::kColumns>;
-  const int64_t chunks = int64_t{plan.tiles_n} * job.steps * (sizeof(Target) / 16);
-  const Tensor packed = empty({job.parts(), chunks * kPackWidth<T>}, dtype, weight);
-  const auto pack = [&](auto from) {
-    using From = decltype(from);
-    launch(pack_weight<T, From, Shape>, dim3(blocks_for(chunks, kThreads), job.parts()), kThreads, job, plan.tiles_n, ins,
-           data<From>(weight), strides, reinterpret_cast<Target*>(mutable_data<T>(packed)));
-  };
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    weight.scalar_type() == dtype ? pack(T{}) : pack(float{});
-  } else {
-    pack(T{});
-  }
-  job.weight = data<T>(packed);
-  return packed;
 }
 
 // Statistics and parameters of a batch-norm as the kernels read them.
@@ -136,18 +96,13 @@ bool are_alike(const Pending& below, const Tensor& output) {
 
 // The gather of engine.h, whose groups of moments divide the batch.
 template <class T>
-OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Convolution& conv, bool backward, const Epilogue& epilogue,
-                          const Reduction& reduction, const Tensor& output) {
+OptionalTensor run_gather(const Planned& planned, const Pending& given, const Epilogue& epilogue, const Reduction& reduction,
+                          const Tensor& output) {
   using A = Compute<T>;
   const Pending input = taken<T>(given, reduction.moment_groups);
-  const bool transposed = conv.transposed != backward;
   OptionalTensor bias = epilogue.bias;
   if (bias) bias = as_contiguous(*bias);
   const Tensor& x = input.input;
-  const auto axis = [&](int dim) {
-    return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
-                      at(conv.padding, dim), at(conv.dilation, dim), transposed};
-  };
   const bool sums = reduction.below && are_alike(*reduction.below, output);
   const Pending below = sums ? in_compute_type(*reduction.below) : Pending::nothing_on(output);
   const int groups = static_cast<int>(input.mean ? input.mean->size(0)
@@ -155,8 +110,8 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
                                                  : std::max<int64_t>(1, reduction.moment_groups));
   const Launch launch(output);
   const Tensor map = padded_map<T>(launch, x);
-  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(size(x, 1)), size(output, 1), 0, axis(0), axis(1), {}, prologue_of<T>(input)};
-  job.steps = steps_of(job);
+  const GatherTaps taps = taps_of<T>(planned);
+  Gather<T> job{taps, data<T>(map), data<T>(planned.packed.value()), size(x, 0), size(output, 1), taps.steps(kDepth<T>), {}, prologue_of<T>(input)};
   copy_strides(output, job.strides);
   Store<T> store{};
   store.bias = bias ? data<T>(*bias) : nullptr;
@@ -169,9 +124,6 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
   const auto multiplied = [&](auto unit, auto shape) {
     using Shape = decltype(shape);
     const Plan plan = plan_of<Shape>(job, groups);
-    const int out_dim = transposed ? 1 : 0;
-    const WeightStrides by{weight.stride(out_dim), weight.stride(1 - out_dim), weight.stride(2), weight.stride(3)};
-    const Tensor packed = packed_weight<Shape>(launch, plan, weight, by, size(weight, 1 - out_dim), x.scalar_type(), job);
     if (sums || reduction.moment_groups > 0) {
       const int64_t values = (sums ? sizeof(Sums<A>) : sizeof(Moments<A>)) / sizeof(A);
       reduced = empty({groups, chunks_of<Shape>(plan), output.size(1), values}, accumulate_type(output.scalar_type()), output);
@@ -181,50 +133,37 @@ OptionalTensor run_gather(const Pending& given, const Tensor& weight, const Conv
     input.mean ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, output, store)
                : multiply_out<Shape, Side::none, unit()>(launch, job, plan, output, store);
   };
-  with_unit<T>(launch, conv, [&](auto unit) {
-    if constexpr (unit() == Unit::fma) {
-      job.outs <= ThinFma::kColumns ? multiplied(unit, ThinFma{}) : multiplied(unit, Square{});
-    } else if (job.outs <= Half::kColumns) {
-      job.outs <= Thin::kColumns ? multiplied(unit, Thin{}) : multiplied(unit, Half{});
-    } else {
-      multiplied(unit, Wide{});
-    }
+  with_unit<T>(launch, *planned.conv, [&](auto unit) {
+    with_shape<unit()>(job.outs, [&](auto shape) { multiplied(unit, shape); });
   });
   return reduced;
 }
 
-// The gather of engine.h by cuda_scatter.cuh, to the larger image. In a dense weight the columns follow each other.
+// The gather of engine.h by cuda_scatter.cuh, to the larger image.
 template <class T>
-void run_scatter(const Pending& given, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue, const Tensor& output) {
+void run_scatter(const Planned& planned, const Pending& given, const Epilogue& epilogue, const Tensor& output) {
   using A = Compute<T>;
   const Pending input = taken<T>(given, 0);
   OptionalTensor bias = epilogue.bias;
   if (bias) bias = as_contiguous(*bias);
-  const Tensor& x = input.input;
-  const bool by_tap = is_channels_last(weight);
-  const Tensor columns_of = by_tap ? weight : as_contiguous(weight);
-  const int ins = size(x, 1), outs = size(output, 1), taps = size(weight, 2) * size(weight, 3), columns = taps * outs;
+  const Tensor &x = input.input, &weight = planned.weight;
+  const int outs = size(output, 1), columns = columns_of(planned);
   const Launch launch(output);
   const Tensor map = padded_map<T>(launch, x);
-  const auto one_by_one = [&](int dim) { return GatherAxis{size(x, dim), size(x, dim), 1, 1, 0, 1, false}; };
-  Gather<T> job{data<T>(map), nullptr, size(x, 0), padded<T>(ins), columns, 0, one_by_one(2), one_by_one(3), {}, prologue_of<T>(input)};
-  job.steps = steps_of(job);
+  const GatherTaps taps = taps_of<T>(planned);
+  Gather<T> job{taps, data<T>(map), data<T>(planned.packed.value()), size(x, 0), columns, taps.steps(kDepth<T>), {}, prologue_of<T>(input)};
   const Tensor products =
       empty({x.size(0), columns, x.size(2), x.size(3)}, accumulate_type(x.scalar_type()), x, MemoryFormat::ChannelsLast);
   copy_strides(products, job.strides);
-  with_unit<T>(launch, conv, [&](auto unit) {
-    using Shape = std::conditional_t<unit() == Unit::fma, Square, Half>;
+  with_unit<T>(launch, *planned.conv, [&](auto unit) {
+    using Shape = ShapeOfProducts<unit()>;
     const Plan plan = plan_of<Shape>(job, input.mean ? static_cast<int>(input.mean->size(0)) : 1);
-    const Tensor packed = packed_weight<Shape>(launch, plan, columns_of, {1, columns, 0, 0}, ins, x.scalar_type(), job);
     input.mean ? multiply_out<Shape, Side::left, unit()>(launch, job, plan, products, Store<A>{})
                : multiply_out<Shape, Side::none, unit()>(launch, job, plan, products, Store<A>{});
   });
-  const auto axis = [&](int dim) {
-    return GatherAxis{size(x, 2 + dim), size(output, 2 + dim), size(weight, 2 + dim), at(conv.stride, dim),
-                      at(conv.padding, dim), at(conv.dilation, dim), true};
-  };
-  Scattered<T> sums{data<A>(products), size(x, 0), outs, columns, by_tap ? outs : 1, by_tap ? 1 : taps, axis(0), axis(1),
-                    bias ? data<T>(*bias) : nullptr, static_cast<Activation>(epilogue.activation),
+  const bool by_tap = is_channels_last(weight);
+  Scattered<T> sums{data<A>(products), size(x, 0), outs, columns, by_tap ? outs : 1, by_tap ? 1 : columns / outs, axis_of(planned, 0),
+                    axis_of(planned, 1), bias ? data<T>(*bias) : nullptr, static_cast<Activation>(epilogue.activation),
                     static_cast<A>(epilogue.negative_slope), mutable_data<T>(output), {}};
   copy_strides(output, sums.strides);
   launch(add_taps<T>, blocks_for(output.numel() / outs, kThreads), kThreads, sums);
@@ -258,15 +197,15 @@ void run_wgrad(const Pending& given, const Tensor& grad, const Convolution& conv
 
 }  // namespace
 
-OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
+OptionalTensor gather(const Planned& planned, const Pending& input, const Tensor&, const Epilogue& epilogue, const Reduction& reduction,
+                      const Tensor& output) {
   // The statistics say what is wrong with groups that do not divide the batch.
   const int64_t wanted = reduction.moment_groups, groups = wanted > 0 && output.size(0) % wanted == 0 ? wanted : 0;
   OptionalTensor reduced;
   dispatch_dtype("conv", input.input.scalar_type(), [&](auto tag) {
     using T = decltype(tag);
-    if (engine == Engine::scatter) return run_scatter<T>(input, weight, conv, epilogue, output);
-    reduced = run_gather<T>(input, weight, conv, backward, epilogue, {groups, reduction.below}, output);
+    if (planned.engine == Engine::scatter) return run_scatter<T>(planned, input, epilogue, output);
+    reduced = run_gather<T>(planned, input, epilogue, {groups, reduction.below}, output);
   });
   return reduced;
 }

@@ -229,11 +229,17 @@ struct Rows {
     for (int lane = 0; lane < width; ++lane) sums_of_threads[first_row][first + lane] = found[lane];
   }
 
+  // Where columns are not neighbours in memory, a warp has as many rows at a time as fill 32 bytes, if they are.
   template <int width>
   __device__ void write(const Offsets<rows, columns, threads>& offsets, const Store<Out>& to) {
+    constexpr int kDown = std::min<int>(rows, 32 / sizeof(Out)), kAcross = 32 / kDown;
+    static_assert(rows % kDown == 0 && columns % kAcross == 0);
+    const bool down = width == 1 && offsets.of_columns[1] != offsets.of_columns[0] + 1;
 #pragma unroll 1
     for (int i = threadIdx.x * width; i < rows * columns; i += threads * width) {
-      const int row = i / columns, column = i % columns;
+      const int patch = i / 32, lane = i % 32;
+      const int row = down ? patch % (rows / kDown) * kDown + lane % kDown : i / columns;
+      const int column = down ? patch / (rows / kDown) * kAcross + lane / kDown : i % columns;
       const int64_t row_offset = offsets.of_rows[row], column_offset = offsets.of_columns[column];
       if (row_offset < 0 || column_offset < 0) continue;
       auto& of_row = *reinterpret_cast<Pack<A, width>*>(&sums[row][column]);

@@ -11,6 +11,7 @@
 // weight is packed as its panels lie in shared memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -135,17 +136,34 @@ struct PrologueIndex {
 
 // ---- gather -----------------------------------------------------------------------------------------------------------------
 
+// What a gather's k is: taps and channels, phase by phase.
+struct GatherTaps {
+  int channels;  // of the input, padded
+  GatherAxis y, x;
+
+  FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
+  FASTGAN_HOST_DEVICE PhaseAxis phase_y(int part) const { return y.phase(part / x.phases()); }
+  FASTGAN_HOST_DEVICE PhaseAxis phase_x(int part) const { return x.phase(part % x.phases()); }
+  FASTGAN_HOST_DEVICE Radix radix(int taps_y, int taps_x) const { return {channels, taps_x > 0 ? taps_x : 1, taps_y}; }
+
+  // The deepest part's, in stretches of so many.
+  int steps(int depth) const {
+    int most = 0;
+    for (int part = 0; part < parts(); ++part) most = std::max(most, phase_y(part).taps * phase_x(part).taps * channels);
+    return (most + depth - 1) / depth;
+  }
+};
+
 template <class T>
-struct Gather {
+struct Gather : GatherTaps {
   using Element = T;
   static constexpr bool k_major = true;  // neighbours in memory differ in k
   static constexpr bool has_epilogue = true;
 
   const T* input;   // [images, y.input, x.input, channels]
   const T* weight;  // panels [parts, tiles of columns, steps], each as it lies in shared memory
-  int images, channels, outs;  // channels: of the input, padded
-  int steps;                   // stretches of k, of the deepest part
-  GatherAxis y, x;
+  int images, outs;
+  int steps;           // stretches of k, of the deepest part
   int64_t strides[4];  // of the output's images, channels, rows and columns
   Prologue<T> before;  // pending on the input
 
@@ -155,11 +173,10 @@ struct Gather {
     int group;                 // of images, that the rows are of
     int index;
 
-    FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return {g.channels, x.taps > 0 ? x.taps : 1, y.taps}; }
+    FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return g.GatherTaps::radix(y.taps, x.taps); }
   };
-  FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
   FASTGAN_HOST_DEVICE Part part(int index) const {
-    const PhaseAxis along_y = y.phase(index / x.phases()), along_x = x.phase(index % x.phases());
+    const PhaseAxis along_y = phase_y(index), along_x = phase_x(index);
     return {along_y, along_x, images * along_y.count * along_x.count, outs, along_y.taps * along_x.taps * channels, 0, index};
   }
 

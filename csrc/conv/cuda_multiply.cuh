@@ -1,6 +1,7 @@
 // Multiplying two panels: what a thread sums up of a tile, by which unit of the device.
 //
-// Each of these holds kSums sums; sum i is out[row(thread, i)][column(thread, i)] of the tile. `add` begins with a product that may go
+// Each of these holds kSums sums; sum i is out[row(thread, i)][column(thread, i)] of the tile, and kTogether of them, from a multiple of
+// that on, are neighbours in a row. `add` begins with a product that may go
 // on until `wait`; the panels and the sums must be left alone until then.
 #pragma once
 
@@ -19,7 +20,7 @@ enum class Unit { fma, warps, tensor_cores };  // tensor_cores: those of warpgro
 template <class T, class Shape>
 struct Fma {
   using A = Compute<T>;
-  static constexpr int kSums = Shape::kNumel / Shape::kThreads, kAcross = Shape::kColumns < 64 ? 2 : 4, kDown = kSums / kAcross;
+  static constexpr int kTogether = 1, kSums = Shape::kNumel / Shape::kThreads, kAcross = Shape::kColumns < 64 ? 2 : 4, kDown = kSums / kAcross;
   static constexpr int kThreadsAcross = Shape::kColumns / kAcross, kThreadsDown = Shape::kThreads / kThreadsAcross;
   A sums[kSums] = {};
 
@@ -54,7 +55,7 @@ struct Warps {
   static constexpr int kColumns = Shape::kColumns < 32 ? Shape::kColumns : 32;  // of a warp
   static constexpr int kWarpsAcross = Shape::kColumns / kColumns, kWarpsDown = Shape::kThreads / 32 / kWarpsAcross;
   static constexpr int kRows = Shape::kRows / kWarpsDown, kDown = kRows / 16, kAcross = kColumns / 8;
-  static constexpr int kSums = kDown * kAcross * 4;
+  static constexpr int kTogether = 2, kSums = kDown * kAcross * 4;
   static_assert(kSums * Shape::kThreads == Shape::kNumel);
   float sums[kSums] = {};
 
@@ -93,7 +94,7 @@ struct Warps {
 // A warpgroup's 64 rows of the tile, in one instruction for each 16 of k.
 template <class T, class Shape>
 struct Warpgroups {
-  static constexpr int kRows = 64, kSums = Shape::kColumns / 2;
+  static constexpr int kRows = 64, kTogether = 2, kSums = Shape::kColumns / 2;
   static_assert(kRows * Shape::kThreads == Shape::kRows * 128 && kSums * Shape::kThreads == Shape::kNumel);
   float sums[kSums] = {};
 

@@ -11,6 +11,9 @@ constexpr int kRowBytes = 128, kRowChunks = kRowBytes / 16;
 template <class T>
 constexpr int kDepth = kRowBytes / sizeof(T);  // of a panel
 
+// Where in a row the chunk of a number lies.
+__device__ inline int swizzled(int number, int row) { return number ^ row % 8; }
+
 // Rows of 128 bytes: a row is `kDepth` of k for each of m or n, or, where an operand's neighbours in memory differ in m or n, as many
 // of those for each of k, block by block. The chunks of a row are exchanged by the row's number ("128-byte swizzle"), so that eight
 // rows' chunks of one number lie in different banks. Begins at a multiple of 1024 bytes.
@@ -23,8 +26,8 @@ struct Panel {
   };
   Chunk rows[kRows][kRowChunks];
 
-  __device__ T* chunk(int row, int number) { return rows[row][number ^ row % 8].values; }
-  __device__ const T* chunk(int row, int number) const { return rows[row][number ^ row % 8].values; }
+  __device__ T* chunk(int row, int number) { return rows[row][swizzled(number, row)].values; }
+  __device__ const T* chunk(int row, int number) const { return rows[row][swizzled(number, row)].values; }
 
   // kWidth of k, from a multiple of that on.
   __device__ Pack<T, kWidth> along_k(int mn, int k) const {

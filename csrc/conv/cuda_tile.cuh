@@ -70,6 +70,9 @@ struct Shared {
   Offsets<Shape::kRows, Shape::kColumns, Shape::kThreads> offsets;
   static constexpr size_t kBytes = sizeof(stages) + sizeof(offsets);
   static_assert(sizeof(rows) <= sizeof(stages) && sizeof(stages) % 1024 == 0);
+  // What a block may have where it has least: by compute capability 7.5 (of the shapes it runs) and 8.6. CUDA C++ Programming Guide,
+  // "Technical Specifications per Compute Capability".
+  static_assert(kBytes + kSharedAlignment <= (Shape::kThreads == 128 ? 64 : 99) * 1024);
 };
 
 // How many blocks a multiprocessor's registers are to be enough for.
@@ -112,7 +115,10 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
 
     const int tiles = plan.tiles(), number = blockIdx.x % tiles, split = blockIdx.x / tiles;
     const Tile<Job, Shape> tile(job, plan, number);
-    shared.offsets.fill(job, tile.part, tile.first_m, tile.first_n);
+    // While the first loads are on their way, where there are registers for what these need.
+    constexpr bool kFillsLate = unit != Unit::fma;
+    const auto fill = [&] { shared.offsets.fill(job, tile.part, tile.first_m, tile.first_n); };
+    if (!kFillsLate) fill();
     const Loader<T, typename Job::Left, Job::k_major, Shape::kRows, kThreads> load_left({job, tile.part}, tile.first_m);
     const auto load_right = right_loader<Shape>(job, tile, plan);
     // None where a phase has fewer pixels than the largest.
@@ -148,6 +154,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
       fence_shared_writes();
     };
     for (int ahead = 0; ahead < kStages - 1; ++ahead) load(begin + ahead);
+    if (kFillsLate) fill();
     Multiplier multiplier;
     if (begin < end) prepare();
 #pragma unroll 1
@@ -163,9 +170,14 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
 
     const int thread = threadIdx.x;
     auto& rows = shared.rows;
+    constexpr int kTogether = Multiplier::kTogether;
+    using Together = Pack<Compute<T>, kTogether>;
 #pragma unroll
-    for (int i = 0; i < Multiplier::kSums; ++i) {
-      rows.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)] = multiplier.sums[i];
+    for (int i = 0; i < Multiplier::kSums; i += kTogether) {
+      Together sums;
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) sums.values[j] = multiplier.sums[i + j];
+      *reinterpret_cast<Together*>(&rows.sums[Multiplier::row(thread, i)][Multiplier::column(thread, i)]) = sums;
     }
     __syncthreads();
     if (!store.partial) return rows.template store<Job::has_epilogue>(shared.offsets, tile.place(0, tile.chunk), store);
@@ -198,68 +210,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
   rows.template store<Job::has_epilogue>(offsets, tile.place(slab * kSlab, tile.chunk * kSlabs + slab), store);
 }
 
-// A map as the products read it, from a dense channels-last one. A thread a pixel; grid: (pixels, chunks of channels)
-template <class T>
-__global__ void __launch_bounds__(kThreads) pad_channels(const T* map, int channels, int64_t pixels, T* to) {
-  follow();
-  constexpr int kWidth = kPackWidth<T>;
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  const int first = blockIdx.y * kWidth, chunks = gridDim.y;
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < pixels; i += stride) {
-    Pack<T, kWidth> chunk;
-#pragma unroll
-    for (int lane = 0; lane < kWidth; ++lane) {
-      chunk.values[lane] = first + lane < channels ? map[i * channels + first + lane] : from_compute<T>(0);
-    }
-    reinterpret_cast<Pack<T, kWidth>*>(to)[i * chunks + blockIdx.y] = chunk;
-  }
-}
-
-// A weight as Gather reads it, from any strides. A block has panels of one part; a thread a chunk, its neighbours the same k of other
-// columns. What is beyond k, the columns or the channels is zeros. 32 bits are enough for the number of chunks (engine_cuda.cpp).
-struct WeightStrides {
-  int64_t out, in, y, x;
-};
-
-template <class T, class From, class Shape>
-__global__ void __launch_bounds__(kThreads) pack_weight(Gather<T> job, int tiles_n, int ins, const From* weight, WeightStrides strides,
-                                                        Panel<T, true, Shape::kColumns>* to) {
-  follow();
-  constexpr int kColumns = Shape::kColumns, kWidth = kPackWidth<T>;
-  const auto part = job.part(blockIdx.y);
-  const Radix radix = part.radix(job);
-  const int panels = tiles_n * job.steps;
-  const unsigned total = panels * kColumns * kRowChunks, stride = gridDim.x * kThreads;
-  for (unsigned i = blockIdx.x * kThreads + threadIdx.x; i < total; i += stride) {
-    const int row = i % kColumns, number = i / kColumns % kRowChunks, panel = i / kColumns / kRowChunks;
-    const int n = panel / job.steps * kColumns + row;
-    const Counter k(panel % job.steps * kDepth<T> + number * kWidth, radix);
-    const int y = part.y.kernel + k.high * part.y.kernel_step, x = part.x.kernel + k.middle * part.x.kernel_step;
-    const From* const from = weight + n * strides.out + k.low * strides.in + y * strides.y + x * strides.x;
-    const int left = n < job.outs && k.high < part.y.taps && part.x.taps > 0 ? ins - k.low : 0;
-    Pack<T, kWidth> chunk;
-#pragma unroll
-    for (int lane = 0; lane < kWidth; ++lane) {
-      chunk.values[lane] = from_compute<T>(lane < left ? Compute<T>(to_compute(from[lane * strides.in])) : Compute<T>(0));
-    }
-    *reinterpret_cast<Pack<T, kWidth>*>(to[blockIdx.y * int64_t{panels} + panel].chunk(row, number)) = chunk;
-  }
-}
-
 // ---- host ---------------------------------------------------------------------------------------------------------------
 
 // A split costs its partial sums, written and read again: none where there are tiles for most of the multiprocessors of a large GPU.
 inline int splits_for(int64_t tiles, int64_t steps) {
   constexpr int64_t kBlocksWanted = 160, kLeastSteps = 4, kMostSplits = 128;
   return static_cast<int>(std::clamp<int64_t>(std::min(kBlocksWanted / tiles, steps / kLeastSteps), 1, kMostSplits));
-}
-
-// The job's stretches of k, which its weight is packed by.
-template <class T>
-int steps_of(const Gather<T>& job) {
-  int depth = 0;
-  for (int i = 0; i < job.parts(); ++i) depth = std::max(depth, job.part(i).depth);
-  return (depth + kDepth<T> - 1) / kDepth<T>;
 }
 
 // groups: of images, whose rows no tile mixes.

@@ -78,7 +78,7 @@ Rule rule_for(ScalarType dtype) {
 
 }  // namespace
 
-Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+Engine engine_for(Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv) {
   if (!is_possible(input, weight, conv)) return Engine::aten;
   const Rule rule = rule_for(input.scalar_type());
   const bool large_gradient = rule.winograd_wgrad && pass == Pass::wgrad && weight.numel() >= kLargeWeight;
@@ -96,7 +96,7 @@ static bool packs_own_dtype(Engine engine, ScalarType dtype) {
   return packs_own && (engine == Engine::direct || engine == Engine::scatter);
 }
 
-bool is_fused(Engine engine, Pass, const Tensor& input, const Tensor&, const Convolution&) {
+bool is_fused(Engine engine, Pass, const Outline& input, const Tensor&, const Convolution&) {
   return packs_own_dtype(engine, input.scalar_type());
 }
 
@@ -106,13 +106,14 @@ bool is_gradient_fused(Engine engine, const Pending& grad) {
 }
 bool is_turned(Engine, const Tensor&, int64_t) { return false; }
 
+void pack(std::vector<Planned>&) {}
+
 bool takes_float32_weight(Engine engine) { return engine == Engine::direct; }
 
-std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
+std::string engine_name(const char* pass, Engine engine, ScalarType dtype) {
   static constexpr const char* kNames[] = {"_aten", "_", "_winograd_", "_scatter_", "_aten_matmul"};  // in the order of Engine
   const std::string name = pass + std::string(kNames[static_cast<int>(engine)]);
   if (engine == Engine::aten || engine == Engine::matmul) return name;
-  const auto dtype = input.scalar_type();
   const bool is_amx = uses_amx(dtype) && engine != Engine::winograd;
   return name + dtype_name(dtype) + "_" + (is_amx ? isa_name(Isa::amx) : kernel_isa_name());
 }

@@ -44,7 +44,7 @@ inline bool is_forced() {
 }
 
 // What no engine of ours takes: groups, and emptiness.
-inline bool is_possible(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+inline bool is_possible(const Outline& input, const Tensor& weight, const Convolution& conv) {
   // Nobody means more; and with less no size that the engine multiplies out can overflow.
   constexpr int64_t kMost = 4096;
   for (const auto* values : {&conv.stride, &conv.padding, &conv.dilation}) {
@@ -54,19 +54,37 @@ inline bool is_possible(const Tensor& input, const Tensor& weight, const Convolu
 }
 
 // A side of the smaller image, and its pixels in a batch: a transposed convolution's input, or a convolution's output.
-inline int64_t smaller_size(const Tensor& input, const Tensor& weight, const Convolution& conv, int dim) {
+inline int64_t smaller_size(const Outline& input, const Tensor& weight, const Convolution& conv, int dim) {
   const int64_t size = input.size(2 + dim), reach = conv.dilation[dim] * (weight.size(2 + dim) - 1) + 1;
   return conv.transposed ? size : (size + 2 * conv.padding[dim] - reach) / conv.stride[dim] + 1;
 }
-inline int64_t smaller_pixels(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+inline int64_t smaller_pixels(const Outline& input, const Tensor& weight, const Convolution& conv) {
   return input.size(0) * smaller_size(input, weight, conv, 0) * smaller_size(input, weight, conv, 1);
 }
 
 // What this pass of a convolution runs on. FASTGAN_ENGINE=native takes ours wherever it can.
-Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
+Engine engine_for(Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv);
 
 // What the counters call a pass.
-std::string engine_name(const char* pass, Engine engine, const Tensor& input);
+std::string engine_name(const char* pass, Engine engine, ScalarType dtype);
+
+// A gather that a run has ahead of it: a convolution's forward, or its data gradient.
+struct Planned {
+  Pass pass;
+  Outline input, output;  // the convolution's
+  Tensor weight;
+  const Convolution* conv;
+  Engine engine;
+  OptionalTensor packed = {};  // the weight, as the engine's kernels read it
+
+  // The gather's own.
+  const Outline& from() const { return pass == Pass::dgrad ? output : input; }
+  const Outline& to() const { return pass == Pass::dgrad ? input : output; }
+  bool transposed() const { return conv->transposed != (pass == Pass::dgrad); }
+};
+
+// Packs the weights of a run at once, where an engine's kernels do not pack as they go.
+void pack(std::vector<Planned>& run);
 
 // What is summed up of a gather's output while that is in cache: one of the two, or nothing.
 struct Reduction {
@@ -74,14 +92,14 @@ struct Reduction {
   const Pending* below = nullptr;  // if the output is the gradient of what this makes: parts, as batch_norm_act::backward_sums takes them
 };
 
-// output: [N, C_out, H_out, W_out], dense, overwritten. `backward` reads the weight from the other end: the gather is then the
-// gradient of the convolution's input, `input` is the gradient of its output, and the shapes are exchanged. Returns what `reduction`
-// asks for, where the engine can.
-OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output);
+// output: [N, C_out, H_out, W_out], dense, overwritten. A data gradient reads the weight from the other end: `input` is then the
+// gradient of the convolution's output, and the shapes are exchanged. weight: the planned one, or as weight_for has it. Returns what
+// `reduction` asks for, where the engine can.
+OptionalTensor gather(const Planned& planned, const Pending& input, const Tensor& weight, const Epilogue& epilogue,
+                      const Reduction& reduction, const Tensor& output);
 
 // Whether an engine's kernels do what is pending on such an input, as they take it in. The input of others has nothing pending.
-bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv);
+bool is_fused(Engine engine, Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv);
 
 // The same for a gradient that is pending on the gradient of a convolution's output.
 bool is_gradient_fused(Engine engine, const Pending& grad);

@@ -12,7 +12,7 @@ int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
 // The kernels count pixels, taps times channels, and chunks of a padded weight in 32 bits, and have a bit for each of a pixel's taps
 // along an axis. Chunks of channels lie along a grid's y. A weight is packed for each phase as for the one with the most taps.
-bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool fits(const Outline& input, const Tensor& weight, const Convolution& conv) {
   constexpr int64_t kMost = (int64_t{1} << 31) - 4096, kMostStride = 64, kPadding = 32, kMostTaps = 15, kMostChannels = 1 << 16;
   int64_t pixels = input.size(0), packed = weight.size(0) * weight.size(1);
   for (int dim = 0; dim < 2; ++dim) {
@@ -27,7 +27,7 @@ bool fits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
 
 // Towards an image of few channels the direct kernel reads the smaller one once for every tap, which takes longer, by arithmetic,
 // than to write products of few columns and to read these.
-bool scatter_suits(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool scatter_suits(Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv) {
   constexpr int64_t kFewChannels = 8, kManyChannels = 32, kManyTaps = 4, kMostProducts = int64_t{1} << 26;
   const int64_t taps = weight.size(2) * weight.size(3), columns = taps * weight.size(1);
   return pass != Pass::wgrad && conv.transposed != (pass == Pass::dgrad) && weight.size(1) <= kFewChannels &&
@@ -35,7 +35,7 @@ bool scatter_suits(Pass pass, const Tensor& input, const Tensor& weight, const C
 }
 
 // How often the kernels read each element of a convolution's input: for every tap that meets it, in every tile.
-int64_t reads_of_input(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+int64_t reads_of_input(Engine engine, Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv) {
   const int64_t taps = weight.size(2) * weight.size(3), channels = weight.size(conv.transposed ? 1 : 0);
   if (engine == Engine::scatter) return tiles(taps * channels, 64);
   if (pass == Pass::wgrad && conv.transposed) return tiles(taps * tiles(channels, 8) * 8, 128);
@@ -45,7 +45,7 @@ int64_t reads_of_input(Engine engine, Pass pass, const Tensor& input, const Tens
 
 }  // namespace
 
-Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+Engine engine_for(Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv) {
   if (!is_forced() || !is_possible(input, weight, conv) || !fits(input, weight, conv)) return Engine::aten;
   return scatter_suits(pass, input, weight, conv) ? Engine::scatter : Engine::direct;
 }
@@ -53,7 +53,7 @@ Engine engine_for(Pass pass, const Tensor& input, const Tensor& weight, const Co
 // By arithmetic, not yet measured: an operand's normalise + activate take threads two to three times as long as its product takes
 // tensor cores, and are done again each time that it is read; a pass before writes every element once. So they are done on load
 // where every element is read once, as in a 4x4 convolution to one pixel. FASTGAN_ON_LOAD=always or never is there to measure.
-bool is_fused(Engine engine, Pass pass, const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool is_fused(Engine engine, Pass pass, const Outline& input, const Tensor& weight, const Convolution& conv) {
   static const std::string wish = [] {
     const char* const given = std::getenv("FASTGAN_ON_LOAD");
     return std::string(given ? given : "");
@@ -73,9 +73,9 @@ bool is_turned(Engine engine, const Tensor& made, int64_t activation) {
 
 bool takes_float32_weight(Engine engine) { return engine != Engine::aten; }
 
-std::string engine_name(const char* pass, Engine engine, const Tensor& input) {
+std::string engine_name(const char* pass, Engine engine, ScalarType dtype) {
   if (engine == Engine::aten) return std::string(pass) + "_aten";
-  return std::string(pass) + (engine == Engine::scatter ? "_scatter_" : "_") + dtype_name(input.scalar_type()) + "_cuda";
+  return std::string(pass) + (engine == Engine::scatter ? "_scatter_" : "_") + dtype_name(dtype) + "_cuda";
 }
 
 }  // namespace fastgan::conv

@@ -254,8 +254,11 @@ static OptionalTensor gather_widely(const Pending& input, const Tensor& weight, 
   return gather_directly(input, as_pixel(weight), one, backward, at_end, {}, as_pixel(output));
 }
 
-OptionalTensor gather(Engine engine, const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,
-                      const Epilogue& epilogue, const Reduction& reduction, const Tensor& output) {
+OptionalTensor gather(const Planned& planned, const Pending& input, const Tensor& weight, const Epilogue& epilogue,
+                      const Reduction& reduction, const Tensor& output) {
+  const Engine engine = planned.engine;
+  const Convolution& conv = *planned.conv;
+  const bool backward = planned.pass == Pass::dgrad;
   if (engine == Engine::direct) {
     if (is_wide(input, weight, conv, backward, output)) return gather_widely(input, weight, conv, backward, epilogue, output);
     return gather_directly(input, weight, conv, backward, epilogue, reduction, output);

@@ -4,7 +4,7 @@
 
 namespace fastgan::conv {
 
-bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool matmul_suits(const Outline& input, const Tensor& weight, const Convolution& conv) {
   for (int dim = 0; dim < 2; ++dim) {
     const int64_t size = input.size(2 + dim), wanted = conv.transposed ? 1 : weight.size(2 + dim);
     const bool is_plain = conv.padding[dim] == 0 && conv.dilation[dim] == 1 && (!conv.transposed || conv.output_padding[dim] == 0);

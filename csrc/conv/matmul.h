@@ -7,7 +7,7 @@
 
 namespace fastgan::conv {
 
-bool matmul_suits(const Tensor& input, const Tensor& weight, const Convolution& conv);
+bool matmul_suits(const Outline& input, const Tensor& weight, const Convolution& conv);
 
 MemoryFormat format_of(const Tensor& tensor);
 // [N, ...] as [N, all the rest], in the order of memory that `format` means; a view where the tensor has that order.

@@ -15,7 +15,7 @@ static int64_t rows_at_a_time(int64_t row_bytes, int64_t weight_bytes) {
   return std::max<int64_t>(1, (2 * kPackedBytes - std::min(weight_bytes, kPackedBytes)) / row_bytes);
 }
 
-bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward) {
+bool scatter_suits(const Outline& input, const Tensor& weight, const Convolution& conv, bool backward) {
   const bool to_large = conv.transposed != backward;
   if (!to_large || conv.dilation[0] != 1 || conv.dilation[1] != 1) return false;
   if (weight.size(1) <= kFewChannels) {

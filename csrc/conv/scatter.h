@@ -11,7 +11,7 @@
 namespace fastgan::conv {
 
 // Whether the gather goes to the larger image, and takes less time here. The arguments are engine.h's.
-bool scatter_suits(const Tensor& input, const Tensor& weight, const Convolution& conv, bool backward);
+bool scatter_suits(const Outline& input, const Tensor& weight, const Convolution& conv, bool backward);
 
 void scatter(const Pending& input, const Tensor& weight, const Convolution& conv, const Epilogue& epilogue,
              const Tensor& output);

@@ -21,7 +21,7 @@ namespace fastgan::conv {
 inline constexpr int64_t kMostStride = 4;  // beyond it the phases of small images are nothing but padding
 
 // Whether F(m, 2) computes this convolution, and in less time than the direct way.
-bool winograd_suits(const Tensor& input, const Tensor& weight, const Convolution& conv);
+bool winograd_suits(const Outline& input, const Tensor& weight, const Convolution& conv);
 
 // As `gather` and `wgrad` of engine.h.
 void winograd_gather(const Pending& input, const Tensor& weight, const Convolution& conv, bool backward,

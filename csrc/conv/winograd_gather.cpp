@@ -6,7 +6,7 @@ namespace fastgan::conv {
 FASTGAN_DECLARE_KERNELS(Winograds, winograds)
 const Winograds& winograds() { return FASTGAN_KERNELS_IN_USE(winograds); }
 
-bool winograd_suits(const Tensor& input, const Tensor& weight, const Convolution& conv) {
+bool winograd_suits(const Outline& input, const Tensor& weight, const Convolution& conv) {
   // Fewer channels do not fill a panel; fewer pixels do not pay for the weight's transformation, whose result is 9 / 4 to 25 / 4
   // times as large as the weight (measured at 1 to 64 images of 4x4 to 16x16).
   constexpr int64_t kLeastChannels = 32, kLeastPixels = 16;

@@ -55,19 +55,39 @@ inline std::vector<Block> blocks_of(const std::vector<OptionalTensor>& parameter
   return blocks;
 }
 
+// Each block's convolution, of a run on such an input: checked, on its engine, with what the engine packs. Of a block without one only
+// input and output, which are alike. wanted: whose gathers are done.
+inline std::vector<conv::Planned> planned(conv::Pass pass, const std::vector<Block>& blocks, const Tensor& input,
+                                          const std::vector<bool>& wanted) {
+  std::vector<conv::Planned> run(blocks.size());
+  Outline outline(input);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Block& block = blocks[i];
+    run[i].input = run[i].output = outline;
+    if (!block.conv) continue;
+    conv::check(outline, *block.weight, block.bias, *block.conv);
+    const auto engine = wanted[i] ? conv::engine_for(pass, outline, *block.weight, *block.conv) : conv::Engine::aten;
+    Outline output(conv::output_sizes(outline, *block.weight, *block.conv), input);
+    run[i] = {pass, std::exchange(outline, output), output, *block.weight, &*block.conv, engine};
+  }
+  conv::pack(run);
+  return run;
+}
+
 // The output; with `keeps`, what backward needs comes before it: of each block its tensor, but for the run's own input, and with
 // batch-norm mean and invstd. A last tensor that is the output is there once.
 inline std::vector<Tensor> forward_op(const Tensor& input, const std::vector<OptionalTensor>& parameters,
                                       const std::vector<OptionalTensor>& running, const std::vector<int64_t>& integers,
                                       const std::vector<double>& reals, int64_t batch_groups, bool keeps, bool allow_tf32) {
   const auto blocks = blocks_of(parameters, running, integers, reals, allow_tf32);
+  const auto run = planned(conv::Pass::forward, blocks, input, std::vector<bool>(blocks.size(), true));
   std::vector<Tensor> results;
   Pending pending = Pending::nothing_on(input);
   begin_trace();
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& block = blocks[i];
     if (i > 0) end_trace_of_block();
-    pending = forward(block, pending, batch_groups);
+    pending = forward(block, run[i], pending, batch_groups);
     if (!keeps) continue;
     const bool is_output = i + 1 == blocks.size() && !pending.mean, is_input = i == 0 && !block.conv;
     if (!is_output && !is_input) results.push_back(pending.input);
@@ -112,14 +132,28 @@ inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& 
                 1 + parameters.size(), " needs.");
   const auto kept_of = [&](int i) { return Kept{kept[i * kKept + kTensor], kept[i * kKept + kMean], kept[i * kKept + kInvstd]}; };
   std::vector<Wanted> wanted(count);
+  std::vector<bool> wants_input(count);
   bool needs_below = needs[0];
   for (int i = 0; i < count; ++i) {
     const int at = 1 + i * kParameters;
     wanted[i] = {needs_below, needs[at + kWeight], needs[at + kBias], needs[at + kNormWeight], needs[at + kNormBias],
                  i > 0 && begins_above(blocks[i - 1], wanted[i - 1])};
+    wants_input[i] = needs_below;
     needs_below = wanted[i].any();
     FASTGAN_CHECK(kName, !blocks[i].norm || (kept_of(i).mean && kept_of(i).invstd), "block ", i,
                   " has a batch-norm, but its statistics are not there; give what the forward kept.");
+  }
+  const auto run = planned(conv::Pass::dgrad, blocks, input, wants_input);
+  for (int i = 0; i < count; ++i) {
+    const auto& tensor = kept_of(i).tensor;
+    const Tensor* const handed_on = tensor ? &*tensor : i + 1 == count ? &grad_output : nullptr;
+    if (!handed_on) continue;
+    const Outline& expected = run[i].output;
+    check_like(kName, "kept", *handed_on, input);
+    FASTGAN_CHECK(kName, handed_on->scalar_type() == input.scalar_type() && sizes_of(*handed_on) == expected.sizes(), "of block ", i,
+                  " was kept a tensor of shape ", shape_text(*handed_on), " and dtype ", dtype_name(handed_on->scalar_type()),
+                  ", but it hands on one of ", shape_text(expected), " and ", dtype_name(input.scalar_type()),
+                  "; give what the forward kept.");
   }
   std::vector<Gradients> gradients(count);
   Tensor grad = grad_output;
@@ -134,7 +168,7 @@ inline std::vector<Tensor> backward_op(const Tensor& grad_output, const Tensor& 
       if (blocks[i - 1].norm) return pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]);
       return {*below.tensor, {}, {}, {}, {}, blocks[i - 1].activation, blocks[i - 1].negative_slope};  // which made it
     };
-    gradients[i] = backward(blocks[i], kept_of(i), grad, sums, is_turned, source(), wanted[i]);
+    gradients[i] = backward(blocks[i], run[i], kept_of(i), grad, sums, is_turned, source(), wanted[i]);
     grad = std::exchange(gradients[i].input, Tensor());  // which nobody reads after the next block
     sums = std::exchange(gradients[i].sums, std::nullopt);
     is_turned = gradients[i].is_turned;

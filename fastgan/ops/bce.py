@@ -135,8 +135,7 @@ def adversarial_bce_reference(
         [function(part, torch.full_like(part, target)) for part, target in zip(parts, targets, strict=True)]
     )
     probabilities = [(part.sigmoid() if from_logits else part).mean() for part in parts]
-    loss = (losses * losses.new_tensor(weights)).sum()
-    return AdversarialBCE(loss, losses.detach(), torch.stack(probabilities).detach())
+    return AdversarialBCE(_weighted_sum(losses, weights), losses.detach(), torch.stack(probabilities).detach())
 
 
 def _checked_labels(
@@ -157,9 +156,10 @@ def _checked_labels(
 
 
 def _weighted_sum(losses: Tensor, weights: Sequence[float]) -> Tensor:
+    """Without a tensor of the weights, which would wait for a GPU, and could not be captured there."""
     if all(weight == 1 for weight in weights):
         return losses.sum()
-    return torch.dot(losses, losses.new_tensor(weights))
+    return torch.stack([weight * loss for weight, loss in zip(weights, losses.unbind(), strict=True)]).sum()
 
 
 def _widened(input: Tensor) -> Tensor:

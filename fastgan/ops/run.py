@@ -286,7 +286,14 @@ def _differentiable_backward(
 def _fake_output(input: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
     weight = weight.to(input.dtype)  # which may be wider
     options = (conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups)
-    return torch.ops.aten.convolution.default(input, weight, bias, *options)
+    output = torch.ops.aten.convolution.default(input, weight, bias, *options)
+    return torch.empty_like(output, memory_format=_convolved_format(input, weight))
+
+
+def _convolved_format(input: Tensor, weight: Tensor) -> torch.memory_format:
+    """Of a convolution's output and of its input's gradient (csrc/conv/convolution.h)."""
+    formats = (memory_format_of(input), memory_format_of(weight))
+    return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
 
 def _fake_activated(tensor: Tensor) -> Tensor:
@@ -325,8 +332,7 @@ if _native.loaded("cpu"):
     @torch.library.register_fake("fastgan::_run_backward")
     def _(grad_output, input, parameters, kept, blocks, factors, needs, allow_tf32=False):
         first = shapes_of(blocks)[0]
-        formats = [memory_format_of(t) for t in ((input,) if first.conv is None else (input, parameters[0]))]
-        format = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+        format = memory_format_of(input) if first.conv is None else _convolved_format(input, parameters[0])
         results = [torch.empty_like(input, memory_format=format)] if needs[0] else []
         dtype = accumulate_dtype(input.dtype)
         for i, (tensor, is_needed) in enumerate(zip(parameters, needs[1:], strict=True)):

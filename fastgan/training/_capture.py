@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from fastgan.errors import warn_once
@@ -33,10 +35,17 @@ class StepGraph:
         update: the step; gives detached 0-d tensors by name.
         networks: what it runs and updates.
         optimizers: of the networks.
+        settings: gives what else the step goes by, to be compared at every call.
     """
 
-    def __init__(self, update: Update, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
-        self._update, self._networks, self._optimizers = update, networks, optimizers
+    def __init__(
+        self,
+        update: Update,
+        networks: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        settings: Callable[[], tuple[Hashable, ...]] = tuple,
+    ) -> None:
+        self._update, self._networks, self._optimizers, self._settings = update, networks, optimizers, settings
         self._rates = _Rates(optimizers)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captured: tuple | None = None  # the state that the graph is of
@@ -71,8 +80,17 @@ class StepGraph:
         for optimizer in self._optimizers:
             if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
                 return f"{type(optimizer).__name__} is neither fused nor capturable; make it with fused=True"
-        if _gate.has_global_hooks() or any(_gate.has_hooks(m) for network in self._networks for m in network.modules()):
+        modules = [module for network in self._networks for module in network.modules()]
+        tensors = [parameter for network in self._networks for parameter in network.parameters()]
+        if (
+            _gate.has_global_hooks()
+            or any(map(_gate.has_hooks, modules))
+            or any(tensor._backward_hooks or tensor._post_accumulate_grad_hooks for tensor in tensors)
+            or any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in self._optimizers)
+        ):
             return "there are hooks or replaced forwards, which must run; give capture='never'"
+        if any(isinstance(m, _BatchNorm) and m.momentum is None and m.track_running_stats for m in modules):
+            return "a batch-norm has momentum=None, and its running mean goes by a number on the device"
         return None
 
     def _state(self, inputs: Inputs) -> tuple:
@@ -85,8 +103,13 @@ class StepGraph:
             *((t.data_ptr(), t.requires_grad) for t in tensors),
             *(_token(value) for value in moments),
             *((name, _token(value)) for name, value in options),
-            *(module.training for network in self._networks for module in network.modules()),
+            *(
+                (module.training, module.__dict__.get("momentum"), module.__dict__.get("p"))
+                for network in self._networks
+                for module in network.modules()
+            ),
             torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+            self._settings(),
         )
 
     def _run_aside(self, *inputs: Tensor | None) -> dict[str, Tensor]:
@@ -96,7 +119,13 @@ class StepGraph:
         self._aside = self._aside or torch.cuda.Stream(device)
         self._aside.wait_stream(current)
         with torch.cuda.stream(self._aside):
-            metrics = self._update(*inputs)
+            if self._steps < WARM_UP - 1:
+                metrics = self._update(*inputs)
+            else:  # looked at first, because a capture that such a wait breaks off may leave torch's allocator unusable
+                with _noting_waits() as places:
+                    metrics = self._update(*inputs)
+                if places:
+                    self._failure = f"{places[0]} waits for the device, which a graph cannot"
         current.wait_stream(self._aside)
         for value in metrics.values():
             value.record_stream(current)
@@ -109,14 +138,21 @@ class StepGraph:
         self._inputs = [None if tensor is None else torch.empty_like(tensor) for tensor in inputs]
         torch.clear_autocast_cache()  # a copy of a weight from before would be used for good
         graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream(device)
+        # On a stream of this device: torch's own one for captures is of whichever device was current when it was first needed.
         # Threads that load images may go on using the device.
-        recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+        recording = torch.cuda.graph(
+            graph, stream=self._aside or torch.cuda.Stream(device), capture_error_mode="thread_local"
+        )
         try:
             with torch.cuda.device(device), self._rates.on_device(device), recording:
                 metrics = self._update(*self._inputs)
                 self._values = torch.stack(list(metrics.values()))
         except RuntimeError as error:
-            self._failure = f"it cannot be captured: {str(error).splitlines()[0]}"
+            with torch.cuda.device(device):
+                torch.cuda.set_stream(before)  # a capture that was broken off leaves its own
+            cause = error.__context__ or error  # its end fails too, and says less
+            self._failure = f"it cannot be captured: {str(cause).splitlines()[0]}"
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)  # gradients of a capture that was given up hold nothing
             return False
@@ -167,6 +203,26 @@ class _Rates:
         for group, buffer in zip(groups, self._buffers, strict=True):
             rate = group["lr"]
             buffer.copy_(rate, non_blocking=True) if isinstance(rate, Tensor) else buffer.fill_(rate)
+
+
+@contextmanager
+def _noting_waits() -> Iterator[list[str]]:
+    """Lists where, inside, the host waits for the device; filled at the end."""
+    places: list[str] = []
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    for warning in caught:
+        said = str(warning.message)
+        if "called a synchronizing CUDA operation" in said:
+            places.append(f"{warning.filename}:{warning.lineno}")
+        elif "Synchronization debug mode is a prototype" not in said:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _device_of(inputs: Inputs) -> torch.device:

@@ -51,8 +51,9 @@ class AdversarialStep:
     gradients of the discriminator's weights are computed.
 
     On a GPU the whole step becomes one CUDA graph, once it has been called a few times in the same way: the networks'
-    own Python code runs no more then. Learning rates may change at any time. Steps with R1, in fp16, with hooks, or
-    with optimizers that are neither fused nor capturable are not captured.
+    own Python code runs no more then. Learning rates may change at any time; another setting of the step or mode of a
+    module gets a new graph. Steps with R1, in fp16, with hooks, that wait for the device (``.item()``), or with
+    optimizers that are neither fused nor capturable are not captured.
 
     Args:
         generator, discriminator: both in training mode; the modes are the caller's business.
@@ -128,7 +129,7 @@ class AdversarialStep:
             optimizer: torch.amp.GradScaler(first_weight(module).device.type, enabled=scaled)
             for optimizer, module in ((opt_d, discriminator), (opt_g, generator))
         }
-        self._graph = StepGraph(self._update, (generator, discriminator), (opt_g, opt_d))
+        self._graph = StepGraph(self._update, (generator, discriminator), (opt_g, opt_d), self._settings)
 
     @torch.enable_grad()
     def __call__(self, real: Tensor, latent: Tensor | None = None, labels: Tensor | None = None) -> dict[str, Tensor]:
@@ -175,6 +176,13 @@ class AdversarialStep:
                 )
             scaler.load_state_dict(values)
         self.calls = state["calls"]
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What may be set between two steps, but for what keeps a step from being captured."""
+        return (
+            *(self.loss, self.label_smoothing, self.precision, self.d_steps, self.accumulate),
+            *(self.penalty_weight, self.l1_weight),
+        )
 
     def _update(
         self, real: Tensor, latent: Tensor | None, labels: Tensor | None, regularise: bool = False

@@ -32,6 +32,7 @@
 #define __host__
 #define __shared__ static  // of the block that runs; what an earlier one left is still there, as on a device
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x, y, z;

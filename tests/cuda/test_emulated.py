@@ -58,7 +58,7 @@ def test_every_kernel_waits_for_the_one_before_it():
     assert len(bodies) > 10 and all(body.startswith("follow();") for body in bodies)
 
 
-@pytest.mark.parametrize("name", ["emulator", "batch_norm_act", "bce", "conv"])
+@pytest.mark.parametrize("name", ["emulator", "batch_norm_act", "bce", "conv_index", "conv"])
 def test_kernels_against_float64(program, name):
     done = subprocess.run([program(name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import gpu_check
 import pytest
@@ -33,27 +35,38 @@ def test_libraries_built_beforehand_are_used_as_they_are(monkeypatch, tmp_path):
         library.write_bytes(b"as it is")
     commands, builds = [], []
 
+    class Noted(subprocess.CompletedProcess):
+        pid = 0
+
+        def communicate(self, timeout):
+            return self.stdout, None
+
     def note(command, **options):
         commands.append(command)
-        builds.extend([options["env"]] if "setup.py" in command else [])
-        return subprocess.CompletedProcess(command, 0, stdout="{}")
+        builds.extend([(command, options["env"])] if "setup.py" in command else [])
+        return Noted(command, 0, stdout="{}")
 
     monkeypatch.setattr(gpu_check, "LIBRARIES", libraries)
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "missing", lambda: "")
-    monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "NVIDIA H200"})
+    monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "NVIDIA H200", "counts_kernels": True})
+    monkeypatch.setattr(gpu_check, "counts_kernels", lambda: True)
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
-    monkeypatch.setattr(gpu_check.subprocess, "run", note)
+    for name in ("run", "Popen"):
+        monkeypatch.setattr(gpu_check.subprocess, name, note)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     assert gpu_check.main() == 0
-    assert len(commands) == 11 and not builds  # six groups of tests, five benchmarks
+    assert len(commands) == 12 and not builds  # seven groups of tests, five benchmarks
     record = json.loads((tmp_path / "benchmarks" / "results" / "nvidia-h200.json").read_text())
     assert list(record) == ["machine", "tests", "benchmarks", "sanitizer"]
+    monkeypatch.setattr(gpu_check, "counts_kernels", lambda: False)
+    gpu_check.main()
     libraries[1].unlink()
     gpu_check.main()
-    (environment,) = builds
+    (module, _), (whole, environment) = builds
+    assert module == [*whole, "--module-only"]
     assert (environment["FASTGAN_CUDA"], environment["TORCH_CUDA_ARCH_LIST"]) == ("1", "9.0")
 
 
@@ -62,6 +75,7 @@ def test_what_is_known_is_written_after_every_stage(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gpu_check, "LIBRARIES", [])
+    monkeypatch.setattr(gpu_check, "counts_kernels", lambda: True)
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     monkeypatch.setattr(gpu_check, "missing", lambda: "")
     monkeypatch.setattr(gpu_check, "machine", lambda: {"gpu": "NVIDIA H200"})
@@ -84,18 +98,32 @@ def test_counts_are_read_from_the_report():
 
 def test_what_failed_or_was_skipped_counts():
     passed = {"exit_code": 0, "seconds": 1.0}
-    record = {"tests": {**passed, "skipped": 0}, "sanitizer": {"skipped": "no"}, "benchmarks": {"auto": passed}}
+    record = {
+        "machine": {"counts_kernels": True},
+        "tests": {**passed, "skipped": 0},
+        "sanitizer": {"skipped": "no"},
+        "benchmarks": {"auto": passed},
+    }
     assert gpu_check.failures(record) == []
     record["tests"]["skipped"] = 1
     record["sanitizer"] = {"memcheck": {**passed, "exit_code": 9}}
     record["benchmarks"]["auto"] = {**passed, "exit_code": 124}
-    assert gpu_check.failures(record) == ["tests", "auto", "memcheck"]
+    record["machine"] = {"counts_kernels": False}
+    assert gpu_check.failures(record) == ["counts_kernels", "tests", "auto", "memcheck"]
 
 
-def test_a_stage_that_takes_too_long_is_stopped(monkeypatch):
-    monkeypatch.setattr(gpu_check, "LIMIT", 0.2)
-    done = gpu_check.run(["-c", "import time; time.sleep(60)"], gpu_check.AUTO, echo=False)
+def test_a_stage_that_takes_too_long_is_stopped_with_all_that_it_started(monkeypatch, tmp_path):
+    started = tmp_path / "pid"
+    program = f"import subprocess; subprocess.run('echo $$ > {started}; exec sleep 60', shell=True)"
+    monkeypatch.setattr(gpu_check, "LIMIT", 2)
+    done = gpu_check.run(["-c", program], gpu_check.AUTO, echo=False)
     assert done["exit_code"] == 124 and "stopped after" in done["output"]
+    state = Path("/proc", started.read_text().strip(), "stat")
+    for _ in range(50):  # ended, or waiting for whoever takes note of it
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("what it started is still there")
 
 
 def test_the_engine_reaches_the_programs_that_are_run():

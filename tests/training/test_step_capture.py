@@ -1,6 +1,7 @@
 """The whole step as a CUDA graph: what decides about it everywhere, the graph itself where there is a GPU."""
 
 import copy
+import warnings
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -9,8 +10,9 @@ from torch import nn
 from tutorial_networks import networks
 
 import fastgan.layers
+from fastgan import errors
 from fastgan.errors import FastganWarning
-from fastgan.training import AdversarialStep
+from fastgan.training import AdversarialStep, _capture
 from fastgan.training._capture import WARM_UP, StepGraph
 
 on_gpu = [
@@ -26,7 +28,7 @@ class Recorder:
         self.graph, self.weight, self.replays = graph, weight, 0
 
     @contextmanager
-    def capture(self, _, capture_error_mode):
+    def capture(self, _, stream, capture_error_mode):
         before = self.weight.detach().clone()
         yield
         self.weight.data.copy_(before)
@@ -55,6 +57,8 @@ def recorded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorder)
     monkeypatch.setattr(torch.cuda, "graph", recorder.capture)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the caller's stream")
     monkeypatch.setattr(graph, "_run_aside", update)
     network.weight.data.zero_()
     return graph, recorder, network, optimizer
@@ -100,8 +104,9 @@ def test_a_smaller_batch_is_run_without_the_graph_and_the_graph_stays(recorded):
         lambda network, optimizer: setattr(network.weight, "data", network.weight.data.clone()),
         lambda network, optimizer: optimizer.param_groups[0].update(momentum=0.5),
         lambda network, optimizer: optimizer.state[network.weight].update(step=torch.zeros(())),
+        lambda network, optimizer: setattr(network, "p", 0.5),
     ],
-    ids=["mode", "frozen", "another address", "option", "optimizer state"],
+    ids=["mode", "frozen", "another address", "option", "optimizer state", "a module's option"],
 )
 def test_another_state_gets_another_graph(recorded, change):
     graph, recorder, network, optimizer = recorded
@@ -115,36 +120,78 @@ def test_another_state_gets_another_graph(recorded, change):
         assert network.weight.item() == WARM_UP + 1 + calls
 
 
+def test_another_setting_of_the_step_gets_another_graph(recorded):
+    graph, recorder, _, _ = recorded
+    weight = 1.0
+    graph._settings = lambda: (weight,)
+    for _ in range(WARM_UP + 1):
+        graph(images(1), images(0))
+    weight = 2.0
+    graph(images(1), images(0))
+    assert recorder.replays == 1
+
+
 def test_what_cannot_be_captured_runs_without_a_graph_and_says_so_once(recorded, monkeypatch):
     graph, recorder, network, _ = recorded
+    streams = []
 
     @contextmanager
-    def fail(*_, **__):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-        yield
+    def fail(*_, stream, **__):
+        streams.append(stream)  # what torch leaves current where the end of a capture fails
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(torch.cuda, "graph", fail)
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     with pytest.warns(FastganWarning, match="without a CUDA graph, because it cannot be captured: operation") as warned:
         for _ in range(WARM_UP + 4):
             graph(images(1), images(0))
     assert len(warned) == 1
     assert (recorder.replays, network.weight.item()) == (0, WARM_UP + 4)
+    assert streams == ["a stream of cpu", "the caller's stream"]
 
 
-def hook(network):
-    network.register_forward_hook(lambda *_: None)
-    return torch.optim.Adam(network.parameters(), fused=True)
+def test_waits_for_the_device_are_noted_and_other_warnings_passed_on(monkeypatch):
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.warns(UserWarning, match="another") as passed_on, _capture._noting_waits() as places:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert modes == ["default", "warn", "default"]
+    assert len(passed_on) == 1
+    assert [place.partition(":")[0] for place in places] == [__file__]
+
+
+def hooked(register):
+    def make(network):
+        optimizer = torch.optim.Adam(network.parameters(), fused=True)
+        register(network, optimizer)
+        return optimizer
+
+    return make
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda network: torch.optim.Adam(network.parameters()), "Adam is neither fused nor capturable"),
-        (hook, "there are hooks"),
+        (hooked(lambda network, _: network.register_forward_hook(lambda *_: None)), "there are hooks"),
+        (hooked(lambda network, _: network.bias.register_hook(lambda grad: grad)), "there are hooks"),
+        (hooked(lambda network, _: network.bias.register_post_accumulate_grad_hook(lambda _: None)), "there are hooks"),
+        (hooked(lambda _, optimizer: optimizer.register_step_post_hook(lambda *_: None)), "there are hooks"),
+        (hooked(lambda network, _: network.append(nn.BatchNorm1d(1, momentum=None))), "momentum=None"),
     ],
+    ids=["optimizer", "hook", "gradient hook", "accumulation hook", "optimizer hook", "momentum"],
 )
-def test_steps_that_are_never_captured(make, words):
-    network = nn.Linear(1, 1)
+def test_steps_that_are_never_captured(make, words, monkeypatch):
+    monkeypatch.setattr(errors, "_warned", set())
+    network = nn.Sequential(nn.Linear(1, 1))
+    network.bias = network[0].bias
     graph = StepGraph(lambda real, latent: {"mean": real.mean()}, [network], [make(network)])
     with pytest.warns(FastganWarning, match=words):
         for _ in range(WARM_UP + 2):
@@ -155,10 +202,15 @@ def test_steps_that_are_never_captured(make, words):
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
 
 
-def twins(**options):
+class Waiting(nn.Module):
+    def forward(self, images):
+        return images * min(1.0, images.detach().abs().max().item() + 2)
+
+
+def twins(device="cuda", **options):
     """The same step captured and not, with the learning rates' optimizers."""
     torch.manual_seed(0)
-    pair = [network.cuda() for network in networks(namespace=fastgan.layers)]
+    pair = [network.to(device) for network in networks(namespace=fastgan.layers)]
     steps = []
     for capture in ("auto", "never"):
         own = copy.deepcopy(pair)
@@ -168,7 +220,7 @@ def twins(**options):
 
 
 def follow(captured, eager, real):
-    latent = torch.randn(len(real), 6, 1, 1, device="cuda")
+    latent = torch.randn(len(real), 6, 1, 1, device=real.device)
     found = [step(real, latent) for step in (captured, eager)]
     assert list(found[0]) == list(found[1])
     for name, value in found[0].items():
@@ -184,6 +236,7 @@ class TestOnGPU:
         [
             {},
             {"loss": "hinge", "d_steps": 2},
+            {"loss": "minimax"},
             {"precision": "bf16"},
             {"accumulate": 2},
             {"r1_gamma": 1.0, "r1_every": 4},
@@ -208,6 +261,23 @@ class TestOnGPU:
                 for step in (captured, eager):
                     step.opt_d.load_state_dict(copy.deepcopy(step.opt_d.state_dict()))
             follow(captured, eager, torch.randn(5 if call in (6, 12) else 8, 1, 16, 16, device="cuda"))
+
+    def test_a_network_that_waits_for_the_device_is_not_captured(self):
+        captured, eager = twins()
+        for step in (captured, eager):
+            step.generator.append(Waiting())
+        with pytest.warns(FastganWarning, match="waits for the device"):
+            for _ in range(WARM_UP + 2):
+                follow(captured, eager, torch.randn(8, 1, 16, 16, device="cuda"))
+        assert not captured._graph.is_captured
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+    @pytest.mark.parametrize("index", range(max(1, torch.cuda.device_count())))
+    def test_on_every_device_also_where_it_is_not_the_current_one(self, index):
+        captured, eager = twins(device=f"cuda:{index}")
+        for _ in range(WARM_UP + 4):
+            follow(captured, eager, torch.randn(8, 1, 16, 16, device=f"cuda:{index}"))
+        assert captured._graph.is_captured
 
     def test_replays_draw_new_random_numbers(self):
         captured, _ = twins(loss="wgan_gp")
