@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Distribution
 from setuptools.command.build_ext import build_ext
@@ -15,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class BuildNative(build_ext):
     """Compiles the native libraries into the package: that of the source tree for an editable install."""
 
-    user_options = [
+    user_options: ClassVar[list[tuple]] = [
         *build_ext.user_options,
         ("module-only", None, "compile fastgan._C alone, beside libraries that are there"),
     ]
-    boolean_options = [*build_ext.boolean_options, "module-only"]
+    boolean_options: ClassVar[list[str]] = [*build_ext.boolean_options, "module-only"]
 
     def initialize_options(self) -> None:
         super().initialize_options()

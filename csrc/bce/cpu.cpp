@@ -33,13 +33,13 @@ double chunked_sum(int64_t n, const Term& term) {
   return std::accumulate(partial.begin(), partial.end(), 0.0);
 }
 
-// A NaN is let through, as it would be by the logarithm.
+// lets_nan: whether a NaN is let through, as it would be by the logarithm; torch's loss does not.
 template <class T>
-void check_probabilities(const char* op, const T* input, int64_t n) {
+void check_probabilities(const char* op, const T* input, int64_t n, bool lets_nan) {
   for (int64_t i = 0; i < n; ++i) {
     const double p = to_compute(input[i]);
-    FASTGAN_CHECK(op, !(p < 0 || p > 1), "all elements of 'input' should be between 0 and 1, and one is ", p,
-                  "; use bce_with_logits for scores that are not probabilities.");
+    FASTGAN_CHECK(op, (p >= 0 && p <= 1) || (lets_nan && std::isnan(p)), "all elements of 'input' should be between 0 and 1, and one is ",
+                  p, "; use bce_with_logits for scores that are not probabilities.");
   }
 }
 
@@ -59,7 +59,7 @@ Tensor forward(const Tensor& input, const Tensor& target, const OptionalTensor& 
     using T = decltype(tag);
     const T *x = data<T>(a.input), *t = data<T>(a.target), *w = data_or_null<T>(a.weight);
     const T* p = data_or_null<T>(a.pos_weight);
-    if (!from_logits) check_probabilities(op, x, n);
+    if (!from_logits) check_probabilities(op, x, n, false);
     const auto loss = [&](int64_t i) {
       return static_cast<double>(element(x, t, p, from_logits, i).loss) * (w ? to_compute(w[i]) : 1.0);
     };
@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> adversarial(const Tensor& input, const std::v
     using A = Compute<T>;
     const T* x = data<T>(scores);
     A* to = mutable_data<A>(grad);
-    if (!from_logits) check_probabilities(op, x, groups * n);
+    if (!from_logits) check_probabilities(op, x, groups * n, true);
     std::vector<double> probabilities((n + kChunk - 1) / kChunk);
     for (int64_t group = 0; group < groups; ++group) {
       const A target = static_cast<A>(targets[group]), scale = static_cast<A>(weights[group] / static_cast<double>(n));

@@ -1,22 +1,21 @@
 """A ``torch.nn`` namespace: ``import fastgan.layers as nn`` instead of ``import torch.nn as nn``.
 
-Every name of ``torch.nn`` works. The classes listed in ``__all__`` are fastgan's own: subclasses of torch's with the
+Every name of ``torch.nn`` works. The classes that this module defines are fastgan's own: subclasses of torch's with the
 same arguments and the same ``state_dict``, which run fused where they can, and as torch's otherwise.
 """
 
 from __future__ import annotations
 
-import sys
-
 import torch.nn
 from torch.nn import *  # noqa: F403
 
+from fastgan.layers import _alias
 from fastgan.layers._blocks import ConvBNAct2d, ConvTransposeBNAct2d
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d, LeakyReLU, ReLU
 from fastgan.layers._sequential import Sequential
 
-__all__ = [
+_OWN = (
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm2d",
@@ -27,12 +26,10 @@ __all__ = [
     "LeakyReLU",
     "ReLU",
     "Sequential",
-]
+)
+__all__ = sorted({*_OWN, *(name for name in dir(torch.nn) if not name.startswith("_"))})
 
-# `import fastgan.layers.functional as F` has to find torch's, not load a second copy of it.
-for _name, _module in list(sys.modules.items()):
-    if _name.startswith("torch.nn."):
-        sys.modules.setdefault(f"{__name__}.{_name.removeprefix('torch.nn.')}", _module)
+_alias.install()
 
 
 def __getattr__(name: str):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from fastgan.layers import _gate
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d
 from fastgan.layers._plan import Members, is_activation, is_batch_norm, is_convolution
 from fastgan.ops.activation import Activation, number_of
@@ -62,6 +63,8 @@ class FusedBlock(Module):
         return Members(self.conv, self.bn, self.__dict__["_activation"]).run_unfused(input)
 
     def __prepare_scriptable__(self) -> Module:
+        if not _gate.runs_own_forward(self):
+            return self
         activation = self.__dict__["_activation"]
         modules = {"conv": self.conv, "bn": self.bn} | ({} if activation is None else {"activation": activation})
         return torch.nn.Sequential(OrderedDict(modules))

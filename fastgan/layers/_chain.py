@@ -130,7 +130,7 @@ def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
 def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules."""
     count = 1 if torch.compiler.is_compiling() else groups.count
-    if _engine.is_torchs(input.device.type) and count == 1:
+    if count == 1 and (_engine.is_torchs(input.device.type) or not _fits(input, chain)):
         _note_run(input, chain)
         for members in chain:
             input = members.run_by_torch(input)
@@ -140,6 +140,13 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
     return _run(input, blocks, parameters, count, _note_run(input, chain))
+
+
+def _fits(input: Tensor, chain: Sequence[Members]) -> bool:
+    """Whether ``run`` computes what the modules do: of other dtypes or kinds of tensors they do, in ways of their own."""
+    return _engine.is_supported(input.dtype) and all(
+        _gate.holds_plain_tensors(module) for members in chain for module in members.modules()
+    )
 
 
 def _note_run(input: Tensor, chain: Sequence[Members]) -> Kernels | None:

@@ -13,6 +13,8 @@ from torch.autograd import forward_ad
 from torch.fx import Proxy
 from torch.nn import Module, Parameter
 from torch.nn.modules import module as _torch_module
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 _PLAIN = (Tensor, Parameter)
 # What users replace on one instance, besides its forward, to change what a module computes.
@@ -25,6 +27,11 @@ def is_plain(value: object) -> bool:
     return type(value) in _PLAIN
 
 
+def has_data(*values: object) -> bool:
+    """Whether all that are not None are plain tensors with data."""
+    return all(value is None or (is_plain(value) and not value.is_meta) for value in values)
+
+
 def is_open(input: object) -> bool:
     """False for tensor subclasses and proxies, and while something transforms or records what torch computes."""
     return (
@@ -35,8 +42,24 @@ def is_open(input: object) -> bool:
         and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
         and not torch.compiler.is_exporting()
-        and (torch.compiler.is_compiling() or not _shut.now)
+        and (torch.compiler.is_compiling() or not (_shut.now or _functions_are_watched()))
     )
+
+
+def _functions_are_watched() -> bool:
+    """Whether a mode of the user's sees what torch's functions are called with; a default device is such a mode too."""
+    return torch._C._len_torch_function_stack() > 0 and not all(
+        isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()
+    )
+
+
+def holds_plain_tensors(module: Module) -> bool:
+    """Whether its parameters and buffers are plain tensors with data; those that reading computes are not looked at."""
+    for tensors in (module._parameters, module._buffers):
+        for tensor in tensors.values():
+            if not has_data(tensor):
+                return False
+    return True
 
 
 class _Shut(threading.local):
@@ -92,17 +115,28 @@ def has_global_hooks() -> bool:
     return _torch_module._has_any_global_hook()
 
 
+def runs_own_forward(module: Module) -> bool:
+    """Whether its class has not replaced the forward of fastgan's."""
+    return type(module).forward.__module__.startswith("fastgan.layers.")
+
+
 def leaf(module: Module, *inputs: Any) -> Proxy | None:
     """Under ``torch.fx`` tracing the call of ``module`` as one node, as for torch's own modules; otherwise None."""
     for input in inputs:
-        if isinstance(input, Proxy):
+        # A subclass's forward that calls this one is traced through, and so is the module that tracing began at.
+        if isinstance(input, Proxy) and runs_own_forward(module) and module is not input.tracer.root:
             path = input.tracer.path_of_module(module)
             return input.tracer.create_proxy("call_module", path, inputs, {})
     return None
 
 
 def as_torch(module: Module, base: type[Module]) -> Module:
-    """The same module, children and parameters as an instance of torch's class: what ``torch.jit.script`` can read."""
+    """The same module, children and parameters as an instance of torch's class: what ``torch.jit.script`` can read.
+
+    The module itself where its class has a forward of its own, which has to be read.
+    """
+    if base.__module__.startswith("torch.") and not runs_own_forward(module):
+        return module
     twin = base.__new__(base)
     twin.__dict__.update(module.__dict__)
     return twin

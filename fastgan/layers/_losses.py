@@ -17,7 +17,7 @@ class BCELoss(torch.nn.BCELoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Probabilities and targets of one shape -> the loss."""
-        if not (_gate.is_open(input) and _gate.is_plain(target)):
+        if not (_gate.is_open(input) and _gate.has_data(target, self.weight)):
             traced = _gate.leaf(self, input, target)
             return super().forward(input, target) if traced is None else traced
         return ops.bce(input, target, self.weight, self.reduction)
@@ -31,7 +31,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Logits and targets of one shape -> the loss."""
-        if not (_gate.is_open(input) and _gate.is_plain(target)):
+        if not (_gate.is_open(input) and _gate.has_data(target, self.weight, self.pos_weight)):
             traced = _gate.leaf(self, input, target)
             return super().forward(input, target) if traced is None else traced
         return ops.bce_with_logits(input, target, self.weight, self.pos_weight, self.reduction)

@@ -32,6 +32,8 @@ ACTIVATIONS = {
     torch.nn.Sigmoid: "sigmoid",
 }
 _KNOWN = {*CONVOLUTIONS, *NORMS, *ACTIVATIONS}
+# What they run, as long as nobody replaces it in the class.
+_RUN = {kind: (kind.forward, getattr(kind, "_conv_forward", None)) for kind in _KNOWN}
 WEIGHT_HOOKS = (SpectralNorm, WeightNorm)  # pre-hooks that make the weight and do not look at the input
 
 
@@ -79,19 +81,22 @@ class Members(NamedTuple):
 
 def is_convolution(module: Module | FunctionalActivation) -> bool:
     """Whether a block can begin with this module."""
-    return _type_of(module) in CONVOLUTIONS and not _gate.is_observed(module)
+    kind = _type_of(module)
+    return kind in CONVOLUTIONS and _is_original(kind) and not _gate.is_observed(module)
 
 
 def is_batch_norm(module: Module | FunctionalActivation) -> bool:
     """Whether this module can be a block's batch-norm."""
-    return _type_of(module) in NORMS and not _gate.has_hooks(module)
+    kind = _type_of(module)
+    return kind in NORMS and _is_original(kind) and not _gate.has_hooks(module)
 
 
 def is_activation(module: Module | FunctionalActivation) -> bool:
     """Whether this can be a block's activation."""
     if type(module) is FunctionalActivation:
         return module.negative_slope >= 0
-    return _type_of(module) in ACTIVATIONS and not _is_turned(module) and not _gate.has_hooks(module)
+    kind = _type_of(module)
+    return kind in ACTIVATIONS and _is_original(kind) and not _is_turned(module) and not _gate.has_hooks(module)
 
 
 def why_not(fits: Callable[[Module | FunctionalActivation], bool], module: Module | FunctionalActivation) -> str | None:
@@ -103,6 +108,11 @@ def why_not(fits: Callable[[Module | FunctionalActivation], bool], module: Modul
     if _type_of(module) in _KNOWN:
         return "it has a hook or a replaced forward, which must run"
     return f"{type(module).__name__} is not one of the modules that can be fused"
+
+
+def _is_original(kind: type) -> bool:
+    forward, convolve = _RUN[kind]
+    return kind.forward is forward and (convolve is None or kind._conv_forward is convolve)
 
 
 def _is_turned(activation: Module | FunctionalActivation) -> bool:
@@ -133,17 +143,27 @@ def take_in(conv: Module, input: Tensor) -> Tensor:
         found = hook(conv, (input,))
         if found is not None:
             (input,) = found if isinstance(found, tuple) else (found,)
-    if _pads_by_itself(conv):
-        mode = conv.padding_mode if conv.padding_mode != "zeros" else "constant"
-        input = F.pad(input, conv._reversed_padding_repeated_twice, mode)
-    return input
+    if conv.padding_mode != "zeros":
+        return F.pad(input, conv._reversed_padding_repeated_twice, conv.padding_mode)
+    return F.pad(input, _same_padding(conv)) if _pads_by_itself(conv) else input
 
 
 def _pads_by_itself(conv: Module) -> bool:
     if conv.padding_mode != "zeros":
         return True
-    left, right, top, bottom = conv._reversed_padding_repeated_twice  # differ only for padding="same"
+    if conv.padding != "same":
+        return False
+    left, right, top, bottom = _same_padding(conv)
     return left != right or top != bottom
+
+
+def _same_padding(conv: Module) -> tuple[int, int, int, int]:
+    """left, right, top and bottom of padding="same", by the kernel and the dilation as they are now."""
+    weight = conv._parameters.get("weight")
+    kernel = conv.kernel_size if weight is None else weight.shape[2:]
+    totals = [d * (k - 1) for d, k in zip(pair("dilation", conv.dilation), kernel, strict=True)]
+    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+    return left, right, top, bottom
 
 
 def _input_hooks(conv: Module) -> list:
@@ -190,19 +210,24 @@ def conv_of(conv: Module) -> Conv:
     """The options of a convolution module; the padding that :func:`take_in` does is left out."""
     if _pads_by_itself(conv):
         padding = (0, 0)
-    elif isinstance(conv.padding, str):  # "same" or "valid"
-        left, _, top, _ = conv._reversed_padding_repeated_twice
+    elif conv.padding == "same":
+        left, _, top, _ = _same_padding(conv)
         padding = (top, left)
     else:
-        padding = pair("padding", conv.padding)
-    return Conv(conv.stride, padding, conv.dilation, conv.groups, conv.transposed, conv.output_padding)
+        padding = (0, 0) if conv.padding == "valid" else pair("padding", conv.padding)
+    # Their owners may have set one number in the place of two.
+    stride, dilation, output_padding = (
+        pair(name, getattr(conv, name)) for name in ("stride", "dilation", "output_padding")
+    )
+    return Conv(stride, padding, dilation, conv.groups, conv.transposed, output_padding)
 
 
 def norm_of(bn: Module, batches: int = 1) -> Norm:
     """The options of a batch-norm module; it counts the batches where its momentum follows from their number."""
     momentum = bn.momentum
     if momentum is None:  # cumulative average
-        momentum = 1.0 / float(bn.num_batches_tracked.add_(batches)) if _is_counting(bn) else 0.0
+        counts = _is_counting(bn) and bn.num_batches_tracked is not None
+        momentum = 1.0 / float(bn.num_batches_tracked.add_(batches)) if counts else 0.0
     training = bn.training or (bn.running_mean is None and bn.running_var is None)
     return Norm(training, momentum, bn.eps)
 

@@ -95,6 +95,11 @@ def why_aten(input: Tensor) -> str | None:
     return _rule(device) or _why_not(device, input)
 
 
+def is_supported(dtype: torch.dtype) -> bool:
+    """Whether there are kernels for a dtype."""
+    return dtype in _DTYPES
+
+
 def is_torchs(device: str) -> bool:
     """Whether the rule gives a device to torch's own kernels, whatever is loaded."""
     return _rule(device) is not None

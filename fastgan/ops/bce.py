@@ -218,7 +218,7 @@ class _BCE(torch.autograd.Function):
         input, target, weight, pos_weight = ctx.saved_tensors
         from_logits, reduction = ctx.options
         if torch.is_grad_enabled():  # create_graph=True
-            alias = input.view_as(input)
+            alias = torch.ops.aten.alias.default(input)
             loss = _bce_reference(alias, target, weight, pos_weight, from_logits, reduction)
             (grad,) = torch.autograd.grad(loss, alias, grad_output, create_graph=True)
         else:
@@ -245,7 +245,7 @@ class _AdversarialBCE(torch.autograd.Function):
         input, grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
             targets, weights, from_logits = ctx.options
-            alias = input.view_as(input)
+            alias = torch.ops.aten.alias.default(input)
             loss = adversarial_bce_reference(alias, targets, weights=weights, from_logits=from_logits).loss
             (grad,) = torch.autograd.grad(loss, alias, grad_loss, create_graph=True)
             return grad, None, None, None

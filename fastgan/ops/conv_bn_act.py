@@ -134,6 +134,8 @@ def block_of(
 
 def pair(name: str, value: Size) -> tuple[int, int]:
     """(height, width) of an option given as one number or two."""
+    if type(value) is tuple and len(value) == 2:  # as modules keep it
+        return value
     if isinstance(value, int):
         return value, value
     if len(value) == 1:

@@ -99,9 +99,43 @@ def _run(
             _check_eps(block.norm)
     leaves = [tensor for p in parameters for tensor in p[:LEAVES]]
     running = [tensor for p in parameters for tensor in p[LEAVES:]]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, *leaves)):
-        return _Run.apply(tuple(blocks), batch_groups, kernels, input, *leaves, *running)
-    return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
+    if not torch.is_grad_enabled() or not any(map(_needs_grad, (input, *leaves))):
+        return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
+    frozen = 0 if _needs_grad(input) else _frozen(parameters)
+    if frozen:  # nothing of these is kept, and their input may be written over
+        input = _run(input, blocks[:frozen], parameters[:frozen], batch_groups, kernels and kernels[:frozen])
+        return _run(input, blocks[frozen:], parameters[frozen:], batch_groups, kernels and kernels[frozen:])
+    if torch.compiler.is_compiling():  # which passes no tensor twice
+        if _has_twins(running):
+            return run_reference(input, blocks, parameters, batch_groups)
+        input, *leaves = _without_twins([input, *leaves])
+    return _Run.apply(tuple(blocks), batch_groups, kernels, input, *leaves, *running)
+
+
+def _needs_grad(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _frozen(parameters: Sequence[Parameters]) -> int:
+    """How many blocks there are before the first with a gradient."""
+    of_blocks = (any(map(_needs_grad, p[:LEAVES])) for p in parameters)
+    return next(i for i, needs in enumerate(of_blocks) if needs)
+
+
+def _has_twins(tensors: Sequence[Tensor | None]) -> bool:
+    found = [id(tensor) for tensor in tensors if tensor is not None]
+    return len(set(found)) < len(found)
+
+
+def _without_twins(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """With an alias in the place of a tensor that was there before."""
+    seen: set[int] = set()
+    found: list[Tensor | None] = []
+    for tensor in tensors:
+        is_twin = tensor is not None and id(tensor) in seen
+        seen.add(id(tensor))
+        found.append(torch.ops.aten.alias.default(tensor) if is_twin else tensor)
+    return found
 
 
 def _check_eps(norm: Norm) -> None:
@@ -270,7 +304,9 @@ def _differentiable_backward(
 ) -> list[Tensor | None]:
     """The gradients of input and leaves as a differentiable function, by plain torch."""
     # Aliases: gradients stop at them, and second gradients flow on through them to the caller's tensors.
-    aliases = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
+    # By `alias`: view_as gives dimensions of size one other strides, and torch's backward of batch-norm trusts strides.
+    alias = torch.ops.aten.alias.default
+    aliases = [alias(t) if need else t for t, need in zip(tensors, needs, strict=True)]
     wanted = [t for t, need in zip(aliases, needs, strict=True) if need]
     input, *leaves = aliases
     pairs = zip(_batched(leaves, LEAVES), _batched(running, RUNNING), strict=True)

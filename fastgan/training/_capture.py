@@ -139,8 +139,8 @@ class StepGraph:
         torch.clear_autocast_cache()  # a copy of a weight from before would be used for good
         graph = torch.cuda.CUDAGraph()
         before = torch.cuda.current_stream(device)
-        # On a stream of this device: torch's own one for captures is of whichever device was current when it was first needed.
-        # Threads that load images may go on using the device.
+        # On a stream of this device: torch's own one for captures is of whichever device was current at the first
+        # capture. Threads that load images may go on using the device.
         recording = torch.cuda.graph(
             graph, stream=self._aside or torch.cuda.Stream(device), capture_error_mode="thread_local"
         )
