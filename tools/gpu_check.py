@@ -5,7 +5,8 @@
 With the torch of the interpreter that runs it, and without a network: builds the libraries for this GPU where one is
 missing (those that are there are used as they are), and what counts the kernels where this Python has none; runs every
 test marked ``cuda``, then the benchmarks, then compute-sanitizer over some of the tests where it is installed, all in
-less than nine minutes. The record is written after every stage. Exits with 2 where there is nothing to run on, with 1 where something failed.
+less than nine minutes. The record is written after every stage. Exits with 2 where there is nothing to run on, with 1
+where something failed.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d, LeakyReLU, ReLU
 from fastgan.layers._sequential import Sequential
 
-_OWN = (
+__all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm2d",
@@ -26,8 +26,8 @@ _OWN = (
     "LeakyReLU",
     "ReLU",
     "Sequential",
-)
-__all__ = sorted({*_OWN, *(name for name in dir(torch.nn) if not name.startswith("_"))})
+]
+__all__ += [name for name in dir(torch.nn) if not name.startswith("_") and name not in __all__]
 
 _alias.install()
 

@@ -143,7 +143,7 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
 
 
 def _fits(input: Tensor, chain: Sequence[Members]) -> bool:
-    """Whether ``run`` computes what the modules do: of other dtypes or kinds of tensors they do, in ways of their own."""
+    """Whether ``run`` computes what the modules do: of other dtypes and kinds of tensors only they know."""
     return _engine.is_supported(input.dtype) and all(
         _gate.holds_plain_tensors(module) for members in chain for module in members.modules()
     )

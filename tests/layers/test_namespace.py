@@ -18,11 +18,16 @@ def test_every_name_of_torch_nn_is_there():
 
 
 def test_own_classes_are_subclasses():
-    for name in nn._OWN:
-        torchs = getattr(torch.nn, name, None)
-        if torchs is not None:
-            assert issubclass(getattr(nn, name), torchs)
-            assert getattr(nn, name) is not torchs
+    own = {name: kind for name in nn.__all__ if (kind := getattr(nn, name)) is not getattr(torch.nn, name, None)}
+    assert {"Sequential", "Conv2d", "ConvBNAct2d", "BCELoss"} <= own.keys()
+    for name, kind in own.items():
+        assert issubclass(kind, getattr(torch.nn, name, torch.nn.Module))
+
+
+def test_a_star_import_brings_every_name():
+    names: dict = {}
+    exec("from fastgan.layers import *", names)
+    assert names["Linear"] is torch.nn.Linear and names["Conv2d"] is nn.Conv2d
 
 
 @pytest.mark.parametrize("name", ["functional", "init", "utils", "parameter"])
