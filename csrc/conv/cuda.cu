@@ -28,7 +28,7 @@ void multiply_out(const Launch& launch, const Job& job, const Plan& plan, const 
   store.in_chunks = is_in_chunks<Out>(output);
   Tensor partial;
   if (plan.splits > 1) {
-    partial = empty({plan.splits, plan.tiles(), Shape::kNumel}, accumulate_type(output.scalar_type()), output);
+    partial = empty({plan.splits, plan.tiles, Shape::kNumel}, accumulate_type(output.scalar_type()), output);
     store.partial = mutable_data<Compute<Out>>(partial);
   }
   run<Shape, pending, unit>(launch, job, plan, store);

@@ -24,17 +24,40 @@ using namespace cuda;
 // Whether 0 <= value < size.
 FASTGAN_HOST_DEVICE inline bool is_below(int value, int size) { return static_cast<unsigned>(value) < static_cast<unsigned>(size); }
 
+// A number to divide by: numbers of at least 0 and below 2^31, by a multiplication in the place of some twenty instructions. Granlund
+// and Montgomery, "Division by Invariant Integers using Multiplication", 1994.
+class Divisor {
+ public:
+  Divisor() = default;
+  FASTGAN_HOST_DEVICE Divisor(int value) : value_(value), multiplier_(0), shift_(0) {
+    if (value <= 1) return;  // the number itself
+    while (1u << shift_ < static_cast<unsigned>(value)) ++shift_;
+    multiplier_ = static_cast<unsigned>(((uint64_t{1} << (31 + shift_)) + value - 1) / value);
+    --shift_;
+  }
+  FASTGAN_HOST_DEVICE operator int() const { return value_; }
+  FASTGAN_HOST_DEVICE int into(int n) const {
+    return multiplier_ ? static_cast<int>((uint64_t{static_cast<unsigned>(n)} * multiplier_ >> 32) >> shift_) : n;
+  }
+  FASTGAN_HOST_DEVICE int rest(int n) const { return n - into(n) * value_; }
+
+ private:
+  int value_;
+  unsigned multiplier_, shift_;
+};
+
 // A number in mixed radix.
 struct Radix {
-  int low, middle, high;  // sizes: of low and of middle, which are at least 1, and of high
+  Divisor low, middle;  // sizes of both, which are at least 1
 };
 struct Counter {
   int low, middle, high;
 
-  template <class Int>
-  FASTGAN_HOST_DEVICE Counter(Int value, const Radix& radix)
-      : low(static_cast<int>(value % radix.low)), middle(static_cast<int>(value / radix.low % radix.middle)),
-        high(static_cast<int>(value / radix.low / radix.middle)) {}
+  FASTGAN_HOST_DEVICE Counter(int value, const Radix& radix) : low(radix.low.rest(value)) {
+    const int rest = radix.low.into(value);
+    middle = radix.middle.rest(rest);
+    high = radix.middle.into(rest);
+  }
   FASTGAN_HOST_DEVICE void advance(const Counter& by, const Radix& radix) {
     low += by.low;
     const bool carry = low >= radix.low;
@@ -64,7 +87,8 @@ struct Counters {
 // One phase of one dimension (plan.h says what that is): tap j reads position `read * q + offset + j * offset_step` through
 // the kernel's position `kernel + j * kernel_step`.
 struct PhaseAxis {
-  int start, count, taps;
+  int start;
+  Divisor count, taps;  // at least 1, but that taps may be 0
   int kernel, kernel_step;
   int offset, offset_step;
 };
@@ -73,34 +97,55 @@ constexpr int kMostTaps = 15;  // of a phase
 
 // Bit j: whether tap j, from this position on, is inside.
 FASTGAN_HOST_DEVICE inline unsigned taps_inside(int position, const PhaseAxis& phase, int size) {
+  if (phase.offset_step == 1) {  // a range of them
+    const auto clamped = [](int value, int least, int most) { return value < least ? least : value < most ? value : most; };
+    const int begin = clamped(-position, 0, phase.taps), end = clamped(size - position, begin, phase.taps);
+    return (1u << end) - (1u << begin);
+  }
   unsigned taps = 0;
   for (int j = 0; j < phase.taps; ++j) taps |= unsigned{is_below(position + j * phase.offset_step, size)} << j;
   return taps;
 }
 
 struct GatherAxis {
-  int input, output, kernel, stride, padding, dilation;
+  int input, output, kernel;
+  Divisor stride;
+  int padding, dilation;
   bool transposed;
+  static constexpr int kWorkedOut = 2;  // as many phases as strides of 1 and 2 have; a thread works out the others
+  Divisor phases;
+  PhaseAxis first[kWorkedOut];
 
-  FASTGAN_HOST_DEVICE int phases() const { return !transposed ? 1 : stride < output ? stride : output; }
-  FASTGAN_HOST_DEVICE int step() const { return transposed ? stride : 1; }  // between the outputs of a phase
-  FASTGAN_HOST_DEVICE int read() const { return transposed ? 1 : stride; }
-  FASTGAN_HOST_DEVICE PhaseAxis phase(int start) const {
+  GatherAxis() = default;
+  GatherAxis(int input, int output, int kernel, int stride, int padding, int dilation, bool transposed)
+      : input(input), output(output), kernel(kernel), stride(stride), padding(padding), dilation(dilation), transposed(transposed),
+        phases(!transposed ? 1 : stride < output ? stride : output) {
+    for (int start = 0; start < kWorkedOut; ++start) first[start] = start < phases ? worked_out(start) : PhaseAxis{};
+  }
+
+  FASTGAN_HOST_DEVICE int step() const { return transposed ? int{stride} : 1; }  // between the outputs of a phase
+  FASTGAN_HOST_DEVICE int read() const { return transposed ? 1 : int{stride}; }
+  FASTGAN_HOST_DEVICE PhaseAxis phase(int start) const { return start < kWorkedOut ? first[start] : worked_out(start); }
+
+ private:
+  FASTGAN_HOST_DEVICE PhaseAxis worked_out(int start) const {
     if (!transposed) return {0, output, kernel, 0, 1, -padding, dilation};
-    PhaseAxis phase{start, (output - start + stride - 1) / stride, 0, 0, 0, 0, 0};
+    PhaseAxis phase{start, (output - start + stride - 1) / stride, 0, 0, 0, 0, 1};
+    int taps = 0;
     for (int k = kernel; k-- > 0;) {
       const int distance = start + padding - k * dilation;
       if (distance % stride) continue;
       const int offset = distance / stride;
-      if (phase.taps == 0) {
+      if (taps == 0) {
         phase.kernel = k;
         phase.offset = offset;
-      } else if (phase.taps == 1) {
+      } else if (taps == 1) {
         phase.kernel_step = k - phase.kernel;
         phase.offset_step = offset - phase.offset;
       }
-      ++phase.taps;
+      ++taps;
     }
+    phase.taps = taps;
     return phase;
   }
 };
@@ -138,13 +183,13 @@ struct PrologueIndex {
 
 // What a gather's k is: taps and channels, phase by phase.
 struct GatherTaps {
-  int channels;  // of the input, padded
+  Divisor channels;  // of the input, padded
   GatherAxis y, x;
 
-  FASTGAN_HOST_DEVICE int parts() const { return y.phases() * x.phases(); }
-  FASTGAN_HOST_DEVICE PhaseAxis phase_y(int part) const { return y.phase(part / x.phases()); }
-  FASTGAN_HOST_DEVICE PhaseAxis phase_x(int part) const { return x.phase(part % x.phases()); }
-  FASTGAN_HOST_DEVICE Radix radix(int taps_y, int taps_x) const { return {channels, taps_x > 0 ? taps_x : 1, taps_y}; }
+  FASTGAN_HOST_DEVICE int parts() const { return y.phases * x.phases; }
+  FASTGAN_HOST_DEVICE PhaseAxis phase_y(int part) const { return y.phase(x.phases.into(part)); }
+  FASTGAN_HOST_DEVICE PhaseAxis phase_x(int part) const { return x.phase(x.phases.rest(part)); }
+  FASTGAN_HOST_DEVICE Radix radix(const PhaseAxis& of_x) const { return {channels, of_x.taps > 0 ? of_x.taps : Divisor(1)}; }
 
   // The deepest part's, in stretches of so many.
   int steps(int depth) const {
@@ -173,7 +218,7 @@ struct Gather : GatherTaps {
     int group;                 // of images, that the rows are of
     int index;
 
-    FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return g.GatherTaps::radix(y.taps, x.taps); }
+    FASTGAN_HOST_DEVICE Radix radix(const Gather& g) const { return g.GatherTaps::radix(x); }
   };
   FASTGAN_HOST_DEVICE Part part(int index) const {
     const PhaseAxis along_y = phase_y(index), along_x = phase_x(index);
@@ -193,8 +238,9 @@ struct Gather : GatherTaps {
       int bit_x, bit_y;
     };
     FASTGAN_HOST_DEVICE Position position(int m) const {
-      const int q = m / part.x.count, image = q / part.y.count;
-      const int y = q % part.y.count * g.y.read() + part.y.offset, x = m % part.x.count * g.x.read() + part.x.offset;
+      const int q = part.x.count.into(m), image = part.y.count.into(q);
+      const int y = (q - image * part.y.count) * g.y.read() + part.y.offset;
+      const int x = (m - q * part.x.count) * g.x.read() + part.x.offset;
       const unsigned taps = taps_inside(x, part.x, g.x.input) | taps_inside(y, part.y, g.y.input) << 16;
       const int64_t pixel = (int64_t{image} * g.y.input + y) * g.x.input + x;
       return {reinterpret_cast<Address>(g.input) + pixel * g.channels * sizeof(T), m < part.rows ? taps : 0};
@@ -213,8 +259,9 @@ struct Gather : GatherTaps {
   // out[m][n] belongs at the sum of both; at neither where one is negative.
   FASTGAN_HOST_DEVICE int64_t row_offset(const Part& part, int m) const {
     if (m >= part.rows) return -1;
-    const int q = m / part.x.count, row = part.y.start + q % part.y.count * y.step();
-    return q / part.y.count * strides[0] + row * strides[2] + (part.x.start + m % part.x.count * x.step()) * strides[3];
+    const int q = part.x.count.into(m), image = part.y.count.into(q);
+    const int row = part.y.start + (q - image * part.y.count) * y.step(), column = part.x.start + (m - q * part.x.count) * x.step();
+    return image * strides[0] + row * strides[2] + column * strides[3];
   }
   FASTGAN_HOST_DEVICE int64_t column_offset(const Part& part, int n) const { return n < part.columns ? n * strides[1] : -1; }
 };
@@ -223,7 +270,10 @@ struct Gather : GatherTaps {
 
 // A convolution's smaller map is the gradient of its output and the larger its input; a transposed one's, the other way round.
 struct WgradAxis {
-  int small, large, kernel, stride, padding, dilation;
+  Divisor small;
+  int large;
+  Divisor kernel;
+  int stride, padding, dilation;
 };
 
 template <class T>
@@ -233,7 +283,8 @@ struct Wgrad {
 
   const T* small;  // [images, y.small, x.small, small_padded]
   const T* large;  // [images, y.large, x.large, large_padded]
-  int images, small_channels, small_padded, large_channels, large_padded;
+  int images, small_channels, small_padded, large_channels;
+  Divisor large_padded;
   WgradAxis y, x;
   int64_t strides[4];  // of the gradient's small channels, large channels, rows and columns
   Prologue<T> before;  // pending on the convolution's input, one of the maps
@@ -242,7 +293,7 @@ struct Wgrad {
     int rows, columns, depth;
     int group;
 
-    FASTGAN_HOST_DEVICE Radix radix(const Wgrad& g) const { return {g.x.small, g.y.small, g.images}; }
+    FASTGAN_HOST_DEVICE Radix radix(const Wgrad& g) const { return {g.x.small, g.y.small}; }
   };
   FASTGAN_HOST_DEVICE int parts() const { return 1; }
   FASTGAN_HOST_DEVICE Part part(int) const {
@@ -285,8 +336,8 @@ struct Wgrad {
       int y, x;
     };
     FASTGAN_HOST_DEVICE Position position(int n) const {
-      const int tap = n / g.large_padded, channel = n % g.large_padded;
-      const int y = tap / g.x.kernel * g.y.dilation - g.y.padding, x = tap % g.x.kernel * g.x.dilation - g.x.padding;
+      const int tap = g.large_padded.into(n), channel = n - tap * g.large_padded, row = g.x.kernel.into(tap);
+      const int y = row * g.y.dilation - g.y.padding, x = (tap - row * g.x.kernel) * g.x.dilation - g.x.padding;
       const int64_t offset = (int64_t{y} * g.x.large + x) * g.large_padded + channel;
       return {reinterpret_cast<Address>(g.large) + offset * sizeof(T), n < part.columns ? y : kNowhere, x, channel};
     }
@@ -303,9 +354,9 @@ struct Wgrad {
 
   FASTGAN_HOST_DEVICE int64_t row_offset(const Part& part, int m) const { return m < part.rows ? m * strides[0] : -1; }
   FASTGAN_HOST_DEVICE int64_t column_offset(const Part& part, int n) const {
-    const int tap = n / large_padded, channel = n % large_padded;
+    const int tap = large_padded.into(n), channel = n - tap * large_padded, row = x.kernel.into(tap);
     if (n >= part.columns || channel >= large_channels) return -1;
-    return channel * strides[1] + tap / x.kernel * strides[2] + tap % x.kernel * strides[3];
+    return channel * strides[1] + row * strides[2] + (tap - row * x.kernel) * strides[3];
   }
 };
 

@@ -31,7 +31,8 @@ struct WeightStrides {
 template <class T>
 struct Packing {
   GatherTaps taps;
-  int ins, outs, steps, columns;
+  int ins, outs;
+  Divisor steps, columns;
   WeightStrides strides;
   const void* from;  // of T, or of float32 beside a bfloat16 map
   bool from_float32;
@@ -40,18 +41,19 @@ struct Packing {
 
   static constexpr int kChunksEach = 4;  // of a thread
 
-  FASTGAN_HOST_DEVICE int panels() const { return (outs + columns - 1) / columns * steps; }  // of a part
+  FASTGAN_HOST_DEVICE int panels() const { return columns.into(outs + columns - 1) * steps; }  // of a part
   FASTGAN_HOST_DEVICE int chunks() const { return panels() * columns * kRowChunks; }
   FASTGAN_HOST_DEVICE int blocks_of_part() const { return (chunks() + kThreads * kChunksEach - 1) / (kThreads * kChunksEach); }
   int64_t numel() const { return int64_t{taps.parts()} * chunks() * kPackWidth<T>; }
 };
 
 // All of a run's, which one launch packs.
-constexpr int kMostPackings = 16;
+constexpr int kMostPackings = 10;  // a kernel's parameters have 4 KB
 template <class T>
 struct Packings {
   Packing<T> of[kMostPackings];
 };
+static_assert(sizeof(Packings<double>) <= 4096);
 
 // A block has a stretch of panels of one part; a thread has chunks. Its neighbours have the next k of a column, or the same k of other
 // columns where these are what lies together. What is beyond k, the columns or the channels is zeros. 32 bits are enough for the number
@@ -61,15 +63,15 @@ __device__ inline void pack_weight(const Packing<T>& p, int block) {
   constexpr int kWidth = kPackWidth<T>;
   const int per_part = p.blocks_of_part(), part = block / per_part;
   const PhaseAxis along_y = p.taps.phase_y(part), along_x = p.taps.phase_x(part);
-  const Radix radix = p.taps.radix(along_y.taps, along_x.taps);
+  const Radix radix = p.taps.radix(along_x);
   auto* const to = reinterpret_cast<Pack<T, kWidth>*>(p.to) + int64_t{part} * p.chunks();
   const bool down = p.strides.out < p.strides.in;
-  const unsigned total = p.chunks(), stride = per_part * kThreads;
-  for (unsigned i = block % per_part * kThreads + threadIdx.x; i < total; i += stride) {
-    const int panel = i / p.columns / kRowChunks;
-    const int row = down ? i % p.columns : i / kRowChunks % p.columns, number = down ? i / p.columns % kRowChunks : i % kRowChunks;
-    const int n = panel / p.steps * p.columns + row;
-    const Counter k(panel % p.steps * kDepth<T> + number * kWidth, radix);
+  const int total = p.chunks(), stride = per_part * kThreads;
+  for (int i = block % per_part * kThreads + threadIdx.x; i < total; i += stride) {
+    const int along = down ? p.columns.into(i) : i / kRowChunks, panel = down ? along / kRowChunks : p.columns.into(along);
+    const int row = down ? p.columns.rest(i) : p.columns.rest(along), number = (down ? along : i) % kRowChunks;
+    const int tile = p.steps.into(panel), n = tile * p.columns + row;
+    const Counter k((panel - tile * p.steps) * kDepth<T> + number * kWidth, radix);
     const int y = along_y.kernel + k.high * along_y.kernel_step, x = along_x.kernel + k.middle * along_x.kernel_step;
     const auto* const from =
         static_cast<const From*>(p.from) + n * p.strides.out + k.low * p.strides.in + y * p.strides.y + x * p.strides.x;

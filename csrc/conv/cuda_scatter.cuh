@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kThreads) add_taps(Scattered<T> job) {
   for (unsigned i = blockIdx.x * kThreads + threadIdx.x; i < total; i += stride) {
     const int x = i % job.x.output, y = i / job.x.output % job.y.output;
     const int64_t image = i / job.x.output / job.y.output;
-    const PhaseAxis along_y = job.y.phase(y % job.y.stride), along_x = job.x.phase(x % job.x.stride);
-    const int from_y = y / job.y.stride + along_y.offset, from_x = x / job.x.stride + along_x.offset;
+    const PhaseAxis along_y = job.y.phase(job.y.stride.rest(y)), along_x = job.x.phase(job.x.stride.rest(x));
+    const int from_y = job.y.stride.into(y) + along_y.offset, from_x = job.x.stride.into(x) + along_x.offset;
     A sums[kMostScattered] = {};
     for (int tap_y = 0; tap_y < along_y.taps; ++tap_y) {
       const int row = from_y + tap_y * along_y.offset_step;

@@ -21,8 +21,12 @@ using ThinFma = Shape<128, 8, 128>;
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 
 struct Plan {
-  int tiles_m, tiles_n, parts, groups, splits;  // tiles_m: of a group of images, so that none holds rows of two
-  FASTGAN_HOST_DEVICE int tiles() const { return tiles_m * tiles_n * parts * groups; }
+  Divisor tiles_m, tiles_n, parts, groups;  // tiles_m: of a group of images, so that none holds rows of two
+  Divisor splits;
+  Divisor tiles;  // all together
+
+  Plan(int tiles_m, int tiles_n, int parts, int groups)
+      : tiles_m(tiles_m), tiles_n(tiles_n), parts(parts), groups(groups), splits(1), tiles(tiles_m * tiles_n * parts * groups) {}
 };
 
 // Which tile a number means, and its part of the job, whose rows end with the group's.
@@ -33,12 +37,12 @@ struct Tile {
   int64_t chunk;  // its number among the tiles of its columns, group by group
 
   FASTGAN_HOST_DEVICE Tile(const Job& job, const Plan& plan, int number) {
-    first_n = number % plan.tiles_n * Shape::kColumns;
-    number /= plan.tiles_n;
-    const int tile = number % plan.tiles_m, index = number / plan.tiles_m % plan.parts;
-    part = job.part(index);
-    part.group = number / plan.tiles_m / plan.parts;
-    const int rows = part.rows / plan.groups;
+    first_n = plan.tiles_n.rest(number) * Shape::kColumns;
+    number = plan.tiles_n.into(number);
+    const int tile = plan.tiles_m.rest(number), part_of_group = plan.tiles_m.into(number);
+    part = job.part(plan.parts.rest(part_of_group));
+    part.group = plan.parts.into(part_of_group);
+    const int rows = plan.groups.into(part.rows);
     first_m = rows * part.group + tile * Shape::kRows;
     part.rows = rows * (part.group + 1);
     chunk = number;
@@ -77,7 +81,7 @@ struct Shared {
 
 // How many blocks a multiprocessor's registers are to be enough for.
 template <class T, class Shape, Side pending>
-constexpr int kBlocks = Shape::kThreads == 128                         ? (sizeof(T) == 4 ? 3 : 2)
+constexpr int kBlocks = Shape::kThreads == 128                         ? (sizeof(T) == 4 && pending != Side::right ? 3 : 2)
                         : kHasWarpgroups && sizeof(T) == 2 && pending == Side::none ? 2
                                                                                       : 1;
 
@@ -113,7 +117,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     auto& shared = *reinterpret_cast<Shared<Job, Out, Shape>*>(dynamic_shared());
     auto& stages = shared.stages;
 
-    const int tiles = plan.tiles(), number = blockIdx.x % tiles, split = blockIdx.x / tiles;
+    const int tiles = plan.tiles, split = plan.tiles.into(blockIdx.x), number = blockIdx.x - split * tiles;
     const Tile<Job, Shape> tile(job, plan, number);
     // While the first loads are on their way, where there are registers for what these need.
     constexpr bool kFillsLate = unit != Unit::fma;
@@ -122,14 +126,15 @@ __global__ void __launch_bounds__(Shape::kThreads, kBlocks<typename Job::Element
     const Loader<T, typename Job::Left, Job::k_major, Shape::kRows, kThreads> load_left({job, tile.part}, tile.first_m);
     const auto load_right = right_loader<Shape>(job, tile, plan);
     // None where a phase has fewer pixels than the largest.
-    const int64_t steps = tile.first_m < tile.part.rows ? (int64_t{tile.part.depth} + kDepth<T> - 1) / kDepth<T> : 0;
-    const int begin = static_cast<int>(steps * split / plan.splits), end = static_cast<int>(steps * (split + 1) / plan.splits);
+    const int steps = tile.first_m < tile.part.rows ? (tile.part.depth + kDepth<T> - 1) / kDepth<T> : 0;
+    const int each = plan.splits.into(steps), more = steps - each * plan.splits;  // the first splits have one step more
+    const int begin = split * each + (split < more ? split : more), end = begin + each + (split < more);
 
     // Where the thread's chunks are along k: of what is loaded, and, behind that, of what is finished.
     using Own = Share<T, Job::k_major, kThreads>;
     const Radix radix = tile.part.radix(job);
     const Counter by(kDepth<T>, radix);
-    const auto counters = [&](int counter) { return Counter(int64_t{begin} * kDepth<T> + Own::k(counter), radix); };
+    const auto counters = [&](int counter) { return Counter(begin * kDepth<T> + Own::k(counter), radix); };
     Counters<Own::kCounters> loaded(counters), finished(loaded);
 
     const auto after = [](int stage) { return stage + 1 < kStages ? stage + 1 : 0; };
@@ -200,7 +205,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1024 / Shape::kThreads) add_s
   const Tile<Job, Shape> tile(job, plan, number);
   offsets.fill(job, tile.part, tile.first_m + slab * kSlab, tile.first_n);
   const auto* const from = store.partial + int64_t{number} * Shape::kNumel + slab * kSlab * Shape::kColumns;
-  const int64_t stride = int64_t{plan.tiles()} * Shape::kNumel;
+  const int64_t stride = int64_t{plan.tiles} * Shape::kNumel;
   for (int i = threadIdx.x; i < kSlab * Shape::kColumns; i += kThreads) {
     Compute<Out> sum = from[i];
     for (int split = 1; split < plan.splits; ++split) sum += from[split * stride + i];
@@ -229,8 +234,8 @@ Plan plan_of(const Job& job, int groups) {
     depth = std::max(depth, part.depth);
   }
   const int tiles_m = (rows + Shape::kRows - 1) / Shape::kRows, tiles_n = (columns + Shape::kColumns - 1) / Shape::kColumns;
-  Plan plan{tiles_m, tiles_n, job.parts(), groups, 1};
-  plan.splits = splits_for(plan.tiles(), depth / kDepth<typename Job::Element>);
+  Plan plan(tiles_m, tiles_n, job.parts(), groups);
+  plan.splits = splits_for(plan.tiles, depth / kDepth<typename Job::Element>);
   return plan;
 }
 
@@ -242,7 +247,7 @@ int64_t chunks_of(const Plan& plan) {
 
 template <class Shape, Side pending, Unit unit, class Launch, class Job, class Out>
 void run(const Launch& launch, const Job& job, const Plan& plan, const Store<Out>& store) {
-  const auto tiles = static_cast<unsigned>(plan.tiles());
+  const unsigned tiles = static_cast<int>(plan.tiles);
   launch.template with_shared<multiply<Job, Out, Shape, pending, unit>>(Shared<Job, Out, Shape>::kBytes, tiles * plan.splits,
                                                                         Shape::kThreads, job, plan, store);
   if (store.partial) {

@@ -71,7 +71,7 @@ struct Case {
 
 template <class Out>
 Store<Out> store_of(std::vector<Out>& output, std::vector<Compute<Out>>& partial, const Plan& plan, int numel, bool in_chunks) {
-  if (plan.splits > 1) partial = check::unwritten<Compute<Out>>(int64_t{plan.splits} * plan.tiles() * numel);
+  if (plan.splits > 1) partial = check::unwritten<Compute<Out>>(int64_t{plan.splits} * plan.tiles * numel);
   Store<Out> store{};
   store.output = output.data();
   store.partial = plan.splits > 1 ? partial.data() : nullptr;

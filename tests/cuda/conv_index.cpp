@@ -16,9 +16,9 @@ void check_phases() {
               const auto axis = (transposed ? transposed_axis : convolution_axis)(output, kernel, stride, padding, dilation);
               const GatherAxis by_formula{0, output, kernel, stride, padding, dilation, transposed};
               const std::string name = "phases of kernel " + std::to_string(kernel) + ", stride " + std::to_string(stride);
-              check::holds(by_formula.phases() == static_cast<int>(axis.phases.size()), name);
+              check::holds(by_formula.phases == static_cast<int>(axis.phases.size()), name);
               check::holds(by_formula.step() == axis.step && by_formula.read() == axis.read, name);
-              for (int i = 0; i < by_formula.phases(); ++i) {
+              for (int i = 0; i < by_formula.phases; ++i) {
                 const PhaseAxis found = by_formula.phase(i);
                 const Phase& phase = axis.phases[i];
                 check::holds(found.start == phase.start && found.count == phase.count, name);
@@ -50,15 +50,44 @@ void check_shares_of_tensor_cores(const std::string& name) {
 }
 
 void check_counters() {
-  for (const Radix radix : {Radix{64, 4, 4}, Radix{8, 4, 4}, Radix{24, 1, 2}, Radix{3, 5, 7}, Radix{128, 1, 1}}) {
+  constexpr int kHigh = 4;
+  for (const Radix radix : {Radix{64, 4}, Radix{8, 4}, Radix{24, 1}, Radix{3, 5}, Radix{128, 1}}) {
     for (const int by : {8, 16, 32, 64}) {
       Counter counter(5, radix);
       const Counter step(by, radix);
-      for (int64_t value = 5; value < radix.low * radix.middle * radix.high; value += by) {
+      for (int value = 5; value < radix.low * radix.middle * kHigh; value += by) {
         const Counter expected(value, radix);
         check::holds(counter.low == expected.low && counter.middle == expected.middle && counter.high == expected.high, "a counter");
         counter.advance(step, radix);
       }
+    }
+  }
+}
+
+void check_taps_inside() {
+  for (const int taps : {0, 1, 2, 4, kMostTaps})
+    for (const int step : {1, 2, 3})
+      for (const int size : {1, 3, 8})
+        for (int position = -2 * kMostTaps; position < 2 * kMostTaps; ++position) {
+          unsigned expected = 0;
+          for (int j = 0; j < taps; ++j) expected |= unsigned{is_below(position + j * step, size)} << j;
+          check::holds(taps_inside(position, {0, 1, taps, 0, 1, 0, step}, size) == expected, "taps inside an image");
+        }
+}
+
+void check_divisors() {
+  constexpr int kMost = std::numeric_limits<int>::max();
+  std::uniform_int_distribution<int> draw(1, kMost);
+  for (int i = 0; i < 2000; ++i) {
+    const int value = i < 1000 ? i + 1 : i % 2 ? kMost - i + 1000 : draw(check::random());
+    const Divisor divisor(value);
+    const int64_t multiple = int64_t{value} * (kMost / value);
+    for (const int64_t n : {int64_t{0}, int64_t{1}, int64_t{value} - 1, int64_t{value}, int64_t{value} + 1, multiple - 1, multiple,
+                            int64_t{kMost}, int64_t{draw(check::random())}}) {
+      if (n > kMost) continue;
+      const int dividend = static_cast<int>(n);
+      check::holds(divisor.into(dividend) == dividend / value && divisor.rest(dividend) == dividend % value,
+                   "division by " + std::to_string(value));
     }
   }
 }
@@ -81,6 +110,8 @@ int main() {
   check_shares_of_tensor_cores<Wide>("wide");
   check_shares_of_tensor_cores<Half>("half");
   check_shares_of_tensor_cores<Thin>("thin");
+  check_taps_inside();
+  check_divisors();
   check_counters();
   check_splits();
 }
