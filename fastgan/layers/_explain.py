@@ -25,7 +25,7 @@ from fastgan.layers._plan import (
 )
 from fastgan.layers._sequential import Sequential
 from fastgan.layers._trace import segments_of
-from fastgan.layers._trial import CannotFuse
+from fastgan.layers._values import CannotFuse
 from fastgan.ops import _engine
 
 _KINDS = (

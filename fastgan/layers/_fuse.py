@@ -17,7 +17,7 @@ from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
 from fastgan.layers._modules import BatchNorm2d
 from fastgan.layers._sequential import Sequential, run_sequential
 from fastgan.layers._trace import Traced
-from fastgan.layers._trial import CannotFuse
+from fastgan.layers._values import CannotFuse
 
 M = TypeVar("M", bound=Module)
 

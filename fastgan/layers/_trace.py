@@ -1,37 +1,39 @@
 """The forward of a module that calls its children itself, read by ``torch.fx`` and written again with chains fused.
 
-``torch.fx`` runs a forward once on stand-ins, so whatever Python decides there is decided for good. What could make
-that wrong is looked for: state that tracing changes, random numbers it draws, attributes that change later, and
-arguments that a stand-in answers for differently than a tensor. Where there is doubt, the module keeps its own forward.
+``torch.fx`` runs a forward once on stand-ins, so whatever Python decides there is decided for good. What that was
+decided by is noted, and the traced forward runs only while it is the same; what cannot be noted, and what tracing would
+leave out or do once instead of each time, is looked for. Where there is doubt, the module keeps its own forward.
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.nn import Module
 
 from fastgan.errors import warn_once
-from fastgan.layers._chain import Step, chains, flatten, run_modules
-from fastgan.layers._plan import FunctionalActivation
-from fastgan.layers._trial import CannotFuse, check, first_line, unchanged
+from fastgan.layers._chain import Step
+from fastgan.layers._reads import Reads, Recorder
+from fastgan.layers._segments import called, fuse_segments, segments_worth_fusing
+from fastgan.layers._trial import check, unchanged
+from fastgan.layers._twin import Twin
+from fastgan.layers._values import CannotFuse, first_line
 
-_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.leaky_relu: "leaky_relu",
-    torch.tanh: "tanh",
-    F.tanh: "tanh",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-}
-_METHODS = {"relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"}
+MAX_STATES = 16
+_lock = threading.RLock()  # torch.fx changes methods of torch.nn.Module while it traces
+
+
+class _Variant(NamedTuple):
+    reads: Reads
+    forward: Callable[..., Any]
 
 
 class Traced:
@@ -40,7 +42,8 @@ class Traced:
     def __init__(self, max_run: int | None) -> None:
         self.max_run = max_run
         self.doubt = ""  # why a module went back to its own forward after all
-        self._checked: dict[tuple, Callable[..., Any]] = {}
+        self._variants: list[_Variant] = []
+        self._gave_up = False
 
     def __reduce__(self) -> tuple:
         return Traced, (self.max_run,)  # what was traced is not worth keeping, and cannot be pickled
@@ -48,85 +51,93 @@ class Traced:
     def __deepcopy__(self, memo: dict) -> Traced:
         return Traced(self.max_run)
 
-    def forward_for(self, module: Module) -> Callable[..., Any]:
+    def forward_for(self, module: Module, reads: Reads | None = None) -> Callable[..., Any]:
         """``module``'s forward as a function of the module and its inputs, with chains fused.
+
+        Args:
+            module: left as it is.
+            reads: are noted here.
 
         Raises:
             CannotFuse: with the reason, where there is nothing to fuse or the forward cannot be traced.
         """
-        graph = _trace(module)
-        _fuse_segments(graph, _checked_segments(graph, module), module, self.max_run)
-        graph.lint()
-        return type(fx.GraphModule(module, graph)).forward
+        with _lock:
+            graph, twin = _trace(module, reads or Reads(module))
+            fuse_segments(graph, segments_worth_fusing(graph, module), module, self.max_run)
+            graph.lint()
+            return type(fx.GraphModule(twin.root, graph)).forward
 
     def checked_forward_for(self, module: Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         """The same for the state that the module is in, or its own forward where that is not sure to be right."""
-        state = _state_of(module)
-        forward = self._checked.get(state)
+        if self._gave_up:
+            return type(module).forward
+        forward = self._known(module)
         if forward is None:
-            try:
-                forward = self.forward_for(module)
-                check(module, forward, inputs)
-            except CannotFuse as reason:
-                self.doubt = str(reason)
-                warn_once(f"{id(self)}", f"fastgan runs {type(module).__name__} unfused, because {reason}.")
-                forward = type(module).forward
-            self._checked[state] = forward
+            with _lock:
+                forward = self._known(module) or self._new(module, inputs)
         return forward
 
+    def _known(self, module: Module) -> Callable[..., Any] | None:
+        for variant in self._variants:
+            if variant.reads.hold(module):
+                return variant.forward
+        return None
 
-def _state_of(module: Module) -> tuple:
-    """What Python could read in a forward besides tensors: a traced forward holds for this state only."""
-    state: list[Any] = [module.training]
-    for name, value in module.__dict__.items():
-        if not name.startswith("_") and name not in ("training", "forward"):
-            state.append((name, _token(value)))
-    state += [
-        (name, type(child), id(child), getattr(child, "training", None)) for name, child in module._modules.items()
-    ]
-    return tuple(state)
+    def _new(self, module: Module, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        if len(self._variants) == MAX_STATES:
+            self._gave_up = True
+            self._variants = []
+            return self._own(module, f"it was called in more than {MAX_STATES} states of what its forward reads")
+        reads = Reads(module)
+        try:
+            forward = self.forward_for(module, reads)
+            check(module, forward, inputs)
+        except CannotFuse as reason:
+            forward = self._own(module, str(reason))
+        self._variants.append(_Variant(reads, forward))
+        return forward
+
+    def _own(self, module: Module, doubt: str) -> Callable[..., Any]:
+        self.doubt = doubt
+        warn_once(f"{id(self)}", f"fastgan runs {type(module).__name__} unfused, because {doubt}.")
+        return type(module).forward
 
 
-def _token(value: Any) -> Any:
-    match value:
-        case bool() | int() | float() | str() | None:
-            return value
-        case list() | tuple():
-            return tuple(map(_token, value))
-        case dict():
-            return tuple((key, _token(item)) for key, item in value.items())
-    return id(value)
+def segments_of(module: Module) -> list[list[Step]]:
+    """What a module's forward calls in sequence, each on the result of the one before, where it is worth fusing.
+
+    Raises:
+        CannotFuse: with the reason, where there is nothing to fuse or the forward cannot be traced.
+    """
+    with _lock:
+        graph, _ = _trace(module, Reads(module))
+    return [[called(node, module) for node in segment] for segment in segments_worth_fusing(graph, module)]
 
 
 # ---- tracing --------------------------------------------------------------------------------------------------------
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
-        return True
-
-    def create_node(self, *args: Any, **options: Any) -> fx.Node:
-        if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
-            raise CannotFuse("its forward switches gradients or autocast, which torch.fx does not see")
-        return super().create_node(*args, **options)
-
-
-def _trace(module: Module) -> fx.Graph:
+def _trace(module: Module, reads: Reads) -> tuple[fx.Graph, Twin]:
     _check_signature(module)
-    with unchanged(module):
-        graph = _graph_of(module)
-    for node in graph.nodes:
+    twin = Twin(module)
+    with unchanged(twin):
+        graphs = []
+        for is_plain in (True, False):
+            with _surroundings(is_plain):
+                graphs.append(_graph_of(twin, reads))
+    if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
+        raise CannotFuse("its forward does something else without gradients or under autocast")
+    for node in graphs[0].nodes:
         if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
             raise CannotFuse("its forward makes a tensor that tracing would fix for good")
-    return graph
+    return graphs[0], twin
 
 
-def _graph_of(module: Module) -> fx.Graph:
-    plain = [torch.autocast(device, enabled=False) for device in ("cpu", "cuda")]
+def _graph_of(twin: Twin, reads: Reads) -> fx.Graph:
     try:
-        with torch.enable_grad(), plain[0], plain[1], warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _Tracer().trace(module)
+            return _Tracer(Recorder(twin, reads)).trace(twin.root)
     except CannotFuse:
         raise
     except Exception as error:
@@ -139,75 +150,95 @@ def _check_signature(module: Module) -> None:
             raise CannotFuse(f"its forward has the optional argument {parameter.name!r}, which tracing would fix")
 
 
-# ---- fusing ---------------------------------------------------------------------------------------------------------
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._settings = _settings()
+
+    def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
+        return True
+
+    def create_args_for_root(self, *args: Any) -> tuple[Any, list[Any]]:
+        function, arguments = super().create_args_for_root(*args)
+        return self._recorder.recorded(function), arguments
+
+    def call_module(self, m: Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not self._recorder.is_here():
+            return forward(*args, **kwargs)
+        with self._recorder.paused():
+            return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        if not self._recorder.is_here():
+            return attr_val
+        with self._recorder.paused():
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_proxy(self, *args: Any, **options: Any) -> fx.Proxy:
+        with self._recorder.paused():
+            return super().create_proxy(*args, **options)
+
+    def create_node(self, *args: Any, **options: Any) -> fx.Node:
+        if _settings() != self._settings:
+            raise CannotFuse("its forward switches gradients, autocast or saved tensors, which torch.fx does not see")
+        return super().create_node(*args, **options)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
-def segments_of(module: Module) -> list[list[Step]]:
-    """What a module's forward calls in sequence, each on the result of the one before, where it is worth fusing.
+class _Proxy(fx.Proxy):
+    """Writes down operators that work in place as what they are, where torch.fx has them make a new tensor."""
 
-    Raises:
-        CannotFuse: with the reason, where there is nothing to fuse or the forward cannot be traced.
-    """
-    graph = _trace(module)
-    return [[_called(node, module) for node in segment] for segment in _checked_segments(graph, module)]
-
-
-def _checked_segments(graph: fx.Graph, module: Module) -> list[list[fx.Node]]:
-    def is_worth_it(segment: list[fx.Node]) -> bool:
-        steps = flatten(_called(node, module) for node in segment)
-        return len(segment) > 1 and any(isinstance(part, list) for part in chains(list(steps)))
-
-    found = [segment for segment in _segments(graph, module) if is_worth_it(segment)]
-    if not found:
-        raise CannotFuse("its forward calls no convolution or batch-norm that a chain can be made of")
-    return found
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise CannotFuse(f"its forward sets {name!r} of a tensor, which torch.fx does not see")
+        super().__setattr__(name, value)
 
 
-def _fuse_segments(graph: fx.Graph, segments: list[list[fx.Node]], module: Module, max_run: int | None) -> None:
-    """Writes each segment as one call."""
-    for segment in segments:
-        first, last = segment[0], segment[-1]
-        with graph.inserting_before(first):
-            arguments = tuple(
-                graph.get_attr(node.target) if node.op == "call_module" else _called(node, module) for node in segment
-            )
-            fused = graph.call_function(run_modules, (first.args[0], arguments, max_run))
-        last.replace_all_uses_with(fused)
-        for node in reversed(segment):
-            graph.erase_node(node)
+def _in_place(operate: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def in_place(value: Any, other: Any) -> Any:
+        # Not `operate` itself: torch.fx writes that as a statement, which changes a number for all who have it.
+        return operate(value, other)
+
+    def record(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", in_place, (self, other), {})
+
+    in_place.__name__ = operate.__name__
+    return record
 
 
-def _segments(graph: fx.Graph, module: Module) -> list[list[fx.Node]]:
-    segments: list[list[fx.Node]] = []
-    before = None
-    for node in list(graph.nodes):
-        if _called(node, module) is None:
-            before = None
-            continue
-        if before is not None and node.args[0] is before and len(before.users) == 1:
-            segments[-1].append(node)
-        else:
-            segments.append([node])
-        before = node
-    return segments
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    setattr(_Proxy, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
 
 
-def _called(node: fx.Node, module: Module) -> Module | FunctionalActivation | None:
-    """What a node calls on one tensor: a child, or an activation."""
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        return module.get_submodule(node.target)
-    options = dict(node.kwargs)
-    if node.op == "call_function" and (name := _FUNCTIONS.get(node.target)):
-        names = {"relu": ["inplace"], "leaky_relu": ["negative_slope", "inplace"]}.get(name, [])
-        options |= dict(zip(names, node.args[1:], strict=False))
-        inplace = options.pop("inplace", False)
-    elif node.op == "call_method" and node.target in _METHODS and len(node.args) == 1:
-        name, inplace = node.target.rstrip("_"), node.target.endswith("_")
-    else:
-        return None
-    slope = options.pop("negative_slope", 0.01 if name == "leaky_relu" else 0.0)
-    if options or not isinstance(slope, (int, float)):
-        return None
-    return FunctionalActivation(name, float(slope), bool(inplace))
+# ---- what surrounds a forward ---------------------------------------------------------------------------------------
+
+
+def _settings() -> tuple:
+    """What a forward may switch for a part of itself."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_cache_enabled(),
+        torch._C._autograd._top_saved_tensors_default_hooks(True) is not None,
+        *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")),
+    )
+
+
+@contextmanager
+def _surroundings(is_plain: bool) -> Iterator[None]:
+    """With gradients and without autocast, or the other way round."""
+    devices = ("cpu", "cuda")
+    before = [torch.is_autocast_enabled(device) for device in devices]
+    try:
+        for device in devices:
+            torch.set_autocast_enabled(device, not is_plain)
+        with torch.inference_mode(False), torch.set_grad_enabled(is_plain):
+            yield
+    finally:
+        for device, enabled in zip(devices, before, strict=True):
+            torch.set_autocast_enabled(device, enabled)

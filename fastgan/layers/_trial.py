@@ -1,10 +1,10 @@
-"""Trying a forward and leaving no trace of it: what it changes is found and taken back."""
+"""Trying a forward on a copy of its module: what it changes is found, and which operators it runs."""
 
 from __future__ import annotations
 
-import copy
+import pickle
 import random
-from collections import OrderedDict
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,147 +13,112 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
-from fastgan.layers._plan import WEIGHT_HOOKS
-
-
-class CannotFuse(Exception):
-    """Why a module keeps its own forward."""
+from fastgan.layers._outside import Outside
+from fastgan.layers._twin import Twin
+from fastgan.layers._values import CannotFuse, first_line, same, snapshot
 
 
 def check(module: Module, forward: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
-    """Raises CannotFuse unless the new forward runs the operators of the old one, on tensors without data."""
+    """Raises CannotFuse unless the new forward does what the old one does, on copies without data."""
     try:
-        seen = [_operators(module, function, inputs) for function in (type(module).forward, forward)]
+        seen, truth = (_tried(module, function, inputs) for function in (forward, type(module).forward))
+    except CannotFuse:
+        raise
     except Exception as error:
         raise CannotFuse(f"its forward cannot be tried on tensors without data: {first_line(error)}") from None
-    if seen[0] != seen[1]:
+    if not same(seen, truth):
         raise CannotFuse("its forward does something else for a tensor than torch.fx sees it do")
 
 
 @contextmanager
-def unchanged(module: Module) -> Iterator[None]:
-    """Takes back changes of the module's attributes and random numbers drawn inside, and raises CannotFuse for them."""
-    before, generators = _snapshot(module), _random_states()
-    try:
+def unchanged(twin: Twin) -> Iterator[None]:
+    """Raises CannotFuse for what is changed inside: the twin, or the random generators, which are set back."""
+    before = twin.state()
+    with _random_kept() as drew:
         yield
-    finally:
-        changed = not _is_same(_snapshot(module), before)
-        drew = _random_states() != generators
-        _restore(module, before)
-        _restore_random(generators)
-    if changed:
+    if not same(twin.state(), before):
         raise CannotFuse("its forward changes the module's own attributes")
-    if drew:
+    if drew():
         raise CannotFuse("its forward draws random numbers in a way that tracing would fix for good")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 # ---- operators ------------------------------------------------------------------------------------------------------
 
 
-class _Recorder(TorchDispatchMode):
-    """The operators that run, in which order, with the shapes they give, and whether they write over an input.
+class _Operators(TorchDispatchMode):
+    """The operators that run, in which order, on which tensors, each known by a number in the order of its making."""
 
-    Otherwise an operator that works in place counts as its out-of-place form, because ``torch.fx`` sees ``x += y`` so.
-    """
-
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
-        self.seen: list[tuple] = []
-        self._inputs = {_storage(input) for input in inputs}
+        self.seen: list[list] = []
+        self._numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+        self._tensors = list(tensors)  # alive: an id is of what lives
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = self._described((args, kwargs or {}))
         found = func(*args, **(kwargs or {}))
-        if func is not torch.ops.aten.detach.default:
-            writes = func._schema.is_mutable and isinstance(args[0], Tensor) and _storage(args[0]) in self._inputs
-            shape = tuple(found.shape) if isinstance(found, Tensor) else None
-            self.seen.append((func._schema.name.removesuffix("_"), shape, writes))
+        if func is torch.ops.aten.detach.default:
+            self._number(found, self._number(args[0]))
+        else:
+            self.seen.append([str(func), given, self._described(found)])
         return found
 
+    def _described(self, values: Any) -> Any:
+        def described(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return self._number(value), value.shape, value.dtype
+            return snapshot(value, type)
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+        return tree_map(described, values)
+
+    def _number(self, tensor: Tensor, number: int | None = None) -> int:
+        if id(tensor) not in self._numbers:
+            self._numbers[id(tensor)] = len(self._tensors) if number is None else number
+            self._tensors.append(tensor)
+        return self._numbers[id(tensor)]
 
 
-def _operators(module: Module, function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[tuple]:
+def _tried(module: Module, function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Any]:
+    twin = Twin(module, runs=True)
     inputs = [input.detach().to("meta") for input in inputs]
-    recorder = _Recorder(inputs)
-    with _without_data(module), torch.no_grad(), recorder:
-        function(module, *inputs)
-    return recorder.seen
+    outside, operators = Outside(), _Operators([*inputs, *twin.tensors])
+    with _random_kept(), torch.no_grad(), outside.watched(), operators:
+        found = operators._described(function(twin.root, *inputs))
+    return [operators.seen, found, twin.state(leaf=type), outside.changed]
+
+
+# ---- random numbers -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _without_data(module: Module) -> Iterator[None]:
-    """Parameters and buffers without data, and no hooks but those that make weights; afterwards all is as it was."""
-    modules = list(module.modules())
-    stand_ins: dict[int, Tensor] = {}
-    before, generators = [_snapshot(m) for m in modules], _random_states()
+def _random_kept() -> Iterator[Callable[[], bool]]:
+    """Sets the random generators back at the end; tells then whether any was drawn from."""
+    before = _random_states()
+    drew = [False]
     try:
-        for m in modules:
-            m.__dict__.update({name: OrderedDict() for name in _HOOKS})
-            weights = {key: hook for key, hook in m._forward_pre_hooks.items() if isinstance(hook, WEIGHT_HOOKS)}
-            m.__dict__["_forward_pre_hooks"] = OrderedDict(weights)
-            for tensors in (m._parameters, m._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        tensors[name] = stand_ins.setdefault(id(tensor), tensor.detach().to("meta"))
-        yield
+        yield lambda: drew[0]
     finally:
-        for m, state in zip(modules, before, strict=True):
-            _restore(m, state)
-        _restore_random(generators)
-
-
-_HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-# ---- state ----------------------------------------------------------------------------------------------------------
-
-
-def _snapshot(module: Module) -> dict[str, Any]:
-    return {
-        name: copy.copy(value) if isinstance(value, (dict, list, set)) else value
-        for name, value in module.__dict__.items()
-    }
-
-
-def _is_same(now: Any, before: Any) -> bool:
-    """Equal containers of the very same values; tensors, for one, cannot be compared."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return now.keys() == before.keys() and all(_is_same(now[key], before[key]) for key in before)
-    if isinstance(before, list) and isinstance(now, list):
-        return len(now) == len(before) and all(map(_is_same, now, before))
-    return now is before or (isinstance(before, (bool, int, float, str, tuple, set)) and now == before)
-
-
-def _restore(module: Module, before: dict[str, Any]) -> None:
-    for name in [name for name in module.__dict__ if name not in before]:
-        del module.__dict__[name]
-    for name, value in before.items():
-        now = module.__dict__.get(name)
-        if isinstance(value, dict) and isinstance(now, dict):  # the same object: others hold on to it
-            if not _is_same(now, value):
-                now.clear()
-                now.update(value)
-        elif isinstance(value, list) and isinstance(now, list):
-            now[:] = value
-        elif isinstance(value, set) and isinstance(now, set):
-            now.clear()
-            now.update(value)
-        elif now is not value:
-            module.__dict__[name] = value
+        drew[0] = _random_states() != before
+        if drew[0]:
+            _restore_random(*before)
 
 
 def _random_states() -> tuple:
-    return random.getstate(), tuple(torch.get_rng_state().tolist())
+    devices = [torch.get_rng_state()]
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+        devices += torch.cuda.get_rng_state_all()
+    numpy = sys.modules.get("numpy")
+    arrays = pickle.dumps(numpy.random.get_state(legacy=False)) if numpy else b""
+    return random.getstate(), arrays, [bytes(state.tolist()) for state in devices]
 
 
-def _restore_random(states: tuple) -> None:
-    random.setstate(states[0])
-    torch.set_rng_state(torch.tensor(states[1], dtype=torch.uint8))
+def _restore_random(python: tuple, arrays: bytes, devices: list[bytes]) -> None:
+    random.setstate(python)
+    if arrays:
+        sys.modules["numpy"].random.set_state(pickle.loads(arrays))
+    first, *others = [torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in devices]
+    torch.set_rng_state(first)
+    if others:
+        torch.cuda.set_rng_state_all(others)
