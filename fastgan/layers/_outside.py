@@ -136,7 +136,8 @@ class Outside:
 
 @functools.lru_cache(maxsize=1024)
 def _globals_of(code: types.CodeType) -> list[str]:
-    return list(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")))
+    """Those that it sets too: setting what is there already would be seen only once that has changed."""
+    return list(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname.endswith(("_GLOBAL", "_NAME"))))
 
 
 def _is_trusted(frame: types.FrameType) -> bool:

@@ -95,7 +95,7 @@ class Recorder:
         def call(*arguments: Any) -> Any:
             outside = Outside()
             try:
-                with _reads_go_to(self), outside.watched():
+                with _seen_by(self), outside.watched():
                     self._is_on = True
                     found = function(*arguments)
             finally:
@@ -128,6 +128,12 @@ class Recorder:
             except CannotFuse as reason:
                 self._refused = self._refused or reason
                 raise
+
+    def refuse_to_set(self, module: Module, name: str) -> None:
+        """Raises CannotFuse where the forward sets an attribute: what it has already would be set to no effect."""
+        if self.is_here() and self._is_on and id(module) in self._paths:
+            self._refused = self._refused or CannotFuse(f"its forward sets {_said(module, name)}")
+            raise self._refused
 
     def _note(self, module: Module, name: str, value: Any) -> None:
         reader = sys._getframe(3).f_globals.get("__name__", "")
@@ -168,12 +174,9 @@ class Recorder:
         try:
             return frozen(value, self._twin.originals)
         except TypeError as kind:
-            said = f"{kind}" if not isinstance(value, Module) else "a module that is not registered"
-        except CannotFuse:
-            said = "an object"
-        raise CannotFuse(
-            f"its forward reads {_said(module, name)}, {said}, which may change without fastgan seeing it"
-        ) from None
+            raise CannotFuse(
+                f"its forward reads {_said(module, name)}, {kind}, which may change without fastgan seeing it"
+            ) from None
 
     def _number_of(self, module: Module) -> int:
         """Of a module in the tree, with those above it."""
@@ -204,7 +207,10 @@ def _said(module: Module, name: str) -> str:
 
 
 @contextmanager
-def _reads_go_to(recorder: Recorder) -> Iterator[None]:
+def _seen_by(recorder: Recorder) -> Iterator[None]:
+    """Has ``recorder`` told of what this thread reads and sets of modules."""
+    set_attribute, delete_attribute = Module.__setattr__, Module.__delattr__
+
     def __getattribute__(module: Module, name: str) -> Any:
         if not recorder.is_here():
             return object.__getattribute__(module, name)
@@ -216,8 +222,17 @@ def _reads_go_to(recorder: Recorder) -> Iterator[None]:
         recorder.note(module, name, value)
         return value
 
-    Module.__getattribute__ = __getattribute__
+    def __setattr__(module: Module, name: str, value: Any) -> None:
+        recorder.refuse_to_set(module, name)
+        set_attribute(module, name, value)
+
+    def __delattr__(module: Module, name: str) -> None:
+        recorder.refuse_to_set(module, name)
+        delete_attribute(module, name)
+
+    Module.__getattribute__, Module.__setattr__, Module.__delattr__ = __getattribute__, __setattr__, __delattr__
     try:
         yield
     finally:
         del Module.__getattribute__
+        Module.__setattr__, Module.__delattr__ = set_attribute, delete_attribute

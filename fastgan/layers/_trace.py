@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from torch.nn import Module
 
 from fastgan.errors import warn_once
-from fastgan.layers._chain import Step
+from fastgan.layers._chain import Step, last_run
 from fastgan.layers._reads import Reads, Recorder
 from fastgan.layers._segments import called, fuse_segments, segments_worth_fusing
 from fastgan.layers._trial import check, unchanged
@@ -99,6 +99,8 @@ class Traced:
 
     def _own(self, module: Module, doubt: str) -> Callable[..., Any]:
         self.doubt = doubt
+        for child in module.children():
+            last_run.pop(child, None)
         warn_once(f"{id(self)}", f"fastgan runs {type(module).__name__} unfused, because {doubt}.")
         return type(module).forward
 

@@ -14,16 +14,9 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from fastgan.layers._plan import WEIGHT_HOOKS
-from fastgan.layers._values import CannotFuse, first_line, frozen, snapshot
+from fastgan.layers._values import CannotFuse, Unread, first_line, frozen, snapshot
 
 _HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_pre_hooks")
-
-
-class Unread:
-    """In the place of an object that is not copied, because a forward that reads it is not traced."""
-
-    def __bool__(self) -> bool:
-        raise CannotFuse("its forward asks about an object that tracing did not see it read")
 
 
 class Twin:
@@ -71,7 +64,7 @@ class Twin:
         try:
             return frozen(value, {})
         except TypeError:
-            return copy.deepcopy(value, self._memo) if runs else self._remember(value, Unread())
+            return copy.deepcopy(value, self._memo) if runs else self._remember(value, Unread(type(value)))
 
     def _copy_immutable(self, value: Any, runs: bool) -> Any:
         if type(value) is tuple:

@@ -26,6 +26,18 @@ class Missing:
     """In the place of an attribute that there is not."""
 
 
+class Unread:
+    """In the place of an object that is not copied, because a forward that reads it is not traced."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __bool__(self) -> bool:
+        raise CannotFuse(
+            f"its forward asks about an object of type {self.kind.__name__} that it did not read when traced"
+        )
+
+
 _CONTENT = (bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device)
 # Nothing changes inside them, or what does is read by a function of its own that runs.
 _IDENTITY = (
@@ -62,7 +74,7 @@ def frozen(value: Any, originals: dict[int, Module]) -> Any:
         return value
     if id(value) in originals:
         return originals[id(value)]
-    raise TypeError(f"a {kind.__name__}")
+    raise TypeError(f"an object of type {(value.kind if kind is Unread else kind).__name__}")
 
 
 def same(now: Any, before: Any) -> bool:
