@@ -42,7 +42,9 @@ class Place(NamedTuple):
         if isinstance(self.holder, types.CellType):
             self.holder.cell_contents = value
         elif isinstance(self.holder, type):
-            setattr(self.holder, self.name, value)
+            delattr(self.holder, self.name) if value is Missing else setattr(self.holder, self.name, value)
+        elif value is Missing:
+            del self.holder[self.name]
         else:
             self.holder[self.name] = value
 
@@ -56,6 +58,7 @@ class Outside:
         self.changed: list[tuple[str, Any]] = []  # what names were given
         self._before: list[tuple[Place, Any, Any]] = []
         self._seen: set[tuple[int, int]] = set()
+        self._codes: list[types.CodeType] = []  # alive: an id is of what lives
         self._nested: set[int] = set()  # code inside of code that ran: its cells are local
 
     @contextmanager
@@ -69,10 +72,7 @@ class Outside:
         finally:
             sys.setprofile(None)
             self._base = None
-            if hasattr(profile, "enable"):  # cProfile's own, which cannot be set as a function
-                profile.enable()
-            elif profile is not None:
-                sys.setprofile(profile)
+            set_profile(profile)
             for place, value, content in self._before:
                 self._take_back(place, value, content)
 
@@ -85,14 +85,16 @@ class Outside:
             restore(value, content)
 
     def _profile(self, frame: types.FrameType, event: str, argument: Any) -> None:
-        if event == "c_call":
-            if argument is builtins.print and not _is_trusted(frame):
-                raise CannotFuse("its forward prints, which tracing would leave out")
-        elif event == "call":
-            key = (id(frame.f_code), id(frame.f_globals))
-            if key not in self._seen and not _is_trusted(frame) and not self._is_importing(frame):
+        if event == "call":
+            code = frame.f_code
+            key = (id(code), id(frame.f_globals))
+            if key not in self._seen:
                 self._seen.add(key)
-                self._note_function(frame)
+                self._codes.append(code)
+                if not _is_trusted(frame) and not self._is_importing(frame):
+                    self._note_function(frame)
+        elif argument is print and event == "c_call" and not _is_trusted(frame):
+            raise CannotFuse("its forward prints, which tracing would leave out")
 
     def _is_importing(self, frame: types.FrameType | None) -> bool:
         """Whether an import somewhere in torch called it, such as a test runner's hook."""
@@ -105,16 +107,34 @@ class Outside:
     def _note_function(self, frame: types.FrameType) -> None:
         code = frame.f_code
         self._nested.update(id(c) for c in code.co_consts if isinstance(c, types.CodeType))
-        places = [Place(frame.f_globals, name) for name in _globals_of(code) if name in frame.f_globals]
+        places = [
+            Place(frame.f_globals, name)
+            for name in _globals_of(code)
+            if name in frame.f_globals or not hasattr(builtins, name)
+        ]
         if code.co_freevars and id(code) not in self._nested:
             places += _cells(frame)
         values = [self._note(place) for place in places]
         owner = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
         if isinstance(owner, Module):
             values.append(type(owner))
-        for place in (Place(holder, name) for value in values for holder in _holders(value) for name in code.co_names):
-            if not place.name.startswith("__") and place.get() is not Missing:
-                self._note(place)
+        for name in code.co_names:
+            if not name.startswith("__"):
+                for value in values:
+                    self._note_attribute(value, name)
+
+    def _note_attribute(self, value: Any, name: str) -> None:
+        """Of a class or a file of a user's own, which the function may read by name."""
+        if isinstance(value, types.ModuleType) and not _is_name_trusted(value.__name__):
+            owners = [vars(value)]
+        elif isinstance(value, type):
+            owners = [owner for owner in value.__mro__ if not _is_name_trusted(owner.__module__)]
+        else:
+            return
+        places = [Place(owner, name) for owner in owners]
+        has = [place.get() is not Missing for place in places]
+        for place in places[: has.index(True) + 1] if any(has) else []:
+            self._note(place)
 
     def _note(self, place: Place) -> Any:
         value = place.get()
@@ -132,6 +152,14 @@ class Outside:
                 ) from None
             self._before.append((place, place.get(), snapshot(value)))
         return value
+
+
+def set_profile(profile: Any) -> None:
+    """Sets what ``sys.getprofile`` gave."""
+    if hasattr(profile, "enable"):  # cProfile's own cannot be set as a function
+        profile.enable()
+    else:
+        sys.setprofile(profile)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -157,12 +185,3 @@ def _cells(frame: types.FrameType) -> list[Place]:
             if all(place.get() is frame.f_locals.get(place.name, Missing) for place in cells):
                 found += cells
     return found
-
-
-def _holders(value: Any) -> list[Any]:
-    """Where attributes of a class or a file of a user's own are looked up, which its functions may read by name."""
-    if isinstance(value, types.ModuleType):
-        return [] if _is_name_trusted(value.__name__) else [vars(value)]
-    if isinstance(value, type):
-        return [owner for owner in value.__mro__ if not _is_name_trusted(owner.__module__)]
-    return []

@@ -21,6 +21,9 @@ from fastgan.layers._outside import Outside, Place
 from fastgan.layers._twin import Twin
 from fastgan.layers._values import CannotFuse, Missing, frozen, same
 
+# A module's own bookkeeping, of which only the children's names are kept track of.
+_WHOLE = {name for name in vars(Module()) if name.startswith("_") and name != "_modules"} | {"__dict__"}
+
 
 class Child(NamedTuple):
     """A place in the tree that was read, by its parent's number among those; it tells no module from its copy."""
@@ -80,7 +83,7 @@ class Recorder:
         self._twin, self._reads = twin, reads
         self._paths = {id(module): path for path, module in twin.root.named_modules()}
         self._numbers = {id(twin.root): 0}
-        self._places: list[Any] = [twin.root]
+        self._at: dict[tuple[int, str], int] = {}
         self._thread = threading.get_ident()
         self._is_on = False
         self._refused: CannotFuse | None = None
@@ -139,7 +142,7 @@ class Recorder:
         reader = sys._getframe(3).f_globals.get("__name__", "")
         if reader.startswith("torch.fx") or (name == "__dict__" and reader.startswith("torch.")):
             return
-        if name == "__dict__" or name in ("_parameters", "_buffers") or name.endswith("_hooks"):
+        if name in _WHOLE:
             raise CannotFuse(f"its forward reads {_said(module, name)} as a whole, of which fastgan cannot keep track")
         number = self._number_of(module)
         key = (number, name)
@@ -190,13 +193,13 @@ class Recorder:
 
     def _number_of_child(self, parent: int, name: str, child: Module | None) -> int:
         children = self._reads.children
-        for number, known in enumerate(children, 1):
-            if known.parent == parent and known.name == name:
-                return number
-        first = self._numbers.setdefault(id(child), len(children) + 1)
-        self._reads.distinct += first == len(children) + 1
+        if (known := self._at.get((parent, name))) is not None:
+            return known
+        number = self._at[parent, name] = len(children) + 1
+        first = self._numbers.setdefault(id(child), number)
+        self._reads.distinct += first == number
         children.append(Child(parent, name, type(child), first))
-        return len(children)
+        return number
 
 
 def _said(module: Module, name: str) -> str:

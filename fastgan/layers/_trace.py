@@ -122,24 +122,27 @@ def segments_of(module: Module) -> list[list[Step]]:
 def _trace(module: Module, reads: Reads) -> tuple[fx.Graph, Twin]:
     _check_signature(module)
     twin = Twin(module)
+    recorder = Recorder(twin, reads)
     with unchanged(twin):
         graphs = []
         for is_plain in (True, False):
             with _surroundings(is_plain):
-                graphs.append(_graph_of(twin, reads))
+                graphs.append(_graph_of(twin.root, recorder))
     if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
         raise CannotFuse("its forward does something else without gradients or under autocast")
     for node in graphs[0].nodes:
         if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
             raise CannotFuse("its forward makes a tensor that tracing would fix for good")
+    if not reads.hold(module):
+        raise CannotFuse("what its forward reads is something else when it is looked up again")
     return graphs[0], twin
 
 
-def _graph_of(twin: Twin, reads: Reads) -> fx.Graph:
+def _graph_of(root: Module, recorder: Recorder) -> fx.Graph:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _Tracer(Recorder(twin, reads)).trace(twin.root)
+            return _Tracer(recorder).trace(root)
     except CannotFuse:
         raise
     except Exception as error:
@@ -195,10 +198,17 @@ class _Tracer(fx.Tracer):
 class _Proxy(fx.Proxy):
     """Writes down operators that work in place as what they are, where torch.fx has them make a new tensor."""
 
+    def __getattr__(self, name: str) -> fx.Proxy:
+        return _Attribute(self, name)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
             raise CannotFuse(f"its forward sets {name!r} of a tensor, which torch.fx does not see")
         super().__setattr__(name, value)
+
+
+class _Attribute(fx.proxy.Attribute):
+    __getattr__ = _Proxy.__getattr__
 
 
 def _in_place(operate: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -214,7 +224,8 @@ def _in_place(operate: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], f
 
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
-    setattr(_Proxy, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
+    for _kind in (_Proxy, _Attribute):
+        setattr(_kind, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
 
 
 # ---- what surrounds a forward ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fastgan.layers._outside import Outside
+from fastgan.layers._outside import Outside, set_profile
 from fastgan.layers._twin import Twin
 from fastgan.layers._values import CannotFuse, first_line, same, snapshot
 
@@ -57,13 +57,18 @@ class _Operators(TorchDispatchMode):
         self._tensors = list(tensors)  # alive: an id is of what lives
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = self._described((args, kwargs or {}))
-        found = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.detach.default:
-            self._number(found, self._number(args[0]))
-        else:
-            self.seen.append([str(func), given, self._described(found)])
-        return found
+        watching = sys.getprofile()
+        sys.setprofile(None)  # of an operator's own Python, which is torch's, thousands of calls would be seen
+        try:
+            given = self._described((args, kwargs or {}))
+            found = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten.detach.default:
+                self._number(found, self._number(args[0]))
+            else:
+                self.seen.append([str(func), given, self._described(found)])
+            return found
+        finally:
+            set_profile(watching)
 
     def _described(self, values: Any) -> Any:
         def described(value: Any) -> Any:

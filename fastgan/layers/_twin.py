@@ -85,6 +85,8 @@ class Twin:
             if name in _HOOKS:
                 value = OrderedDict((key, hook) for key, hook in value.items() if isinstance(hook, WEIGHT_HOOKS))
                 vars(twin)[name] = copy.deepcopy(value)
+            elif name == "_compiled_call_impl":
+                vars(twin)[name] = None  # it calls the module itself
             else:
                 vars(twin)[name] = self._copy(value, runs)
         return twin

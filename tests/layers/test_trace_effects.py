@@ -236,6 +236,12 @@ def a_view(h, x):
     return h
 
 
+def an_attribute(h, x):
+    turned = h.mT
+    turned += 1
+    return h
+
+
 def a_number(h, x):
     size = half = x.shape[2]
     half //= 2
@@ -258,7 +264,7 @@ def an_operator_that_gives_a_mask(h, x):
     return h * mask
 
 
-IN_PLACE = [an_alias, a_view, a_number, every_operator, an_operator_that_gives_a_mask]
+IN_PLACE = [an_alias, a_view, an_attribute, a_number, every_operator, an_operator_that_gives_a_mask]
 
 
 class InPlace(Down):

@@ -20,6 +20,8 @@ from fastgan.layers import _trace
 
 SCALE = 1.0
 SCALES = [1.0, 2.0]
+SETTINGS = types.ModuleType("settings")
+SETTINGS.alpha = 1.0
 CONFIG = types.SimpleNamespace(alpha=1.0)
 
 
@@ -30,7 +32,11 @@ def closure(alpha):
     return forward
 
 
-class Reader(Down):
+class Base(Down):
+    scale = 1.0
+
+
+class Reader(Base):
     kind = 1.0
     own: object = staticmethod(lambda self, x: self.body(x))
 
@@ -123,12 +129,14 @@ def test_a_change_of_what_was_read_is_followed(what):
     check_same(ours, theirs)
 
 
-@pytest.mark.parametrize("where", ["global", "list", "class", "closure", "function"])
+@pytest.mark.parametrize("where", ["global", "list", "file", "class", "base", "closure", "function"])
 def test_a_change_outside_of_the_module_is_followed(where, monkeypatch):
     forward = closure(1.0)
     owns = {
         "global": lambda s, x: s.body(x) * SCALE,
         "list": lambda s, x: s.body(x) * SCALES[0],
+        "file": lambda s, x: s.body(x) * SETTINGS.alpha,
+        "base": lambda s, x: s.body(x) * type(s).scale,
         "class": lambda s, x: s.body(x) * type(s).kind,
         "closure": forward,
         "function": lambda s, x: s.body(x) * scale_of(s),
@@ -137,7 +145,9 @@ def test_a_change_outside_of_the_module_is_followed(where, monkeypatch):
     check_same(ours, theirs)
     monkeypatch.setitem(globals(), "SCALE", 0.5)
     monkeypatch.setitem(globals(), "SCALES", [0.5])
+    monkeypatch.setattr(SETTINGS, "alpha", 0.5)
     monkeypatch.setattr(Reader, "kind", 0.5)
+    monkeypatch.setattr(Reader, "scale", 0.5, raising=False)
     monkeypatch.setitem(globals(), "scale_of", lambda s: 0.5)
     forward.__closure__[0].cell_contents = 0.5
     _native.reset_counters()
