@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import dis
+import enum
 import functools
 import gc
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from torch.nn import Module
 from fastgan.layers._values import CannotFuse, Missing, frozen, restore, same, snapshot
 
 # Their functions decide by nothing that a user changes in passing, or the trial and the second trace see it.
-_TRUSTED = {*sys.stdlib_module_names, "torch", "numpy", "fastgan"}
+_TRUSTED = {"torch", "numpy", "fastgan"}
 
 
 class Place(NamedTuple):
@@ -57,8 +59,9 @@ class Outside:
         self._base: types.FrameType | None = None
         self.changed: list[tuple[str, Any]] = []  # what names were given
         self._before: list[tuple[Place, Any, Any]] = []
-        self._seen: set[tuple[int, int]] = set()
-        self._codes: list[types.CodeType] = []  # alive: an id is of what lives
+        self._passed: set[tuple[int, int]] = set()  # code that need not be looked at again
+        self._refused: CannotFuse | None = None
+        self._alive: list[Any] = []  # an id is of what lives
         self._nested: set[int] = set()  # code inside of code that ran: its cells are local
 
     @contextmanager
@@ -69,6 +72,8 @@ class Outside:
         try:
             sys.setprofile(self._profile)
             yield
+            if self._refused is not None:
+                raise self._refused
         finally:
             sys.setprofile(None)
             self._base = None
@@ -85,16 +90,31 @@ class Outside:
             restore(value, content)
 
     def _profile(self, frame: types.FrameType, event: str, argument: Any) -> None:
-        if event == "call":
-            code = frame.f_code
-            key = (id(code), id(frame.f_globals))
-            if key not in self._seen:
-                self._seen.add(key)
-                self._codes.append(code)
-                if not _is_trusted(frame) and not self._is_importing(frame):
-                    self._note_function(frame)
-        elif argument is print and event == "c_call" and not _is_trusted(frame):
-            raise CannotFuse("its forward prints, which tracing would leave out")
+        try:
+            if event == "call":
+                self._called(frame)
+            elif argument is print and event == "c_call" and not _is_trusted(frame):
+                raise CannotFuse("its forward prints, which tracing would leave out")
+        except CannotFuse as reason:
+            self._refused = reason  # the forward may catch it
+            raise
+
+    def _called(self, frame: types.FrameType) -> None:
+        code = frame.f_code
+        key: tuple[int, ...] = (id(code), id(frame.f_globals))
+        if key in self._passed:
+            return
+        if _is_trusted(frame) or self._is_importing(frame):
+            self._passed.add(key)
+            self._alive.append(code)
+            return
+        free = code.co_freevars if id(code) not in self._nested else ()
+        values = [frame.f_locals.get(name) for name in free]
+        key += tuple(map(id, values))  # the same code is another function with other cells
+        if key not in self._passed:
+            self._passed.add(key)
+            self._alive += (code, values)
+            self._note_function(frame, bool(free))
 
     def _is_importing(self, frame: types.FrameType | None) -> bool:
         """Whether an import somewhere in torch called it, such as a test runner's hook."""
@@ -104,7 +124,7 @@ class Outside:
             frame = frame.f_back
         return False
 
-    def _note_function(self, frame: types.FrameType) -> None:
+    def _note_function(self, frame: types.FrameType, has_cells: bool) -> None:
         code = frame.f_code
         self._nested.update(id(c) for c in code.co_consts if isinstance(c, types.CodeType))
         places = [
@@ -112,7 +132,7 @@ class Outside:
             for name in _globals_of(code)
             if name in frame.f_globals or not hasattr(builtins, name)
         ]
-        if code.co_freevars and id(code) not in self._nested:
+        if has_cells:
             places += _cells(frame)
         values = [self._note(place) for place in places]
         owner = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
@@ -127,7 +147,7 @@ class Outside:
         """Of a class or a file of a user's own, which the function may read by name."""
         if isinstance(value, types.ModuleType) and not _is_name_trusted(value.__name__):
             owners = [vars(value)]
-        elif isinstance(value, type):
+        elif isinstance(value, type) and not issubclass(value, enum.Enum):
             owners = [owner for owner in value.__mro__ if not _is_name_trusted(owner.__module__)]
         else:
             return
@@ -150,7 +170,8 @@ class Outside:
                 raise CannotFuse(
                     f"its forward reads {place.name!r}, {kind}, which may change without fastgan seeing it"
                 ) from None
-            self._before.append((place, place.get(), snapshot(value)))
+            now = place.get()
+            self._before.append((place, now, snapshot(now)))
         return value
 
 
@@ -172,8 +193,13 @@ def _is_trusted(frame: types.FrameType) -> bool:
     return _is_name_trusted(frame.f_globals.get("__name__", ""))
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_name_trusted(name: Any) -> bool:
-    return str(name).partition(".")[0] in _TRUSTED
+    root = str(name).partition(".")[0]
+    if root not in sys.stdlib_module_names:
+        return root in _TRUSTED
+    path = getattr(sys.modules.get(root), "__file__", None)  # a user's own may be called so too, such as test or code
+    return path is None or os.path.dirname(path).startswith(os.path.dirname(os.__file__))
 
 
 def _cells(frame: types.FrameType) -> list[Place]:
@@ -184,4 +210,6 @@ def _cells(frame: types.FrameType) -> list[Place]:
             cells = [Place(*pair) for pair in zip(function.__closure__, code.co_freevars, strict=True)]
             if all(place.get() is frame.f_locals.get(place.name, Missing) for place in cells):
                 found += cells
+    if not found:
+        raise CannotFuse(f"its forward calls {code.co_name!r}, whose closure fastgan cannot find")
     return found

@@ -82,6 +82,9 @@ class Recorder:
     def __init__(self, twin: Twin, reads: Reads) -> None:
         self._twin, self._reads = twin, reads
         self._paths = {id(module): path for path, module in twin.root.named_modules()}
+        for module in twin.root.modules():
+            if type(module).__getattribute__ is not object.__getattribute__:
+                raise CannotFuse(f"{type(module).__name__} looks up attributes by a method of its own")
         self._numbers = {id(twin.root): 0}
         self._at: dict[tuple[int, str], int] = {}
         self._thread = threading.get_ident()

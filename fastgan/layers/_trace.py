@@ -130,9 +130,6 @@ def _trace(module: Module, reads: Reads) -> tuple[fx.Graph, Twin]:
                 graphs.append(_graph_of(twin.root, recorder))
     if graphs[0].python_code("self").src != graphs[1].python_code("self").src:
         raise CannotFuse("its forward does something else without gradients or under autocast")
-    for node in graphs[0].nodes:
-        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
-            raise CannotFuse("its forward makes a tensor that tracing would fix for good")
     if not reads.hold(module):
         raise CannotFuse("what its forward reads is something else when it is looked up again")
     return graphs[0], twin
@@ -185,6 +182,11 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, *args: Any, **options: Any) -> fx.Proxy:
         with self._recorder.paused():
             return super().create_proxy(*args, **options)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor):  # those of the module are proxies
+            raise CannotFuse("its forward makes a tensor that tracing would fix for good")
+        return super().create_arg(a)
 
     def create_node(self, *args: Any, **options: Any) -> fx.Node:
         if _settings() != self._settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import types
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +43,9 @@ _CONTENT = (bool, int, float, complex, str, bytes, range, slice, torch.dtype, to
 _IDENTITY = (
     *(type(None), type(...), type(NotImplemented), type, enum.Enum, torch.layout, torch.memory_format),
     *(types.ModuleType, types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType),
-    *(property, staticmethod, classmethod),
+    *(types.MemberDescriptorType, types.GetSetDescriptorType, type(namedtuple("_", "field").field)),
+    *(property, staticmethod, classmethod, functools.cached_property, functools.partialmethod),
+    *(torch._ops.OpOverload, torch._ops.OpOverloadPacket),
 )
 _DICTS = (dict, OrderedDict)
 _SEQUENCES = (list, tuple, torch.Size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import sys
 import types
@@ -89,6 +90,11 @@ def draws_by_numpy(self, x, body):
     return body(x) * (2 if numpy.random.rand() < 0.5 else 1)
 
 
+def seeds(self, x, body):
+    torch.manual_seed(0)
+    return body(x)
+
+
 def sets_data(self, x, body):
     h = body(x)
     h.data = h.data + 1
@@ -103,6 +109,7 @@ EFFECTS = {
     **{
         draws_by_python: "draws random numbers",
         draws_by_numpy: "draws random numbers",
+        seeds: "draws random numbers",
         sets_data: "sets 'data' of a tensor",
     },
 }
@@ -197,17 +204,17 @@ def test_it_is_done_as_often_as_before(own, capsys):
 
 
 @pytest.mark.parametrize("own", [*CONTEXTS, asks_for_gradients], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("enabled", [True, False])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("autocast", [True, False])
-def test_what_a_forward_switches_is_switched(own, enabled, training, autocast):
-    found = []
-    for model in doers(own):
+@pytest.mark.filterwarnings("ignore::fastgan.errors.FastganWarning")
+def test_what_a_forward_switches_is_switched(own):
+    models = doers(own)
+    for enabled, training, autocast in itertools.product((True, False), repeat=3):
         with torch.set_grad_enabled(enabled), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found.append(model.train(training)(image(torch.float32)))
-    assert (found[0].dtype, found[0].requires_grad) == (found[1].dtype, found[1].requires_grad)
-    assert found[0].is_inference() == found[1].is_inference()
-    torch.testing.assert_close(*found)
+            found = [model.train(training)(image(torch.float32)) for model in models]
+        for asked in ("dtype", "requires_grad"):
+            assert getattr(found[0], asked) == getattr(found[1], asked)
+        assert found[0].is_inference() == found[1].is_inference()
+        torch.testing.assert_close(*found)
+    assert not fastgan.explain(models[0])[0].fused
 
 
 def test_nothing_of_tracing_is_left():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import types
+from math import sqrt
 
 import numpy
 import pytest
@@ -80,6 +81,7 @@ def conv():
 # What the forward reads, and how it changes.
 FOLLOWED = {
     "a private attribute": (factor(lambda s: s._alpha), lambda n: setattr(n, "_alpha", 0.5)),
+    "by a function of math": (factor(lambda s: sqrt(s._alpha)), lambda n: setattr(n, "_alpha", 0.25)),
     "through a property": (factor(lambda s: s.beta), lambda n: setattr(n, "_alpha", 0.5)),
     "a class attribute": (factor(lambda s: s.kind), lambda n: setattr(n, "kind", 0.5)),
     "an attribute that is not there yet": (
@@ -157,6 +159,21 @@ def test_a_change_outside_of_the_module_is_followed(where, monkeypatch):
 
 def scale_of(module):
     return SCALE
+
+
+def times(alpha):
+    return lambda x: x * alpha
+
+
+DOUBLED, TRIPLED = times(2.0), times(3.0)
+
+
+def test_two_functions_of_the_same_code():
+    ours, theirs = readers(lambda s, x: DOUBLED(s.body(x)) + TRIPLED(s.body(x)))
+    check_same(ours, theirs)
+    TRIPLED.__closure__[0].cell_contents = 5.0
+    check_same(ours, theirs)
+    assert fastgan.explain(ours)[0].fused
 
 
 REFUSED = {
