@@ -152,9 +152,9 @@ class Outside:
         else:
             return
         places = [Place(owner, name) for owner in owners]
-        has = [place.get() is not Missing for place in places]
-        for place in places[: has.index(True) + 1] if any(has) else []:
-            self._note(place)
+        if any(place.get() is not Missing for place in places):
+            for place in places:  # all: `super()` reads the others, and what one has not yet would come before theirs
+                self._note(place)
 
     def _note(self, place: Place) -> Any:
         value = place.get()

@@ -38,7 +38,7 @@ class Reads:
     """What was read of a module, and of what lies outside of it."""
 
     def __init__(self, module: Module) -> None:
-        self.type = type(module)
+        self.type, self.forward = type(module), type(module).forward
         self.children: list[Child] = []  # numbered from 1; the module itself has the number 0
         self.distinct = 1  # how many modules are at all those places
         self.names: dict[int, list[str]] = {}  # of all the children of a module
@@ -49,7 +49,7 @@ class Reads:
 
     def hold(self, module: Module) -> bool:
         """Whether all of it is the same in ``module`` now. It is asked at every forward, so it has to be quick."""
-        if type(module) is not self.type:
+        if type(module) is not self.type or self.type.forward is not self.forward:
             return False
         found: list[Any] = [module]
         for parent, name, kind, first in self.children:
