@@ -95,6 +95,9 @@ class PlainProgress:
         pass
 
 
+_CLOSED = suppress(OSError)  # the terminal is, of which Interrupt is told by a signal: the checkpoint comes first
+
+
 class LiveProgress:
     """A few lines that are redrawn as rows come; there is no thread that would take time from the training."""
 
@@ -116,19 +119,25 @@ class LiveProgress:
         self._draw()
 
     def say(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(text)
 
     def warn(self, text: str, standing: Sequence[str]) -> None:
         self._standing = standing
         self._draw()
-        self._live.console.print(f"alarm  {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        self._print(f"alarm  {text}", style="yellow")
 
     def close(self) -> None:
-        self._live.stop()
+        with _CLOSED:
+            self._live.stop()
+
+    def _print(self, text: str, **style: str) -> None:
+        with _CLOSED:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True, **style)
 
     def _draw(self) -> None:
         from rich.console import Group
         from rich.text import Text
 
         alarms = [Text(f"alarm: {', '.join(self._standing)}", style="bold yellow")] if self._standing else []
-        self._live.update(Group(self._bar, Text(self._numbers), *alarms), refresh=True)
+        with _CLOSED:
+            self._live.update(Group(self._bar, Text(self._numbers), *alarms), refresh=True)

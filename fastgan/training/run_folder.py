@@ -102,9 +102,9 @@ class RunFolder:
                 os.truncate(path, end)
 
     def last_row(self) -> dict[str, Any]:
-        """The last row of ``metrics.jsonl``; an empty one where there is none."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        return json.loads(lines[-1]) if lines else {}
+        """The last whole row of ``metrics.jsonl``; an empty one where there is none."""
+        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        return next((json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf), {})
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from fastgan import models
+from fastgan.errors import UserError
 from fastgan.images import image_grid, save_image
 from fastgan.training import _resume
-from fastgan.training.checkpoint import TrainState, load_newest, save_checkpoint, write_tensors
+from fastgan.training.checkpoint import TrainState, load_newest, read_tensors, save_checkpoint, write_tensors
 from fastgan.training.config import TrainConfig
 from fastgan.training.run_folder import RunFolder
 from fastgan.training.samples import generate
@@ -109,17 +110,36 @@ class Saver:
             write_tensors(self.folder.generator, self._state.ema.module.state_dict(), described)
 
     def restore(self) -> Path | None:
-        """Loads the newest checkpoint that is whole, and returns its path; None where there is none.
+        """Loads the newest checkpoint that is whole, and returns its path; None where there never was one.
 
         Learning rates stay those of the configuration. Warns where the run has seen other data.
+
+        Raises:
+            UserError: where the run has trained beyond its first checkpoint, and none is left: begun anew, it would
+                overwrite what it has trained.
         """
         path = load_newest(self.folder.all_checkpoints(), self._state)
-        if path is not None:
+        if path is None:
+            self._check_untrained()
+        else:
             for optimizer, lr in ((self._state.opt_g, self._config.lr_g), (self._state.opt_d, self._config.lr_d)):
                 for group in optimizer.param_groups:
                     group["lr"] = lr
             _resume.warn_of_other_data(self._state.facts["data"], self._task.stream)
         return path
+
+    def _check_untrained(self) -> None:
+        folder, step = self.folder, 0
+        if folder.generator.is_file():
+            step = read_tensors(folder.generator, "generator")[1]["step"]
+        # Rows alone are also left by a kill before the first checkpoint; the run's own interval tells how many may be.
+        elif 0 < _resume.stored_config(folder).checkpoint_every < (row := folder.last_row().get("step", 0)):
+            step = row
+        if step:
+            raise UserError(
+                f"{folder.path} has trained {step:,} steps, but {folder.checkpoints} holds none to go on from; "
+                "bring one back from a copy, or begin a new run by another out."
+            )
 
     def restore_step(self, step: AdversarialStep) -> None:
         """Tells a new step what the one before remembered when the state was saved."""

@@ -164,16 +164,16 @@ class Trainer:
         return trainer
 
     def train(self, *, resume: bool = False) -> TrainResult:
-        """Trains to the end, or until Ctrl-C, SIGTERM or a closed pipe of stdout, which end the run after the current
-        step with a checkpoint.
+        """Trains to the end, or until Ctrl-C, SIGTERM, SIGHUP or a closed pipe of stdout, which end the run after the
+        current step with a checkpoint.
 
         Args:
             resume: go on with the run in ``config.out``, if there is one, from its newest checkpoint.
 
         Raises:
             UserError: where the run folder is not empty and not to be resumed, is in use, or cannot be written; where
-                the run in it has other settings, or more steps than asked for; where the memory does not suffice. What
-                was written before is kept.
+                the run in it has other settings, more steps than asked for, or has lost its checkpoints; where the
+                memory does not suffice. What was written before is kept.
             TrainingDiverged: where a loss or a weight is no finite number, and ``config.on_nan`` does not help.
         """
         _native.keep_heap()

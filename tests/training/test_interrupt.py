@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -13,15 +14,26 @@ from fastgan.training.interrupt import Interrupt
 from fastgan.training.run_folder import RunFolder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_sets_a_name_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with Interrupt() as interrupt:
         assert not interrupt
         os.kill(os.getpid(), number)
-        assert interrupt and interrupt.name == ("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
-        assert signal.getsignal(number) is before  # a second one is not held back
+        assert interrupt and interrupt.name == ("Ctrl-C" if number == signal.SIGINT else number.name)
+        # A second one is not held back, but for the two that one closed terminal sends.
+        assert (signal.getsignal(number) is before) == (number != signal.SIGHUP)
     assert signal.getsignal(number) is before
+
+
+def test_nohup_keeps_its_promise():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_second_ctrl_c_interrupts():
@@ -68,3 +80,19 @@ def test_training_ends_with_a_checkpoint(tmp_path, number):
     assert json.loads(folder.metrics.read_text().splitlines()[-1])["step"] == steps
     assert folder.all_checkpoints() == [folder.checkpoint(steps)]
     assert fastgan.load(folder.path).step == steps and folder.sample(steps).is_file()
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastgan.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    flags = ["--steps", "1000000", "--batch-size", "4", "--width", "2", "--device", "cpu", "--out", "run"]
+    process, terminal = pty.fork()
+    if process == 0:  # with the terminal as its own
+        os.chdir(tmp_path)
+        os.execve(sys.executable, [sys.executable, "-m", "fastgan", "train", *flags], environment)
+    seen = b""
+    while b"images/s" not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    os.waitpid(process, 0)
+    folder = RunFolder(tmp_path / "run")
+    assert folder.all_checkpoints() == [folder.checkpoint(folder.last_row()["step"])]

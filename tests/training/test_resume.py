@@ -137,6 +137,21 @@ def test_a_run_that_has_more_steps_than_asked_for_stays_as_it_is(trainer, tmp_pa
     assert run.config.read_text() == before
 
 
+@pytest.mark.parametrize("gone", ["checkpoints", "checkpoints and generator"])
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew(trainer, images, gone):
+    run = RunFolder(trainer(checkpoint_every=2).train())
+    for path in [*run.all_checkpoints(), *([run.generator] if "generator" in gone else [])]:
+        path.unlink()
+    with run.metrics.open("a") as file:
+        file.write('{"step": 5, "lo')
+    before = run.metrics.read_bytes()
+    with pytest.raises(UserError, match=r"run has trained 4 steps, but .*checkpoints holds none .*; bring"):
+        Trainer.resume(run.path, data=images, steps=9).train()
+    with pytest.raises(UserError, match="has trained 4 steps"):
+        trainer(checkpoint_every=2).train(resume=True)
+    assert run.metrics.read_bytes() == before
+
+
 def test_resume_begins_where_there_is_no_run(trainer):
     assert trainer().train(resume=True).step == 4
     run = trainer(out="other")
