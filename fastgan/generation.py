@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import models
+from fastgan._memory import check_fits
 from fastgan.data import ImageSet, to_float
 from fastgan.data import load as load_data
 from fastgan.errors import UserError
@@ -94,6 +96,13 @@ class TrainedGAN:
                 "(in Python: translate())."
             )
 
+    def check_fits(self, n: int, images: bool = True) -> None:
+        """Raises UserError where ``n`` latents, and by default what is made of them, are more than memory holds."""
+        of_one = math.prod(self.latent_shape)
+        if images:
+            of_one += 2 * self.channels * math.prod(self.image_size)  # in batches, and then in one tensor
+        check_fits(4 * n * of_one, f"{n:,} {'images' if images else 'latents'}", "make fewer at a time")
+
     def latents(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
         """What :meth:`generate` makes images of: float32 [n, *latent_shape] from N(0, 1).
 
@@ -103,9 +112,11 @@ class TrainedGAN:
             truncation: how many standard deviations to keep (:func:`fastgan.latents.truncate`); None: all.
 
         Raises:
-            UserError: where an argument is out of range, or the generator makes its images of images.
+            UserError: where an argument is out of range, so many do not fit into memory, or the generator makes its
+                images of images.
         """
         _check_count("n", n, 1)
+        self.check_fits(n, images=False)
         _check_count("seed", seed, 0)
         self.check_of_latents("so there is nothing to draw")
         latents = draw_latents(n, self.latent_shape, seed)
@@ -127,7 +138,7 @@ class TrainedGAN:
         """New images, float32 [n, C, H, W] in [-1, 1] on the CPU.
 
         Image i depends on the seed, its label and i alone: not on ``n``, and not on ``batch_size``, how many are made
-        at a time.
+        at a time, but for the rounding of sums.
 
         Args:
             n, seed, truncation: as :meth:`latents` takes them.
@@ -135,8 +146,10 @@ class TrainedGAN:
                 run has classes.
 
         Raises:
-            UserError: where an argument is out of range.
+            UserError: where an argument is out of range, or so many do not fit into memory.
         """
+        _check_count("n", n, 1)
+        self.check_fits(n)
         return self.images_of(self.latents(n, seed, truncation=truncation), label=label, batch_size=batch_size)
 
     def images_of(self, latents: Tensor, *, label: Label | None = None, batch_size: int = 64) -> Tensor:

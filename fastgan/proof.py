@@ -21,6 +21,7 @@ from torch.nn import Module
 import fastgan
 import fastgan.layers
 from fastgan import _native, models, training, tutorial
+from fastgan._memory import check_fits
 from fastgan.errors import UserError
 
 __all__ = ["AUTOCAST", "BAR", "Contenders", "Proof", "interleaved", "kept_for_backward"]
@@ -51,7 +52,8 @@ class Proof:
         device: where all of it runs.
 
     Raises:
-        UserError: where a number is out of range, or the native libraries for the device are missing.
+        UserError: where a number is out of range, they do not fit into memory, or the native libraries for the device
+            are missing.
     """
 
     batch_size: int = 16
@@ -65,6 +67,10 @@ class Proof:
             value = getattr(self, name)
             if not least <= value < 2**63:
                 raise UserError(f"{name} must be a whole number of at least {least}, but it is {value}; give another.")
+        if self.device.type == "cpu":
+            side = tutorial.IMAGE_SIZE // 2  # of the largest activations, of which each network keeps one for backward
+            least = 4 * (2 * self.batch_size * self.width * side**2 + 8 * self.width * 4 * self.width * 4 * 4)
+            check_fits(least, f"batches of {self.batch_size:,} at width {self.width:,}", "make one of them smaller")
         if not _native.loaded(self.device.type):
             raise UserError(f"bench needs the native libraries: {_native.reason(self.device.type)}.")
 

@@ -256,6 +256,8 @@ def test_other_files(run, tmp_path):
     ("call", "words"),
     [
         (lambda gan: gan.generate(0), "n must be"),
+        (lambda gan: gan.generate(10**12), "1,000,000,000,000 images take at least .* GiB of memory, and this machine"),
+        (lambda gan: gan.latents(10**12), "1,000,000,000,000 latents take"),
         (lambda gan: gan.generate(2.5), "n must be"),
         (lambda gan: gan.generate(2, seed=-1), "seed must be"),
         (lambda gan: gan.generate(2, batch_size=0), "batch_size must be"),

@@ -14,7 +14,7 @@ from fastgan.cli.generate import Seed, Truncation
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file
 from fastgan.cli.program import command
-from fastgan.cli.values import whole
+from fastgan.cli.values import place, whole
 from fastgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+WIDE = 1000
+PROBE = 1 << 16  # bytes, more than an evaluation takes
 # The values by their names: how they are called, and what is good.
 ROWS = {
     "fid": ("FID", "low"),
@@ -89,17 +91,19 @@ def evaluate(
     seed: Seed = 0,
     truncation: Truncation = None,
     json: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Where to write the values; by default evaluation.json in the run's folder.",
+            parser=place,
             metavar="FILE",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Say how good a trained generator is, beside what a perfect one would get."""
-    if json is not None:
-        check_file(json, "json")
+    given = None if json is None else Path(json)
+    if given is not None:
+        check_file(given, "json")
     other = None if compare is None else _read(compare)  # before any work
     gan = load_gan(run)
     from rich.console import Console
@@ -108,10 +112,11 @@ def evaluate(
     from fastgan.training.run_folder import RunFolder
 
     folder = RunFolder(gan.path)
-    place = json if json is not None or not folder.is_begun else folder.evaluation
-    if place is not None:
-        with _writing(place), tempfile.TemporaryFile(dir=place.absolute().parent):
-            pass  # rather than find out after the work
+    file = given if given is not None or not folder.is_begun else folder.evaluation
+    if file is not None:
+        with _writing(file), tempfile.TemporaryFile(dir=file.absolute().parent) as probe:
+            probe.write(bytes(PROBE))  # rather than find out after the work
+            probe.flush()
 
     console = Console()
     with console.status("evaluating"):
@@ -127,15 +132,22 @@ def evaluate(
         )
     if other is not None:
         found.check_comparable(other)
-    written = _write(found, place, folder if json is None else None)  # whoever reads what is printed may stop
+    failure = None
+    try:
+        written = _write(found, file, folder if given is None else None)  # whoever reads what is printed may stop
+    except UserError as error:  # told below what was found
+        failure, written = error, []
     print(_head(found) + ("" if other is None else f"\ncompared  {other.run} (step {other.step}), seed {other.seed}"))
-    with console.capture() as table:  # of itself rich would answer a closed pipe with an exit status of 1
-        console.print(_table(found, other))
+    wide = Console(width=WIDE)  # in a pipe, and in a narrow terminal, rich would cut the columns
+    with wide.capture() as table:  # of itself rich would answer a closed pipe with an exit status of 1
+        wide.print(_table(found, other))
     print(table.get(), end="")
     if found.real:
         print("real: what a perfect generator would get; measured on the images that were kept aside")
     print("Values of other features, data or numbers of images are not comparable; --compare sees to that.")
-    print("\n".join(written))
+    print("\n".join(written), end="\n" if written else "")
+    if failure is not None:
+        raise failure
 
 
 def _read(path: Path) -> Evaluation:

@@ -9,6 +9,7 @@ import typer
 
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
+from fastgan.cli.values import place
 
 __all__ = ["export"]
 
@@ -25,7 +26,13 @@ def export(
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16; of safetensors only.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; by default generator.onnx, .safetensors or .pt2.")
+        str | None,
+        typer.Option(
+            help="The file to write; by default generator.onnx, .safetensors or .pt2.",
+            parser=place,
+            metavar="FILE",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Write a trained generator for other programs, checked against this one."""
@@ -34,10 +41,10 @@ def export(
 
     format = format_of(out, format) if out is not None else format or "onnx"
     check_format(format)
-    out = out or Path(f"generator{SUFFIXES[format]}")
-    check_file(out)
+    path = Path(out or f"generator{SUFFIXES[format]}")
+    check_file(path)
     gan = load_gan(run, "cpu")
-    with writing(out):
-        difference = write(gan, out, format, half=half)
-    size = out.stat().st_size / 2**20
-    print(f"{out}: {size:.2f} MiB by {gan.path} (step {gan.step}), equal to its generator to {difference:.1e}")
+    with writing(path):
+        difference = write(gan, path, format, half=half)
+    size = path.stat().st_size / 2**20
+    print(f"{path}: {size:.2f} MiB by {gan.path} (step {gan.step}), equal to its generator to {difference:.1e}")

@@ -9,7 +9,7 @@ import typer
 
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, is_picture, writing
-from fastgan.cli.values import check_least, number, whole
+from fastgan.cli.values import check_least, number, place, whole
 from fastgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def generate(
         typer.Option(
             help="A picture of all (grid.png), a folder for one file each (faces/), a pattern for such (face-{}.png), "
             "or an array (faces.npy: float32 [N, C, H, W] in [-1, 1]).",
+            parser=place,
             metavar="PATH",
         ),
     ] = "grid.png",
@@ -64,6 +65,7 @@ def generate(
     kind = _kind_of(out)
     gan = load_gan(run)
     if source is None and gan.source_channels is None:
+        gan.check_fits(count)
         labels, columns = _rows_by_label(gan, count, label_of(gan, label))
         images, of = gan.generate(count, seed, label=labels, truncation=truncation), f"seed {seed}"
     else:

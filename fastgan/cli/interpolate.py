@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from fastgan.cli.generate import Label, Seed, Truncation, label_of
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
-from fastgan.cli.values import check_least, whole
+from fastgan.cli.values import check_least, place, whole
 from fastgan.errors import UserError
 
 __all__ = ["interpolate"]
@@ -32,22 +33,29 @@ def interpolate(
     seed: Seed = 0,
     label: Label = None,
     truncation: Truncation = None,
-    out: Annotated[Path, typer.Option(help="The film to write: .gif, or .mp4 where ffmpeg is installed.")] = Path(
-        "interpolation.gif"
-    ),
+    out: Annotated[
+        str,
+        typer.Option(help="The film to write: .gif, or .mp4 where ffmpeg is installed.", parser=place, metavar="FILE"),
+    ] = "interpolation.gif",
 ) -> None:
     """Write a film of images that turn into each other."""
     check_least(points=(points, 2), steps=(steps, 1), tiles=(tiles, 1), fps=(fps, 1))
-    _check(out)
+    film = _film(out)
     from fastgan.films import check_film, write_film
 
-    check_film(out)
+    check_film(film)
     gan = load_gan(run)
     import torch
 
+    from fastgan._memory import check_fits
     from fastgan.images import image_grid
     from fastgan.latents import path
 
+    pictures = points * steps if loop else (points - 1) * steps + 1
+    of_one = 8 * math.prod(gan.latent_shape)  # apart, and then in one tensor
+    if film.suffix.lower() == ".gif":  # which is written at once
+        of_one += gan.channels * math.prod(gan.image_size)
+    check_fits(pictures * tiles * of_one, f"{pictures:,} pictures of {tiles:,} walks", "make a shorter or smaller film")
     drawn = gan.latents(points * tiles, seed, truncation=truncation).unflatten(0, (points, tiles))
     walks = torch.stack([path(drawn[:, tile], steps, loop=loop) for tile in range(tiles)], 1)
     # A walk keeps its class: there is nothing between two of them.
@@ -55,11 +63,14 @@ def interpolate(
     labels = [tile % gan.num_classes for tile in range(tiles)] if in_turn else label_of(gan, label)
     frames = (image_grid(gan.images_of(latents, label=labels)) for latents in walks)
     with writing(out):
-        write_film(frames, out, fps)
+        write_film(frames, film, fps)
     print(f"{out}: {len(walks)} pictures of {tiles} walks by {gan.path} (step {gan.step}), seed {seed}")
 
 
-def _check(out: Path) -> None:
-    if out.suffix.lower() not in FILMS:
+def _film(out: str) -> Path:
+    """Where to write; raises UserError, before any work, where it cannot be."""
+    path = Path(out)
+    if path.suffix.lower() not in FILMS:
         raise UserError(f"out is {out}, which is not the name of a film; let it end in .gif or .mp4.")
-    check_file(out)
+    check_file(path)
+    return path

@@ -27,6 +27,8 @@ def check_file(path: Path, option: str = "out") -> None:
     check_parent(path, option)
     if path.is_dir():
         raise UserError(f"{option} is {path}, which is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():  # whose name a file would take
+        raise UserError(f"{option} is {path}, which is a device or a pipe; give the name of a file.")
 
 
 @contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastgan.cli.program import command, shown
-from fastgan.cli.values import size, whole, whole_or_auto
+from fastgan.cli.values import place, size, whole, whole_or_auto
 
 if TYPE_CHECKING:
     from fastgan.data.collection import Progress
@@ -22,7 +21,10 @@ __all__ = ["pack"]
 def pack(
     source: Annotated[str, typer.Argument(help="What to pack: a folder, a zip, a file of arrays, a dataset's name.")],
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write; by default NAME-HxW.pack here.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The folder to write; by default NAME-HxW.pack here.", parser=place, metavar="PATH", show_default=False
+        ),
     ] = None,
     image_size: Annotated[
         Any,

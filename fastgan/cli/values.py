@@ -9,7 +9,7 @@ import typer
 
 from fastgan.errors import UserError
 
-__all__ = ["check_least", "number", "size", "whole", "whole_or_auto"]
+__all__ = ["check_least", "number", "place", "size", "whole", "whole_or_auto"]
 
 
 def check_least(**counts: tuple[int, int]) -> None:
@@ -45,6 +45,13 @@ def whole_or_auto(text: str) -> Any:
         return text if text == "auto" else int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a whole number nor auto; give one of them.") from None
+
+
+def place(text: str) -> str:
+    """Where to write; refuses an empty text, which as a path is the current folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty; give the path to write to, or leave it out.")
+    return text
 
 
 def size(text: str) -> Any:

@@ -61,6 +61,8 @@ def pack(
             source that has changed since its pack was begun.
     """
     size, wanted = check_arguments(spec, image_size, channels, resize, workers)
+    if out is not None and not os.fspath(out):
+        raise UserError("out is empty; give the folder to write, or leave it out")
     if packed_folder(spec) is not None:
         raise UserError(f"{printable(spec)} is packed already; give what it was packed from")
     collection = open_collection(spec, size)

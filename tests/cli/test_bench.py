@@ -93,6 +93,7 @@ def test_a_wrong_result_exits_with_1_and_is_not_timed(run, wrong_operator, json_
     ("arguments", "words"),
     [
         ("--batch-size 0", "batch_size must be a whole number of at least 1, but it is 0"),
+        ("--batch-size 100000 --width 1000", "batches of 100,000 at width 1,000 take at least "),
         ("--width -1", "width must be"),
         ("--rounds 0", "rounds must be"),
         ("--seed -1", "seed must be a whole number of at least 0"),

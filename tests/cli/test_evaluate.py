@@ -70,13 +70,22 @@ def test_values_that_are_written_nowhere_are_told_so(run, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_values_that_cannot_be_written_in_the_end_are_told_all_the_same(run, tmp_path, monkeypatch):
+    real_images(tmp_path)
+    monkeypatch.setattr("fastgan.training.run_folder.write_text", refuse)
+    code, out, err = run("evaluate")
+    assert code == 2 and "kernel distance" in out
+    assert err.splitlines()[-1].startswith("fastgan: the values cannot be written into runs/00000-noise (Permission")
+
+
 @pytest.mark.parametrize(
     ("json", "place"), [((), "runs/00000-noise"), (("--json", "photos/values.json"), "photos")], ids=["run", "file"]
 )
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, json, place):
-    def refuse(**_):
-        raise PermissionError(13, "Permission denied")
-
     real_images(tmp_path)
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     monkeypatch.setattr("fastgan.evaluation.evaluate", lambda *_, **__: pytest.fail("it measures"))
@@ -101,6 +110,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(run, tmp_path, 
         ("--compare runs/00000-noise/config.json", "config.json: the text is no evaluation of format 1"),
         ("--json missing/values.json", "json is missing/values.json, but there is no folder missing"),
         ("--json photos", "json is photos, which is a folder; give the name of a file"),
+        ("--json /dev/full", "json is /dev/full, which is a device or a pipe; give the name of a file"),
+        ("--json=", "'--json': it is empty; give the path to write to, or leave it out"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(run, tmp_path, arguments, words):

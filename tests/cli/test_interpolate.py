@@ -112,6 +112,7 @@ def test_no_ffmpeg(run, runs, monkeypatch):
     [
         ("mlp", "--out film.avi", "is not the name of a film; let it end in .gif or .mp4"),
         ("mlp", "--out missing/film.gif", "there is no folder missing"),
+        ("mlp", "--points 10000 --steps 10000 --tiles 100", "100,000,000 pictures of 100 walks take at least "),
         ("mlp", "--points 1", "points must be a whole number of at least 2, but it is 1"),
         ("mlp", "--steps 0", "steps must be"),
         ("mlp", "--tiles 0", "tiles must be"),

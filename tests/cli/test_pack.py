@@ -45,6 +45,7 @@ def test_pack_takes_its_options(run):
         ("pack photos --channels 2", "channels must be 'auto', 1, 3 or 4, but it is 2"),
         ("pack photos --resize zoom", "resize must be one of crop, pad, stretch"),
         ("pack photos --workers 0", "workers must be at least 1"),
+        ("pack photos --out=", "'--out': it is empty; give the path"),
         ("pack photos --out photos", "out is photos, which is not empty"),
         ("pack photos --out /proc/pack", "the pack /proc/pack cannot be written"),
         ("pack done", "done is packed already"),
