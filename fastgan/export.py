@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import logging
 import os
 import warnings
@@ -98,7 +99,9 @@ def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str | None = N
             _write_onnx(generator, inputs, temporary)
             found = _run_onnx(temporary, inputs)
         elif format == "torch-export":
-            torch.export.save(_program(generator, inputs), temporary)
+            packed = io.BytesIO()  # on a full disk, writing into a file itself would abort the process
+            torch.export.save(_program(generator, inputs), packed)
+            temporary.write_bytes(packed.getbuffer())
             found = torch.export.load(temporary).module()(*inputs.values())
         else:
             _write_safetensors(gan, generator, temporary, half)
@@ -143,6 +146,7 @@ def _write_onnx(generator: nn.Module, inputs: dict[str, Tensor], path: Path) -> 
             _program(generator, inputs),
             input_names=list(inputs),
             output_names=["images"],
+            dynamic_shapes=[{0: "batch"} for _ in inputs],  # the name alone
             dynamo=True,
             verbose=False,
             external_data=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import resource
 
 import pytest
 import torch
@@ -46,6 +47,8 @@ def test_onnxruntime_agrees_with_torch(gans, kind, tmp_path, capfd):
     model = onnx.load(path)
     onnx.checker.check_model(model)
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"} and not model.functions
+    values = [*model.graph.input, *model.graph.output]
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in values} == {"batch"}
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = ["source"] if "encoder" in kind else ["latent", "labels"][: 1 + bool(gan.num_classes)]
@@ -187,3 +190,17 @@ def test_an_exported_file_of_another_network(gans, tmp_path):
 def test_a_place_that_cannot_be_written(gans, tmp_path):
     with pytest.raises(OSError):
         export.export(gans["mlp"], tmp_path / "nowhere" / "x.safetensors", "safetensors")
+
+
+@pytest.mark.parametrize("format", ["torch-export", "safetensors", pytest.param("onnx", marks=needs_onnx)])
+def test_a_disk_that_fills(gans, tmp_path, format):
+    path = tmp_path / f"x{export.SUFFIXES[format]}"
+    path.write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError):
+            export.export(gans["mlp"], path, format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"older"

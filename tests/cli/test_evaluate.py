@@ -41,7 +41,7 @@ def test_comparable_runs_are_compared(run, tmp_path):
     real_images(tmp_path)
     assert run("evaluate", "--samples", 48)[0] == 0
     code, out, _ = run("evaluate", "--samples", 48, "--truncation", 0.5, "--compare", "runs/00000-noise", "--json", "b")
-    assert code == 0 and "compared  runs/00000-noise (step 7), seed 0" in out
+    assert code == 0 and "compared  runs/00000-noise (step 7), seed 0" in out and "…" not in out
     first, second = (json.loads(Path(name).read_text()) for name in ("runs/00000-noise/evaluation.json", "b"))
     row = [f"{of['recall']:.3f}" for of in (second["generated"], first["generated"], second["real"])]
     assert ["recall", *row, "high"] in [line.split() for line in out.splitlines()]
