@@ -78,8 +78,11 @@ class RunFolder:
 
         The configuration is written, half-written files and the rows of later steps are removed. Raises OSError.
         """
-        if not self.is_begun or self.config.read_text(encoding="utf-8") != config:
+        begun = self.config.stat() if self.is_begun else None
+        if begun is None or self.config.read_text(encoding="utf-8") != config:
             write_text(self.config, config)
+            if begun is not None:  # which known_runs goes by
+                os.utime(self.config, ns=(begun.st_atime_ns, begun.st_mtime_ns))
         for folder in (self.path, self.samples, self.checkpoints):
             folder.mkdir(exist_ok=True)
             for left in folder.glob(".*.tmp*"):
@@ -150,7 +153,12 @@ def known_runs(*, trained: bool) -> list[Path]:
     folders = [RunFolder(path) for path in RUNS.glob("*")]
     found = [folder for folder in folders if (folder.generator.is_file() if trained else folder.is_begun)]
     begun = {folder.path: folder.config.stat().st_mtime_ns if folder.config.exists() else 0 for folder in found}
-    return sorted(begun, key=begun.__getitem__, reverse=True)
+    # The numbers know better than times, which a copy changes; other names have nothing else.
+    numbers = {path: int(match[1]) for path in begun if (match := _NUMBER.fullmatch(path.name))}
+    latest = 0
+    for path in sorted(numbers, key=numbers.__getitem__):
+        begun[path] = latest = max(latest, begun[path])
+    return sorted(begun, key=lambda path: (begun[path], numbers.get(path, -1)), reverse=True)
 
 
 def newest_run(*, trained: bool = True) -> Path:

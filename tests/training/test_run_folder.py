@@ -9,7 +9,7 @@ import pytest
 
 import fastgan
 from fastgan.errors import FastganWarning, UserError
-from fastgan.training.run_folder import RunFolder, check_free, newest_run, next_name
+from fastgan.training.run_folder import RunFolder, check_free, known_runs, newest_run, next_name
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,13 @@ def test_newest_run():
             folder.generator.touch()
     assert newest_run().name == "00001-a-b-1x1"
     assert newest_run(trained=False).name == "00002-a-b-1x1"
+    os.utime("runs/00000-a-b-1x1/config.json", (9, 9))  # as a copy may do it
+    assert newest_run(trained=False).name == "00002-a-b-1x1"
+    mine, older = begin("runs/mine"), begin("runs/older")
+    for seconds, folder in ((8, older), (10, mine)):
+        os.utime(folder.config, (seconds, seconds))
+    older.prepare('{"steps": 9}', 0)  # to go on is not to begin
+    assert [path.name[:5] for path in known_runs(trained=False)] == ["mine", "00002", "00001", "00000", "older"]
 
 
 def test_takes_an_empty_folder(tmp_path):
