@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from fastgan import losses
 from fastgan.errors import UserError
 from fastgan.layers import _gate
+from fastgan.training._arguments import check_counts, check_labels, check_optimizers, check_weights
 from fastgan.training._capture import StepGraph
 from fastgan.training._latent import LatentSpec, first_weight, resolve_latent
 from fastgan.training._memory_order import in_memory_order
@@ -85,7 +85,7 @@ class AdversarialStep:
     Penalties are computed without autocast.
 
     Raises:
-        UserError: where an argument is none of these.
+        UserError: where an argument is none of these, or an optimizer holds no parameter of its network.
     """
 
     def __init__(
@@ -111,9 +111,10 @@ class AdversarialStep:
         for name, value, allowed in (("precision", precision, PRECISIONS), ("capture", capture, CAPTURES)):
             if value not in allowed:
                 raise UserError(f"{name} must be one of {', '.join(allowed)}, but it is {value!r}; choose one of them.")
-        _check_counts(d_steps=d_steps, accumulate=accumulate, r1_every=r1_every)
-        _check_weights(penalty_weight=penalty_weight, r1_gamma=r1_gamma, l1_weight=l1_weight)
+        check_counts(d_steps=d_steps, accumulate=accumulate, r1_every=r1_every)
+        check_weights(penalty_weight=penalty_weight, r1_gamma=r1_gamma, l1_weight=l1_weight)
         losses.check_r1(loss, r1_gamma)
+        check_optimizers(opt_g=(opt_g, "generator", generator), opt_d=(opt_d, "discriminator", discriminator))
         self.generator, self.discriminator, self.opt_g, self.opt_d = generator, discriminator, opt_g, opt_d
         self.loss, self.label_smoothing, self.precision, self.capture = loss, label_smoothing, precision, capture
         self.d_steps, self.accumulate = d_steps, accumulate
@@ -153,12 +154,16 @@ class AdversarialStep:
         """
         self._check_real(real)
         if labels is not None:
-            _check_labels(labels, real)
+            check_labels(labels, real)
         regularise = self.r1_gamma > 0 and self.calls % self.r1_every == 0
-        if self.capture == "auto" and real.is_cuda and not regularise and self.precision != "fp16":
-            metrics = self._graph(real, self.draw_latents(len(real)) if latent is None else latent, labels)
-        else:
-            metrics = self._update(real, latent, labels, regularise)
+        try:
+            if self.capture == "auto" and real.is_cuda and not regularise and self.precision != "fp16":
+                metrics = self._graph(real, self.draw_latents(len(real)) if latent is None else latent, labels)
+            else:
+                metrics = self._update(real, latent, labels, regularise)
+        except RuntimeError as error:
+            self._check_dtype(real, error)
+            raise
         self.calls += 1
         return metrics
 
@@ -324,22 +329,14 @@ class AdversarialStep:
             raise UserError(f"real is on {real.device}, but the discriminator is on {weight.device}; move one of them.")
 
 
-def _check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{name} must be a whole number of at least 1, but it is {value!r}; give such a one.")
-
-
-def _check_weights(**weights: Any) -> None:
-    for name, value in weights.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise UserError(f"{name} must be a number of at least 0, but it is {value!r}; give such a one.")
-
-
-def _check_labels(labels: Tensor, real: Tensor) -> None:
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != real.shape[:1]:
-        given = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
-        raise UserError(f"labels must be int64 [{len(real)}], one for each image, but they are {given}; give such.")
+    def _check_dtype(self, real: Tensor, error: RuntimeError) -> None:
+        """Only of what has failed: a network of one's own may cast its input."""
+        weight = first_weight(self.discriminator)
+        if weight.numel() and weight.dtype != real.dtype and "type" in str(error):
+            raise UserError(
+                f"real is {real.dtype}, but the discriminator's weights are {weight.dtype}; give "
+                f"real.to({weight.dtype})."
+            ) from error
 
 
 def _check_fake(fake: Tensor, real: Tensor) -> None:

@@ -84,10 +84,17 @@ class Classes(Latents):
     def __init__(self, stream: Stream, device: torch.device, seed: int) -> None:
         super().__init__(stream, device, seed)
         self.num_classes = _num_classes(stream)
-        if self.num_classes < 2:
+        if self.num_classes == 0 and _dataset(stream) is not None:
             raise UserError(
-                f"conditional needs images with labels, but {stream.name} has {self.num_classes or 'no'} classes; give "
-                "a folder with a folder for each class, or leave conditional out."
+                f"conditional needs images with labels, but {stream.name} does not tell how many classes it has; give "
+                "fastgan.data.from_dataset(dataset), which reads the label of every item, give the Dataset an "
+                "attribute classes, their names, or leave conditional out."
+            )
+        if self.num_classes < 2:
+            has = {0: "no classes", 1: "1 class"}[self.num_classes]
+            raise UserError(
+                f"conditional needs images with labels, but {stream.name} has {has}; give a folder with a folder for "
+                "each class, or leave conditional out."
             )
         self.options, self.classes = {"num_classes": self.num_classes}, _class_names(stream)
 
@@ -200,13 +207,28 @@ def _num_classes(stream: Stream) -> int:
     images = getattr(stream, "images", None)
     if isinstance(images, ImageSet):
         return 0 if images.labels is None else max(len(images.classes), int(images.labels.max()) + 1)
-    return len(_class_names(stream))
+    return len(_class_names(stream)) or _num_numbered(_dataset(stream))
+
+
+def _num_numbered(dataset: Any) -> int:
+    """By the labels that a TensorDataset, or one like torchvision's, keeps together; 0 where there are none."""
+    tensors = getattr(dataset, "tensors", ())
+    labels = tensors[1] if len(tensors) > 1 else getattr(dataset, "targets", None)
+    if labels is None or getattr(dataset, "target_transform", None) is not None:
+        return 0
+    numbers = np.asarray(labels)
+    return int(numbers.max()) + 1 if numbers.dtype.kind in "iu" and numbers.shape == (len(dataset),) else 0
 
 
 def _class_names(stream: Stream) -> tuple[str, ...]:
     images = getattr(stream, "images", None)
-    dataset = getattr(stream, "dataset", None) or getattr(getattr(stream, "loader", None), "dataset", None)
-    return tuple(map(str, getattr(images if isinstance(images, ImageSet) else dataset, "classes", ())))
+    return tuple(map(str, getattr(images if isinstance(images, ImageSet) else _dataset(stream), "classes", ())))
+
+
+def _dataset(stream: Stream) -> Any:
+    """That of the caller's own that the batches come from; None where they come from an ImageSet."""
+    found = getattr(stream, "dataset", None)
+    return getattr(getattr(stream, "loader", None), "dataset", None) if found is None else found
 
 
 def _with_channels(images: Tensor, channels: int) -> Tensor:

@@ -211,6 +211,21 @@ def test_option_errors(options, words):
         AdversarialStep(*pair, *optimizers(*pair), **options)
 
 
+def test_optimizers_are_of_their_networks():
+    generator, discriminator = made()
+    opt_g, opt_d = optimizers(generator, discriminator)
+    with pytest.raises(UserError, match=r"opt_g holds none of the generator's parameters, .* never learn; give opt_g"):
+        AdversarialStep(generator, discriminator, opt_d, opt_g)
+    with pytest.raises(UserError, match="opt_d holds none of the discriminator's parameters"):
+        AdversarialStep(generator, discriminator, opt_g, opt_g)
+    with pytest.raises(UserError, match="opt_g must be an optimizer of the generator's parameters, but it is a NoneT"):
+        AdversarialStep(generator, discriminator, None, opt_d)
+    others = list(generator.parameters())[1:]
+    grouped = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    grouped.add_param_group({"params": others})
+    AdversarialStep(torch.compile(generator), torch.compile(discriminator), grouped, opt_d)
+
+
 def test_no_latent_is_an_error():
     generator, discriminator = Opaque(), networks()[1]
     with pytest.raises(UserError, match="latent is not given"):
@@ -225,6 +240,7 @@ def test_no_latent_is_an_error():
         (torch.zeros(0, 1, 16, 16), "N at least 1"),
         (torch.zeros(2, 1, 32, 32, dtype=torch.float64), r"Given|real is \[2, 1, 32, 32\]"),
         (torch.zeros(2, 1, 16, 16, device="meta"), "real is on meta"),
+        (torch.zeros(2, 1, 16, 16), r"real is torch\.float32, but .* weights are torch\.float64; give real\.to\("),
     ],
 )
 def test_real_errors(real, words):

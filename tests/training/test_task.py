@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import fastgan
 from fastgan import data
@@ -79,6 +80,25 @@ def test_a_conditional_run_resumes_exactly(tmp_path):
     parts = Trainer.resume(tmp_path / "parts", data=labelled(), steps=4).train()
     for ours, theirs in zip(*(fastgan.load(r.folder).generator.parameters() for r in (whole, parts)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Labelled(Dataset):
+    """Items of an image and a label, which alone does not tell how many there are."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.full((1, SIZE, SIZE), index / 12), index % 3
+
+
+def test_the_classes_of_a_dataset(tmp_path):
+    options = {"conditional": True, "width": 2, "batch_size": 4, "device": "cpu"}
+    tensors = TensorDataset(torch.rand(12, 1, SIZE, SIZE), torch.arange(12) % 3)
+    for given in (data.from_dataset(Labelled()), tensors, DataLoader(tensors, batch_size=4)):
+        assert Trainer(TrainConfig(**options), data=given).task.num_classes == 3
+    with pytest.raises(UserError, match=r"does not tell how many .* give fastgan\.data\.from_dataset\(dataset"):
+        Trainer(TrainConfig(**options), data=Labelled())
 
 
 @pytest.mark.parametrize("task", [*SOURCES, "pairs"])
