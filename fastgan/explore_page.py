@@ -10,7 +10,7 @@ from typing import Any
 from fastgan.errors import UserError
 from fastgan.explore import Explorer, Point
 
-__all__ = ["build", "check_gradio", "serve"]
+__all__ = ["build", "check_gradio", "check_host", "serve"]
 
 WHOLE = 4.0  # standard deviations: a truncation that cuts nothing off
 ALL = "all in turn"
@@ -22,6 +22,19 @@ def check_gradio() -> None:
     """Raises UserError where gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("explore needs gradio, which is not installed; `pip install 'fastgan[explore]'` gets it.")
+
+
+def check_host(host: str) -> None:
+    """Raises UserError where no page can be served: gradio would wait for it to answer, and never end."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"host is {host!r}, where nothing can be served ({getattr(error, 'strerror', None) or error}); give a name "
+            "or an address of this machine, such as 127.0.0.1 or 0.0.0.0."
+        ) from None
 
 
 def build(explorer: Explorer) -> Any:
@@ -84,7 +97,7 @@ def serve(page: Any, *, host: str = "127.0.0.1", port: int | None = None, browse
     Raises:
         UserError: where the port is taken, or the host is not this machine's.
     """
-    _check_host(host)
+    check_host(host)
     gradio = _gradio()
     # Fonts of the reader's own machine; gradio's are a request each.
     theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -105,19 +118,6 @@ def serve(page: Any, *, host: str = "127.0.0.1", port: int | None = None, browse
         taken = "all ports from 7860 on are" if port is None else f"port {port} is"
         raise UserError(f"{taken} in use at {host}, or not allowed ({error}); give another --port.") from None
     return address
-
-
-def _check_host(host: str) -> None:
-    """gradio itself would wait for its page to answer, and never end."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"host is {host!r}, where nothing can be served ({getattr(error, 'strerror', None) or error}); give a name "
-            "or an address of this machine, such as 127.0.0.1 or 0.0.0.0."
-        ) from None
 
 
 def _options(truncation: float, label: str | None) -> dict[str, Any]:

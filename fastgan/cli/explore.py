@@ -34,9 +34,10 @@ def explore(
     """Walk between a generator's images, in the browser (pip install 'fastgan[explore]')."""
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"port must be a whole number from 1 to 65535, but it is {port}; give another one.")
-    from fastgan.explore_page import build, check_gradio, serve
+    from fastgan.explore_page import build, check_gradio, check_host, serve
 
     check_gradio()
+    check_host(host)
     gan = load_gan(run)
     from fastgan.explore import Explorer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,7 +69,8 @@ def generate(
         labels, columns = _rows_by_label(gan, count, label_of(gan, label))
         images, of = gan.generate(count, seed, label=labels, truncation=truncation), f"seed {seed}"
     else:
-        images, of, columns = _translated(gan, source, count), f"of {source}", None
+        ignored = {"label": label, "truncation": truncation, "seed": seed or None}  # 0 is also what is not given
+        images, of, columns = _translated(gan, source, count, ignored), f"of {source}", None
     with writing(out):
         _WRITERS[kind](images, out, columns)
     print(f"{out}: {len(images)} images by {gan.path} (step {gan.step}), {of}")
@@ -90,14 +91,17 @@ def _kind_of(out: str) -> str:
     return "array" if not is_picture(path) else "files" if "{}" in path.name else "picture"
 
 
-def _translated(gan: TrainedGAN, source: str | None, count: int) -> Tensor:
-    """What the generator makes of the first images of ``source``."""
+def _translated(gan: TrainedGAN, source: str | None, count: int, ignored: dict[str, Any]) -> Tensor:
+    """What the generator makes of the first images of ``source``; the options in ``ignored`` have to be None."""
     from fastgan.data import load
 
     if gan.source_channels is None:
         raise UserError(f"source is {source}, but {gan.path} makes its images of latents; leave it out.")
     if source is None:
         raise UserError(f"{gan.path} makes images of images; give it some by --source.")
+    for name, value in ignored.items():
+        if value is not None:
+            raise UserError(f"{name} is {value}, but {gan.path} makes images of images; leave it out.")
     sources = load(source, image_size=gan.image_size, channels=gan.source_channels)
     return gan.translate(sources.images[:count])
 

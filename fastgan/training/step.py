@@ -328,7 +328,6 @@ class AdversarialStep:
         if weight.numel() and weight.device != real.device:
             raise UserError(f"real is on {real.device}, but the discriminator is on {weight.device}; move one of them.")
 
-
     def _check_dtype(self, real: Tensor, error: RuntimeError) -> None:
         """Only of what has failed: a network of one's own may cast its input."""
         weight = first_weight(self.discriminator)

@@ -39,6 +39,7 @@ def test_the_page_is_for_this_machine_unless_it_is_told_otherwise(run, served, t
         ("missing", "there is no run missing"),
         ("pairs", "maps images to images, so there are no latents to explore"),
         ("--port 0", "port must be a whole number from 1 to 65535, but it is 0"),
+        ("--host nosuchhost.invalid", "host is 'nosuchhost.invalid', where nothing can be served ("),
         ("--port high", "'high' is not a whole number"),
     ],
 )

@@ -93,6 +93,9 @@ def test_each_row_is_of_one_class(run, runs):
         ("mlp", "--out missing/faces/", "there is no folder missing"),
         ("mlp", "--out missing/faces.npy", "there is no folder missing"),
         ("mlp_conditional", "--out rgba.jpg", "cannot be written (cannot write mode RGBA as JPEG)"),
+        ("encoder_decoder", "--source photos --label 2", "label is 2, but "),
+        ("encoder_decoder", "--source photos --truncation 1", "truncation is 1.0, but "),
+        ("encoder_decoder", "--source photos --seed 3", "makes images of images; leave it out"),
         ("encoder_decoder", "", "makes images of images; give it some by --source"),
     ],
 )
