@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-__all__ = ["FastganWarning", "TrainingDiverged", "UserError", "strict", "warn_once"]
+__all__ = ["FastganWarning", "TrainingDiverged", "UserError", "counted", "strict", "warn_once"]
 
 
 class UserError(ValueError):
@@ -24,6 +24,11 @@ class TrainingDiverged(ArithmeticError):
 
 class FastganWarning(UserWarning):
     """Something runs, but not the way the caller may expect."""
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """For sentences: "1 image", "5,000 images"."""
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 _warned: set[str] = set()

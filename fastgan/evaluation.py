@@ -15,7 +15,7 @@ import fastgan
 from fastgan.data import DataNotFound, ImageSet, to_float, to_uint8
 from fastgan.data import load as load_data
 from fastgan.data.image_set import mirror_some
-from fastgan.errors import UserError, warn_once
+from fastgan.errors import UserError, counted, warn_once
 from fastgan.generation import TrainedGAN
 from fastgan.metrics import (
     Extractor,
@@ -301,7 +301,8 @@ def _count(samples: int | None, real: int, all_real: bool) -> int:
     """How many images are generated."""
     most = real // 2
     if most < LEAST:
-        raise UserError(f"there are {real} real images, but it takes {2 * LEAST} to evaluate; give more as data.")
+        found = f"{'is' if real == 1 else 'are'} {counted(real, 'real image')}"
+        raise UserError(f"there {found}, but it takes {2 * LEAST} to evaluate; give more as data.")
     if samples is None:
         return min(SAMPLES, most)
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < LEAST:

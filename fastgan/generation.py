@@ -16,7 +16,7 @@ from fastgan import models
 from fastgan._memory import check_fits
 from fastgan.data import ImageSet, to_float
 from fastgan.data import load as load_data
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 from fastgan.latents import truncate
 from fastgan.losses import CROSS_ENTROPIES
 from fastgan.neighbours import Nearest, find_nearest
@@ -202,7 +202,7 @@ class TrainedGAN:
             raise UserError(f"data must be uint8 [N, {str(shape)[1:-1]}], but it is {_words(known)}; give such.")
         _check_count("k", k, 1)
         if k > len(known):
-            raise UserError(f"k is {k}, but there are {len(known)} images; give at most that.")
+            raise UserError(f"k is {k}, but data has {counted(len(known), 'image')}; give at most that.")
         return find_nearest(images, known, k)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import typer
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_parent, is_picture, writing
 from fastgan.cli.values import check_least, number, place, whole
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,8 @@ def generate(
     source: Annotated[
         str | None,
         typer.Option(
-            help="Images to make images of, for a run of encoder_decoder: what `fastgan train --data` takes.",
+            help="Images to make images of, for a run of encoder_decoder: what `fastgan train --data` takes, or "
+            "one file.",
             metavar="PATH",
         ),
     ] = None,
@@ -73,7 +74,7 @@ def generate(
         images, of, columns = _translated(gan, source, count, ignored), f"of {source}", None
     with writing(out):
         _WRITERS[kind](images, out, columns)
-    print(f"{out}: {len(images)} images by {gan.path} (step {gan.step}), {of}")
+    print(f"{out}: {counted(len(images), 'image')} by {gan.path} (step {gan.step}), {of}")
 
 
 def _kind_of(out: str) -> str:
@@ -94,6 +95,9 @@ def _kind_of(out: str) -> str:
 def _translated(gan: TrainedGAN, source: str | None, count: int, ignored: dict[str, Any]) -> Tensor:
     """What the generator makes of the first images of ``source``; the options in ``ignored`` have to be None."""
     from fastgan.data import load
+    from fastgan.data.collection import read_all
+    from fastgan.data.decode import RESIZE_MODES, SUFFIXES
+    from fastgan.data.folder import open_file
 
     if gan.source_channels is None:
         raise UserError(f"source is {source}, but {gan.path} makes its images of latents; leave it out.")
@@ -102,7 +106,11 @@ def _translated(gan: TrainedGAN, source: str | None, count: int, ignored: dict[s
     for name, value in ignored.items():
         if value is not None:
             raise UserError(f"{name} is {value}, but {gan.path} makes images of images; leave it out.")
-    sources = load(source, image_size=gan.image_size, channels=gan.source_channels)
+    path = Path(source).expanduser()
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        sources = read_all(open_file(path), gan.image_size, gan.source_channels, RESIZE_MODES[0])
+    else:
+        sources = load(source, image_size=gan.image_size, channels=gan.source_channels)
     return gan.translate(sources.images[:count])
 
 

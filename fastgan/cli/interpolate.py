@@ -12,7 +12,7 @@ from fastgan.cli.generate import Label, Seed, Truncation, label_of
 from fastgan.cli.loading import Run, load_gan
 from fastgan.cli.output import check_file, writing
 from fastgan.cli.values import check_least, place, whole
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 
 __all__ = ["interpolate"]
 
@@ -64,7 +64,8 @@ def interpolate(
     frames = (image_grid(gan.images_of(latents, label=labels)) for latents in walks)
     with writing(out):
         write_film(frames, film, fps)
-    print(f"{out}: {len(walks)} pictures of {tiles} walks by {gan.path} (step {gan.step}), seed {seed}")
+    made = f"{counted(len(walks), 'picture')} of {counted(tiles, 'walk')}"
+    print(f"{out}: {made} by {gan.path} (step {gan.step}), seed {seed}")
 
 
 def _film(out: str) -> Path:

@@ -11,6 +11,7 @@ import typer
 
 from fastgan.cli.program import command, shown
 from fastgan.cli.values import place, size, whole, whole_or_auto
+from fastgan.errors import counted
 
 if TYPE_CHECKING:
     from fastgan.data.collection import Progress
@@ -51,7 +52,7 @@ def pack(
     images = data.load(folder)
     height, width = images.image_size
     print(
-        f"{shown(folder)}: {len(images):,} images, {height}x{width}, channels={images.channels}, "
+        f"{shown(folder)}: {counted(len(images), 'image')}, {height}x{width}, channels={images.channels}, "
         f"{images.images.numel() / 2**20:,.1f} MiB"
     )
     print(f"next:\n  {command('train', '--data', shown(folder))}")

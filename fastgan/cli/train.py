@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from fastgan.cli.program import command, python, shown
 from fastgan.cli.starting import without_garbage_collection
 from fastgan.cli.values import number, size, whole, whole_or_auto
+from fastgan.errors import counted
 
 if TYPE_CHECKING:
     from fastgan.training import Trainer, TrainResult
@@ -193,7 +194,7 @@ def report(trainer: Trainer, result: TrainResult) -> None:
             f"  {command('resume', folder.path)}"
         )
     else:
-        print(f"\ntrained {result.step} steps")
+        print(f"\ntrained {counted(result.step, 'step')}")
     print(f"before  {folder.sample(0)}")
     print(f"after   {folder.sample(result.step)}")
     print(f"real    {folder.samples / 'real.png'}")

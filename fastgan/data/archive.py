@@ -8,7 +8,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .collection import FileCollection, digest, printable, reason_of
 from .decode import SUFFIXES, read_image
 from .folder import DataNotFound
@@ -27,8 +27,8 @@ def open_archive(path: Path, archive: zipfile.ZipFile) -> FileCollection:
     }
     if not members:
         raise DataNotFound(
-            f"the zip file {printable(path)} holds {len(archive.infolist())} entries, none of them an image; give one "
-            f"with files ending in {', '.join(SUFFIXES)}"
+            f"the zip file {printable(path)} holds {counted(len(archive.infolist()), 'entry', 'entries')}, none of "
+            f"them an image; give one with files ending in {', '.join(SUFFIXES)}"
         )
     ordered = sorted(members, key=lambda member: member.parts)
     return _Archive(path, archive, [members[member] for member in ordered], _below_shared(ordered))

@@ -133,4 +133,9 @@ def _labels(path: Path, labels: np.ndarray | None, n: int) -> tuple[torch.Tensor
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
+    if "object" in str(error).lower():  # which would have to be unpickled
+        return UserError(
+            f"{printable(path)} holds an array of Python objects; save images of one shape as an array of uint8 "
+            f"[N, H, W, C]"
+        )
     return UserError(f"{printable(path)} cannot be read ({reason_of(error)}); fetch or make it anew")

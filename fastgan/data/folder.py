@@ -8,11 +8,11 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .collection import FileCollection, Skipped, digest, file_state, listed, printable, reason_of
 from .decode import SUFFIXES, read_image
 
-__all__ = ["DataNotFound", "open_folder"]
+__all__ = ["DataNotFound", "open_file", "open_folder"]
 
 
 class DataNotFound(UserError, FileNotFoundError):
@@ -22,6 +22,13 @@ class DataNotFound(UserError, FileNotFoundError):
 def open_folder(folder: Path) -> FileCollection:
     """Every image under ``folder``, in the order of the relative paths."""
     return _Folder(folder, *_find(folder))
+
+
+def open_file(path: Path) -> FileCollection:
+    """The one image of a file, which is called by its name."""
+    found = _Folder(path.parent, [PurePath(path.name)], [])
+    found.name, found.source = printable(path.stem), printable(path)
+    return found
 
 
 class _Folder(FileCollection):
@@ -63,7 +70,7 @@ def _find(folder: Path) -> tuple[list[PurePath], Skipped]:
         others += len(names) - len(images)
         found += [PurePath(parent, name).relative_to(folder) for name in images]
     if not found:
-        what = f"{others} files, none of them an image" if others else "no files"
+        what = f"{counted(others, 'file')}, none of them an image" if others else "no files"
         what += f", and folders that cannot be read ({listed(unreadable)})" if unreadable else ""
         raise DataNotFound(
             f"the folder {printable(folder)} holds {what}; give one with files ending in {', '.join(SUFFIXES)}"

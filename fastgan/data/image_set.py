@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .file_map import FileMap
 
 __all__ = ["ImageSet", "allocate", "mirror_some", "to_float", "to_uint8"]
@@ -64,7 +64,8 @@ class ImageSet:
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.image_size))
-        return f"ImageSet({self.name!r}, {len(self)} images, {size}, channels={self.channels}, source={self.source!r})"
+        shape = f"{counted(len(self), 'image')}, {size}, channels={self.channels}"
+        return f"ImageSet({self.name!r}, {shape}, source={self.source!r})"
 
     @property
     def channels(self) -> int:

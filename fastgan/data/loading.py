@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .packed import is_pack, load_pack, pack_size
 __all__ = ["load", "native_size"]
 
 DEFAULT_SIZE = 64
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 EMBEDDED = {"digits": open_digits, "emoji": lambda image_size: open_emoji()}
 
 
@@ -101,6 +103,10 @@ def check_arguments(
         )
     if spec == "":
         raise UserError("data must be 'digits' or the path of a folder, but it is empty; give one of them")
+    if isinstance(spec, str) and re.match(r"[a-zA-Z][\w+.-]*://", spec):
+        raise UserError(
+            f"data is {printable(spec)}, but addresses are not fetched; download it first, and give the file or folder"
+        )
     if channels not in ("auto", 1, 3, 4):
         raise UserError(f"channels must be 'auto', 1, 3 or 4, but it is {channels!r}; give one of them")
     if resize not in RESIZE_MODES:
@@ -156,6 +162,8 @@ def _opener(path: Path) -> Callable[[Path], Collection]:
     """What opens a path: files by their first bytes, whatever they are called."""
     if not os.path.isfile(path):
         return open_folder
+    if path.name.lower().endswith(TARS):
+        return _refuse_tar
     with open(path, "rb") as file:
         head = file.read(6)
     if head == b"\x93NUMPY":
@@ -173,6 +181,10 @@ def _open_zip_or_npz(path: Path) -> Collection:
         archive.close()
         return open_npz(path)
     return open_archive(path, archive)
+
+
+def _refuse_tar(path: Path) -> Collection:
+    raise UserError(f"{printable(path)} is a tar file, which is not read; unpack it and give the folder, or make a zip")
 
 
 def _refuse(path: Path) -> Collection:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..errors import UserError, warn_once
+from ..errors import UserError, counted, warn_once
 from .decode import eight_bit
 from .image_set import ImageSet, mirror_some
 from .loading import load
@@ -258,8 +258,8 @@ def _warn_of_repetition(name: str, n: int, batch_size: int) -> None:
     if n < batch_size:
         warn_once(
             f"few images {name} {n} {batch_size}",
-            f"{name} has {n:,} images, fewer than the batch_size of {batch_size:,}, so that every batch holds images "
-            f"several times; give more images or a smaller batch_size",
+            f"{name} has {counted(n, 'image')}, fewer than the batch_size of {batch_size:,}, so that every batch holds "
+            f"images several times; give more images or a smaller batch_size",
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .file_map import as_tensor
 from .image_set import ImageSet, to_float, to_uint8
 
@@ -43,7 +43,7 @@ def from_tensor(
         images=images,
         labels=None if labels is None else torch.as_tensor(labels, dtype=torch.int64),
         name=name,
-        source=f"a tensor of {len(images)} images",
+        source=f"a tensor of {counted(len(images), 'image')}",
     )
 
 
@@ -105,6 +105,6 @@ def scale(images: Tensor, value_range: Range) -> Tensor:
     if not (black - slack <= low and high <= white + slack):  # written so that NaN fails
         raise UserError(
             f"images must have values from {black:g} to {white:g}, but they have {low:g} to {high:g}; "
-            f"scale them, or give their range as value_range"
+            f"give such of 0 to 255 as uint8, scale them, or give from_tensor or stream_of their range as value_range"
         )
     return ((wide - black) * (2 / (white - black)) - 1).clamp_(-1, 1)

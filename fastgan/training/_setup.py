@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from fastgan import data as data_room
 from fastgan import models
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 from fastgan.training.config import TrainConfig
 from fastgan.training.presets import DATA_SETS
 from fastgan.training.progress import Reading
@@ -95,8 +95,8 @@ def open_data(config: TrainConfig, data: Any, device: torch.device) -> data_room
     if 0 < n < config.batch_size:
         name = getattr(data, "name", None) or type(data).__name__.lower()  # a tensor's name is None
         raise UserError(
-            f"batch_size is {config.batch_size}, but {name} has {n} images; give a batch_size of at most {n}, or more "
-            "images."
+            f"batch_size is {config.batch_size}, but {name} has {counted(n, 'image')}; give a batch_size of at most "
+            f"{n}, or more images."
         )
     return _stream(data, config, device)
 

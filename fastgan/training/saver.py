@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastgan import models
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 from fastgan.images import image_grid, save_image
 from fastgan.training import _resume
 from fastgan.training.checkpoint import TrainState, load_newest, read_tensors, save_checkpoint, write_tensors
@@ -137,8 +137,8 @@ class Saver:
             step = row
         if step:
             raise UserError(
-                f"{folder.path} has trained {step:,} steps, but {folder.checkpoints} holds none to go on from; "
-                "bring one back from a copy, or begin a new run by another out."
+                f"{folder.path} has trained {counted(step, 'step')}, but {folder.checkpoints} holds none to go on "
+                "from; bring one back from a copy, or begin a new run by another out."
             )
 
     def restore_step(self, step: AdversarialStep) -> None:

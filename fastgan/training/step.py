@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastgan import losses
-from fastgan.errors import UserError
+from fastgan.errors import UserError, counted
 from fastgan.layers import _gate
 from fastgan.training._arguments import check_counts, check_labels, check_optimizers, check_weights
 from fastgan.training._capture import StepGraph
@@ -321,8 +321,8 @@ class AdversarialStep:
             )
         if len(real) % (self.d_steps * self.accumulate):
             raise UserError(
-                f"real has {len(real)} images, which {self.d_steps} discriminator updates of {self.accumulate} "
-                "micro-batches cannot share evenly; give a multiple of d_steps * accumulate."
+                f"real has {counted(len(real), 'image')}, which {self.d_steps} discriminator updates of "
+                f"{self.accumulate} micro-batches cannot share evenly; give a multiple of d_steps * accumulate."
             )
         weight = first_weight(self.discriminator)
         if weight.numel() and weight.device != real.device:

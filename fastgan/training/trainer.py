@@ -14,7 +14,7 @@ from torch import nn
 
 from fastgan import _native, models
 from fastgan.data import DataNotFound
-from fastgan.errors import FastganWarning, TrainingDiverged, UserError
+from fastgan.errors import FastganWarning, TrainingDiverged, UserError, counted
 from fastgan.training import _resume, _setup
 from fastgan.training._device import choose_device, choose_precision
 from fastgan.training._setup import seed_everything
@@ -216,14 +216,14 @@ class Trainer:
         """The data, the classes of a conditional run, the networks, the device and the length, for people to read."""
         height, width = self.stream.image_size
         sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (self.state.generator, self.state.discriminator)]
-        count = "an unknown number of" if self.stream.n is None else f"{self.stream.n:,}"
+        count = "an unknown number of images" if self.stream.n is None else counted(self.stream.n, "image")
         classes = f"classes   {numbered(self.task.classes)}\n" if self.task.classes else ""
         return (
-            f"data      {self.stream.name}: {count} images, {height}x{width}, channels={self.stream.channels}\n"
+            f"data      {self.stream.name}: {count}, {height}x{width}, channels={self.stream.channels}\n"
             f"{classes}"
             f"networks  {self._family()}: generator {sizes[0]:.2f} M parameters, discriminator {sizes[1]:.2f} M\n"
             f"device    {self.device}, precision {self.precision} ({self.precision_reason})\n"
-            f"length    {self.total_steps:,} steps of {self.stream.batch_size or '?'} images"
+            f"length    {counted(self.total_steps, 'step')} of {self.stream.batch_size or '?'} images"
         )
 
     def _loop_with_rollbacks(self, saver: Saver, log: RunLog, interrupt: Interrupt) -> dict[str, Any]:

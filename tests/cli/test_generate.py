@@ -156,6 +156,13 @@ def test_images_are_made_of_images(run, runs, tmp_path):
     assert np.load("made.npy").shape == (2, 3, 28, 36)
 
 
+def test_an_image_is_made_of_one_file(run, runs, tmp_path):
+    Image.new("L", (40, 40), 80).save(tmp_path / "photo.JPG")
+    code, out, err = run("generate", runs["encoder_decoder"], "--source", "photo.JPG", "--out", "made.npy")
+    assert (code, err) == (0, "") and "made.npy: 1 image by" in out and "of photo.JPG" in out
+    assert np.load("made.npy").shape == (1, 3, 28, 36)
+
+
 def test_latents_take_no_source(run, runs):
     code, _, err = run("generate", runs["mlp"], "--source", "photos")
     assert code == 2 and "makes its images of latents; leave it out" in err and err.count("\n") == 1

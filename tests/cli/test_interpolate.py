@@ -47,7 +47,7 @@ def frames_of(film):
 def test_a_gif_of_the_walk(run, runs, flags, pictures):
     walk = ("--points", 3, "--steps", 4, "--tiles", 1, "--seed", 2, "--fps", 20)
     code, out, err = run("interpolate", runs["mlp"], *walk, *flags)
-    assert (code, err) == (0, "") and out.startswith(f"interpolation.gif: {pictures} pictures of 1 walks by ")
+    assert (code, err) == (0, "") and out.startswith(f"interpolation.gif: {pictures} pictures of 1 walk by ")
     film = Image.open("interpolation.gif")
     assert film.n_frames == pictures and film.info["duration"] == 50 and film.info["loop"] == 0
     gan = fastgan.load(runs["mlp"])

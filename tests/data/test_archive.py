@@ -72,7 +72,7 @@ def test_damaged_members_are_named_and_skipped(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"notes.txt": b"text"}, r"a\.zip holds 1 entries, none of them an image; give one with files ending in \.png"),
+        ({"notes.txt": b"text"}, r"a\.zip holds 1 entry, none of them an image; give one with files ending in \.png"),
         ({}, "holds 0 entries"),
         ({"a.png": b"no picture"}, r"none of the 1 image files in .*a\.png \(not an image"),
         (b"PK\x03\x04 and no more", r"the zip file .*a\.zip cannot be read \(File is not a zip file\); fetch"),

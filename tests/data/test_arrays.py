@@ -116,10 +116,11 @@ def raw(content):
     ("write", "words"),
     [
         (npy(GREY, 1000), r"a\.bin cannot be read \(.*\); fetch or make it anew"),
-        (npy(np.array([{}, {}])), r"cannot be read \(.*[Pp]ickle|cannot be read \(.*object"),
+        (npy(np.array([{}, {}])), r"a\.bin holds an array of Python objects; save .* uint8 \[N, H, W, C\]"),
         (npy(GREY[0, 0]), r"a\.bin: images must be \[N, C, H, W\].*\[24\]"),
         (npy(GREY[:0]), "at least one image"),
-        (npy(COLOUR * 2.0), "values from 0 to 1, but they have"),
+        (npy(COLOUR * 2.0), "values from 0 to 1, but they have .*; give such of 0 to 255 as uint8, scale"),
+        (npz(images=np.array([{}, {}])), r"a\.bin holds an array of Python objects"),
         (npz(a=GREY, b=GREY), r"holds a \[10, 20, 24\], b \[10, 20, 24\], and it is not clear which are the images"),
         (npz(labels=LABELS), "not clear which are the images"),
         (npz(images=GREY, labels=LABELS[:4]), r"labels of .* must be 10 whole numbers.*int64 \[4\]"),

@@ -213,7 +213,7 @@ def test_missing_and_empty_folders_are_not_found(tmp_path):
     with pytest.raises(data.DataNotFound, match=r"empty holds no files; .*\.png, \.jpg"):
         data.load(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").touch()
-    with pytest.raises(data.DataNotFound, match="holds 1 files, none of them an image"):
+    with pytest.raises(data.DataNotFound, match="holds 1 file, none of them an image"):
         data.load(tmp_path / "empty")
 
 
@@ -221,6 +221,13 @@ def test_a_file_is_not_a_folder(tmp_path):
     save(tmp_path / "a.png", "red")
     with pytest.raises(UserError, match=r"a\.png is not an intact .*, or give the folder of the images"):
         data.load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "A.TGZ"])
+def test_a_tar_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError, match=rf"{name} is a tar file, which is not read; unpack it"):
+        data.load(tmp_path / name)
 
 
 def test_a_subfolder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -260,6 +267,7 @@ def test_threads_and_progress_do_not_change_the_result(tmp_path):
         ({"workers": 0}, "workers must be at least 1, but it is 0"),
         ({"workers": "many"}, "workers must be at least 1, but it is 'many'"),
         ({"spec": ""}, "data must be 'digits' or the path of a folder, but it is empty"),
+        ({"spec": "https://example.com/a.zip"}, "data is https://example.com/a.zip, but addresses are not fetched;"),
         ({"spec": 7}, "data must be 'digits' or the path of a folder, but it is a int"),
     ],
 )
