@@ -61,13 +61,14 @@ def load() -> None:
     """Load what there is; the first call does it.
 
     Raises:
-        UserError: where FASTGAN_CPU_ISA is unknown.
+        UserError: where FASTGAN_CPU_ISA or FASTGAN_STRICT is unknown.
         RuntimeError: under FASTGAN_STRICT=1, where a library is missing or cannot be loaded.
     """
     global _module
     with _lock:
         if _state:
             return
+        strict()  # an unknown value is told at once, and not only where something is missing
         _module, module_state = _import_module()
         cpu = _load_library("cpu")
         cuda = _load_library("cuda") if cpu == LOADED else "it needs _cpu.so, which is not loaded"

@@ -35,8 +35,15 @@ _warned: set[str] = set()
 
 
 def strict() -> bool:
-    """True where ``FASTGAN_STRICT=1``: a native kernel that was chosen and cannot run raises instead of warning."""
-    return os.environ.get("FASTGAN_STRICT", "0") not in ("", "0")
+    """True where ``FASTGAN_STRICT=1``: a native kernel that was chosen and cannot run raises instead of warning.
+
+    Raises:
+        UserError: where it is neither that nor 0 or empty.
+    """
+    value = os.environ.get("FASTGAN_STRICT") or "0"
+    if value not in ("0", "1"):
+        raise UserError(f"FASTGAN_STRICT={value!r} is unknown; choose 0 or 1.")
+    return value == "1"
 
 
 def warn_once(key: str, message: str) -> None:

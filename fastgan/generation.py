@@ -277,8 +277,8 @@ def load(
 
     Raises:
         RunNotFound: (a UserError and a FileNotFoundError) there is nothing of a run at that path.
-        UserError: (a ValueError) where a file is damaged or not to be read, or the networks are your own and not given,
-            or others.
+        UserError: (a ValueError) where ``run`` is no path, a file is damaged or not to be read, or the networks are
+            your own and not given, or others.
     """
     path, device = _path_of(run), choose_device(str(device))
     file = _file_of(path)
@@ -311,7 +311,12 @@ def _path_of(run: str | os.PathLike[str] | None) -> Path:
     if run == DIGITS:
         return SHIPPED
     if run is not None:
-        return Path(run)
+        try:
+            return Path(run)
+        except TypeError:
+            raise UserError(
+                f"run must be the path of a run or '{DIGITS}', but it is a {type(run).__name__}; give one of them."
+            ) from None
     try:
         return newest_run()
     except FileNotFoundError:

@@ -244,6 +244,11 @@ def test_missing(tmp_path):
         assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
 
 
+def test_what_is_no_path():
+    with pytest.raises(UserError, match="run must be the path of a run or 'digits', but it is a int; give one of them"):
+        fastgan.load(3)
+
+
 def test_other_files(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged or no safetensors file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,7 +153,16 @@ def _write_folder(images: Tensor, out: str, columns: int | None) -> None:
 def _write_array(images: Tensor, out: str, columns: int | None) -> None:
     import numpy as np
 
-    np.save(out, images.numpy())
+    path, array = Path(out), np.ascontiguousarray(images.numpy())
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        with temporary.open("wb") as file:
+            # Not np.save, which does not say why a disk takes no more.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 _WRITERS = {"picture": _write_picture, "files": _write_files, "folder": _write_folder, "array": _write_array}

@@ -184,6 +184,7 @@ def _trainer(given: dict[str, Any], config: Path | None, resume: bool) -> Traine
 
 def report(trainer: Trainer, result: TrainResult) -> None:
     """Where the pictures are, and what to do next."""
+    from fastgan.evaluation import LEAST
     from fastgan.training.run_folder import RunFolder
 
     folder = RunFolder(shown(result.folder))
@@ -206,5 +207,6 @@ def report(trainer: Trainer, result: TrainResult) -> None:
         print(f"  {command('generate', folder.path, '--source', 'PHOTOS', '--out', 'grid.png')}")
         return
     print(f"  {command('generate', folder.path, '--count', '64', '--seed', '0', '--out', 'grid.png')}")
-    print(f"  {command('evaluate', folder.path)}")
+    if trainer.stream.n is None or trainer.stream.n >= 2 * LEAST:
+        print(f"  {command('evaluate', folder.path)}")
     print(f'  {python()} -c "import fastgan; print(fastgan.load({str(folder.path)!r}).generate(16, seed=0).shape)"')

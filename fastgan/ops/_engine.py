@@ -32,7 +32,7 @@ _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
 def _mode_from_environment() -> Engine:
-    mode = os.environ.get("FASTGAN_ENGINE", "auto")
+    mode = os.environ.get("FASTGAN_ENGINE") or "auto"
     if mode not in ("auto", "native", "aten"):
         raise UserError(f"FASTGAN_ENGINE={mode!r} is unknown; choose auto, native or aten.")
     return mode

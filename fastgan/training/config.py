@@ -245,6 +245,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(
             f"config is {path}, which cannot be read ({error.strerror}); give a TOML or JSON file."
         ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"config is {path}, which is no UTF-8 text ({error.reason}); save it as UTF-8.") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     return {name: getattr(config, name) for name in values if name != "format"}

@@ -18,7 +18,7 @@ def test_train_then_generate(run):
     assert (code, err) == (0, "")
     folder = "runs/00000-digits-dcgan-32x32"
     assert f"before  {folder}/samples/step-000000.png" in out and f"after   {folder}/samples/step-000002.png" in out
-    assert f"generate {folder} --count 64 --seed 0 --out grid.png" in out
+    assert f"generate {folder} --count 64 --seed 0 --out grid.png" in out and f"evaluate {folder}" in out
     for line in out.splitlines():
         if line.startswith(("before", "after", "real ", "picture")):
             assert Path(line.split()[1]).is_file()

@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,6 +75,18 @@ def test_each_row_is_of_one_class(run, runs):
         assert np.abs(np.asarray(Image.open(f"classes/{index}.png")).astype(int) - expected[index]).max() <= 1
     assert run("generate", runs["mlp_conditional"], "--count", 6)[0] == 0
     assert Image.open("grid.png").size == (2 * (17 * 3 + 2) - 2, 3 * (20 * 3 + 2) - 2)
+
+
+def test_a_disk_that_fills_leaves_an_older_array_alone(run, runs, tmp_path, monkeypatch):
+    (tmp_path / "faces.npy").write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        code, _, err = run("generate", runs["mlp"], "--out", "faces.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2 and "out is faces.npy, which cannot be written (File too large)" in err
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,9 @@ def test_not_finite_exits_with_3(run, monkeypatch):
         ("train --config missing.toml", "config is missing.toml, which cannot be read"),
         ("train --config wrong.toml", "wrong.toml: there is no setting 'batchsize'; did you mean 'batch_size'?"),
         ("train --config newer.json", "newer.json: the configuration is of format 2"),
+        ("train --config latin.toml", "config is latin.toml, which is no UTF-8 text (invalid start byte); save it as"),
         ("train --on-nan ignore", "on_nan must be one of stop, rollback"),
-        ("train --batch-size 5001", "batch_size is 5001, but digits has 5000 images"),
+        ("train --batch-size 5001", "batch_size is 5001, but digits has 5,000 images"),
         (
             "resume begun --width 3",
             "width of a run is fixed when it is begun; leave --width out, or begin a new one by `fastgan train`.",
@@ -104,6 +105,7 @@ def test_mistakes_exit_with_2_and_one_sentence(run, arguments, words):
     assert run("train", *TINY, "--out", "begun")[0] == 0
     before = Path("begun/metrics.jsonl").read_bytes()
     Path("wrong.toml").write_text("batchsize = 3")
+    Path("latin.toml").write_bytes('data = "für"'.encode("latin-1"))
     Path("newer.json").write_text('{"format": 2, "whatever": 3}')
     code, out, err = run(*arguments.split())
     assert code == 2 and words in err and len(err.splitlines()) == 1, err

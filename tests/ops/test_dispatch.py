@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastgan import _native, ops
-from fastgan.errors import UserError
+from fastgan.errors import UserError, strict
 from fastgan.ops import _engine
 
 
@@ -102,6 +102,21 @@ def test_unknown_engine_is_a_sentence(monkeypatch):
     monkeypatch.setenv("FASTGAN_ENGINE", "fast")
     with pytest.raises(UserError, match="auto, native or aten"):
         _engine._mode_from_environment()
+
+
+def test_an_empty_engine_is_none(monkeypatch):
+    monkeypatch.setenv("FASTGAN_ENGINE", "")
+    assert _engine._mode_from_environment() == "auto"
+
+
+def test_unknown_strictness_is_a_sentence(monkeypatch):
+    for value, expected in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv("FASTGAN_STRICT", value)
+        assert strict() is expected
+    monkeypatch.setenv("FASTGAN_STRICT", "yes")
+    monkeypatch.setattr(_native, "_state", {})
+    with pytest.raises(UserError, match="FASTGAN_STRICT='yes' is unknown; choose 0 or 1"):
+        _native.load()
 
 
 @pytest.mark.parametrize("isa", ["avx2", "scalar"])
