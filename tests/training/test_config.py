@@ -82,7 +82,7 @@ def test_files(tmp_path):
         ("x.toml", "format = 2\nnew = 1", "is of format 2, but this fastgan knows format 1 only"),
         ("x.toml", "width = 0", "width must be"),
         ("x.json", "width = 8", "is not JSON"),
-        ("x.json", '"\xff', "x.json: "),
+        ("x.json", '"\xff', r"x\.json, which is no UTF-8 text \(invalid start byte\); save it as UTF-8"),
         ("none/x.toml", None, r"cannot be read \(No such file or directory\)"),
     ],
 )
