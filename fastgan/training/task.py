@@ -216,7 +216,7 @@ def _num_numbered(dataset: Any) -> int:
     labels = tensors[1] if len(tensors) > 1 else getattr(dataset, "targets", None)
     if labels is None or getattr(dataset, "target_transform", None) is not None:
         return 0
-    numbers = np.asarray(labels)
+    numbers = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     return int(numbers.max()) + 1 if numbers.dtype.kind in "iu" and numbers.shape == (len(dataset),) else 0
 
 
