@@ -67,7 +67,7 @@ def build(*options: str) -> None:
     import torch
 
     arch = "{}.{}".format(*torch.cuda.get_device_capability())
-    environment = {"TORCH_CUDA_ARCH_LIST": arch, **os.environ, "FASTGAN_CUDA": "1"}
+    environment = {"TORCH_CUDA_ARCH_LIST": arch, **os.environ, **({} if options else {"FASTGAN_CUDA": "1"})}
     command = [sys.executable, "setup.py", "build_ext", "--inplace", *options]
     subprocess.run(command, cwd=ROOT, env=environment, check=not options)
 
@@ -200,7 +200,7 @@ def run(
     begin = time.monotonic()
     limit = max(0.0, min(LIMIT, BEGUN + WHOLE - begin))
     kept: Mapping[str, Any] = {} if echo else {"stdout": subprocess.PIPE, "text": True}
-    # In a session of its own, so that what it has started ends with it, and disturbs no later stage.
+    # In a session of its own, so that what it has started can be ended with it, and disturbs no later stage.
     program = subprocess.Popen(
         [*before, sys.executable, *arguments], cwd=ROOT, env=environment, start_new_session=True, **kept
     )
@@ -211,6 +211,9 @@ def run(
         os.killpg(program.pid, signal.SIGKILL)
         program.communicate()
         code, output = 124, f"stopped after {limit:.0f} seconds"
+    except BaseException:  # Ctrl-C, which it does not get
+        os.killpg(program.pid, signal.SIGKILL)
+        raise
     result = {"exit_code": code, "seconds": round(time.monotonic() - begin, 1)}
     return result if echo else {**result, "output": output or ""}
 

@@ -93,6 +93,7 @@ def compile(build: Build) -> None:
 
 def compile_module(build: Build) -> None:
     """fastgan._C alone, for a Python that the libraries were not built with. Raises as :func:`compile` does."""
+    build = replace(build, cuda=Cuda(why_not="built beforehand, for what is not known here"))
     write_facts(build)
     made_by = {edge.output: edge for edge in edges(build)}
     linked = made_by.get(build.module)

@@ -1,8 +1,8 @@
 // Multiplying two panels: what a thread sums up of a tile, by which unit of the device.
 //
 // Each of these holds kSums sums; sum i is out[row(thread, i)][column(thread, i)] of the tile, and kTogether of them, from a multiple of
-// that on, are neighbours in a row. `add` begins with a product that may go
-// on until `wait`; the panels and the sums must be left alone until then.
+// that on, are neighbours in a row. `add` begins with a product that may go on until `wait`; the panels and the sums must be left alone
+// until then.
 #pragma once
 
 #include "conv/cuda_panel.cuh"

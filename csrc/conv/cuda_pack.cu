@@ -52,7 +52,7 @@ void pack(std::vector<Planned>& run) {
         packing.blocks = packing.taps.parts() * packing.blocks_of_part();
         blocks += packing.blocks;
       }
-      launch(pack_weights<T>, blocks, kThreads, all);
+      if (blocks > 0) launch(pack_weights<T>, blocks, kThreads, all);  // none where no tap meets the input
     }
   });
 }

@@ -85,7 +85,7 @@ constexpr int kBlocks = Shape::kThreads == 128                         ? (sizeof
                         : kHasWarpgroups && sizeof(T) == 2 && pending == Side::none ? 2
                                                                                       : 1;
 
-// Whether a device that runs the code that is compiled is ever given such products (with_unit in cuda.cu); where not, a kernel takes no
+// Whether a device that runs the code that is compiled is ever given such products (with_unit in cuda_planned.cuh); where not, a kernel takes no
 // time to compile.
 #ifdef FASTGAN_EMULATED_DEVICE
 template <class T, Unit unit>

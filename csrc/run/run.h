@@ -63,8 +63,10 @@ inline std::vector<conv::Planned> planned(conv::Pass pass, const std::vector<Blo
   Outline outline(input);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const Block& block = blocks[i];
-    run[i].input = run[i].output = outline;
-    if (!block.conv) continue;
+    if (!block.conv) {
+      run[i].input = run[i].output = outline;
+      continue;
+    }
     conv::check(outline, *block.weight, block.bias, *block.conv);
     const auto engine = wanted[i] ? conv::engine_for(pass, outline, *block.weight, *block.conv) : conv::Engine::aten;
     Outline output(conv::output_sizes(outline, *block.weight, *block.conv), input);

@@ -219,6 +219,8 @@ def conv_of(conv: Module) -> Conv:
     stride, dilation, output_padding = (
         pair(name, getattr(conv, name)) for name in ("stride", "dilation", "output_padding")
     )
+    if conv.padding == "same" and stride != (1, 1):
+        raise RuntimeError("padding='same' is not supported for strided convolutions")  # torch's words
     return Conv(stride, padding, dilation, conv.groups, conv.transposed, output_padding)
 
 

@@ -99,15 +99,16 @@ def _run(
             _check_eps(block.norm)
     leaves = [tensor for p in parameters for tensor in p[:LEAVES]]
     running = [tensor for p in parameters for tensor in p[LEAVES:]]
+    is_compiling = torch.compiler.is_compiling()
+    if is_compiling and _has_twins(running):  # each would be counted on from where both began
+        return run_reference(input, blocks, parameters, batch_groups)
     if not torch.is_grad_enabled() or not any(map(_needs_grad, (input, *leaves))):
         return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
     frozen = 0 if _needs_grad(input) else _frozen(parameters)
     if frozen:  # nothing of these is kept, and their input may be written over
         input = _run(input, blocks[:frozen], parameters[:frozen], batch_groups, kernels and kernels[:frozen])
         return _run(input, blocks[frozen:], parameters[frozen:], batch_groups, kernels and kernels[frozen:])
-    if torch.compiler.is_compiling():  # which passes no tensor twice
-        if _has_twins(running):
-            return run_reference(input, blocks, parameters, batch_groups)
+    if is_compiling:  # which passes no tensor twice
         input, *leaves = _without_twins([input, *leaves])
     return _Run.apply(tuple(blocks), batch_groups, kernels, input, *leaves, *running)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastgan.errors import warn_once
 from fastgan.layers import _gate
@@ -87,6 +89,8 @@ class StepGraph:
             or any(map(_gate.has_hooks, modules))
             or any(tensor._backward_hooks or tensor._post_accumulate_grad_hooks for tensor in tensors)
             or any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in self._optimizers)
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
         ):
             return "there are hooks or replaced forwards, which must run; give capture='never'"
         if any(isinstance(m, _BatchNorm) and m.momentum is None and m.track_running_stats for m in modules):
@@ -151,8 +155,10 @@ class StepGraph:
         except RuntimeError as error:
             with torch.cuda.device(device):
                 torch.cuda.set_stream(before)  # a capture that was broken off leaves its own
-            cause = error.__context__ or error  # its end fails too, and says less
-            self._failure = f"it cannot be captured: {str(cause).splitlines()[0]}"
+            # Where the end of the capture fails too, it says less than what broke it off.
+            ended_so = "during capture" in str(error) and error.__context__ is not None
+            cause = error.__context__ if ended_so else error
+            self._failure = f"it cannot be captured: {(str(cause) or type(cause).__name__).splitlines()[0]}"
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)  # gradients of a capture that was given up hold nothing
             return False
@@ -207,22 +213,26 @@ class _Rates:
 
 @contextmanager
 def _noting_waits() -> Iterator[list[str]]:
-    """Lists where, inside, the host waits for the device; filled at the end."""
+    """Lists where, inside, this thread waits for the device."""
     places: list[str] = []
-    mode = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    mode, thread = torch.cuda.get_sync_debug_mode(), threading.get_ident()
+    with warnings.catch_warnings():
+        pass_on = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+            if "called a synchronizing CUDA operation" not in str(message):
+                pass_on(message, category, filename, lineno, *more)
+            elif threading.get_ident() == thread:  # others, which load images, may
+                places.append(f"{filename}:{lineno}")
+
+        warnings.showwarning = show
+        warnings.filterwarnings("always", ".*called a synchronizing CUDA operation")
+        warnings.filterwarnings("ignore", ".*Synchronization debug mode is a prototype")
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield places
         finally:
             torch.cuda.set_sync_debug_mode(mode)
-    for warning in caught:
-        said = str(warning.message)
-        if "called a synchronizing CUDA operation" in said:
-            places.append(f"{warning.filename}:{warning.lineno}")
-        elif "Synchronization debug mode is a prototype" not in said:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _device_of(inputs: Inputs) -> torch.device:

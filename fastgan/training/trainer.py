@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +203,10 @@ class Trainer:
         begun = f", resumed after step {self.state.step:,}" if self.state.step else ""
         if self.state.step >= self.total_steps:
             begun = f", which has all its {self.state.step:,} steps; give more of them to train on"
-        print(self.describe(), f"run       {folder.path}{begun}", sep="\n", flush=True)
         try:
             with Interrupt() as interrupt, _setup.memory_named(self.config, self.device):
+                with suppress(BrokenPipeError):  # the reader is gone, of which Interrupt is told by a signal
+                    print(self.describe(), f"run       {folder.path}{begun}", sep="\n", flush=True)
                 last = self._loop_with_rollbacks(saver, log, interrupt)
         finally:
             with folder.writing():

@@ -34,7 +34,7 @@ void check_gather(const Case<T>& c, bool transposed, bool contiguous, int splits
   const WeightStrides strides{transposed ? by_large : by_small, transposed ? by_small : by_large, l.kernel_x, 1};
   Plan plan = plan_of<Shape>(job, groups);
   plan.splits = splits;
-  const auto packed = pack<T>(launch, {along, ins, outs, steps, Shape::kColumns, strides, c.weight.data(), false, nullptr, 0});
+  const auto packed = pack<T>(launch, {along, ins, outs, steps, Shape::kColumns, strides, c.weight.data(), false, nullptr, 0}, c.weight);
   job.weight = packed.data();
 
   auto output = check::unwritten<T>(transposed ? l.large_numel() : l.small_numel());
@@ -127,7 +127,8 @@ void check_scatter(const Case<T>& c, bool by_tap, const std::string& name) {
   for (int64_t i = 0; by_tap && i < l.weight_numel(); ++i) {  // [small][large][taps] to [small][taps][large]
     weight[i / columns * columns + i % taps * outs + i / taps % outs] = c.weight[i];
   }
-  const auto packed = pack<T>(launch, {along, ins, columns, steps, Shape::kColumns, {1, columns, 0, 0}, weight.data(), false, nullptr, 0});
+  const Packing<T> packing{along, ins, columns, steps, Shape::kColumns, {1, columns, 0, 0}, weight.data(), false, nullptr, 0};
+  const auto packed = pack<T>(launch, packing, weight);
   job.weight = packed.data();
   auto products = check::unwritten<A>(l.small_numel() / ins * columns);
   std::vector<A> partial;

@@ -88,20 +88,29 @@ std::vector<T> pad(const std::vector<T>& map, int channels) {
   return to;
 }
 
-// A weight's panels, as the second of two that one launch packs, and the same as the first.
+// A weight's panels, packed by one launch between those of others: of half as many columns, of nothing, and of itself from float32.
 template <class T>
-std::vector<T> pack(const emulator::Launch& launch, Packing<T> packing) {
-  packing.blocks = packing.taps.parts() * packing.blocks_of_part();
-  std::vector<T> panels[2];
+std::vector<T> pack(const emulator::Launch& launch, const Packing<T>& packing, const std::vector<T>& weight) {
+  constexpr int kCount = 4, kThis = 2;
+  std::vector<float> wide;
+  for (const T& value : weight) wide.push_back(static_cast<float>(to_compute(value)));
   Packings<T> all{};
-  for (int i = 0; i < 2; ++i) {
-    panels[i] = check::unwritten<T>(packing.numel());
-    packing.to = panels[i].data();
-    all.of[i] = packing;
+  std::vector<T> panels[kCount];
+  unsigned blocks = 0;
+  for (int i = 0; i < kCount; ++i) {
+    Packing<T>& one = all.of[i] = packing;
+    if (i == 0) one.outs = (one.outs + 1) / 2;
+    if (i == 1) one.steps = 0;
+    if (i == 3 && std::is_same_v<T, __nv_bfloat16>) one.from = wide.data(), one.from_float32 = true;
+    panels[i] = check::unwritten<T>(one.numel());
+    one.to = panels[i].data();
+    one.blocks = one.taps.parts() * one.blocks_of_part();
+    blocks += one.blocks;
   }
-  launch(pack_weights<T>, 2 * packing.blocks, kThreads, all);
-  check::holds(std::memcmp(panels[0].data(), panels[1].data(), panels[0].size() * sizeof(T)) == 0, "two weights packed at once");
-  return panels[1];
+  launch(pack_weights<T>, blocks, kThreads, all);
+  const auto& found = panels[kThis];
+  check::holds(std::memcmp(found.data(), panels[3].data(), found.size() * sizeof(T)) == 0, "weights of both dtypes, packed at once");
+  return found;
 }
 
 // Normalise + activate, pending on a map [images, pixels, channels]; `values` are what the written activation would be. Parameters

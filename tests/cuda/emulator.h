@@ -246,6 +246,7 @@ class Launch {
 
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... arguments) const {
+    if (grid.x * grid.y * grid.z == 0) stop("a launch needs at least one block.", __LINE__);
     gridDim = grid;
     blockDim = block;
     std::vector<dim3> blocks;

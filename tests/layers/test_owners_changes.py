@@ -75,6 +75,15 @@ def test_padding_the_same_is_of_the_kernel_that_is_there():
     assert_same(make)
 
 
+def test_padding_the_same_refuses_strides_that_were_set_later():
+    def make(nn):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU())
+        net[0].stride = (2, 2)
+        return net(images())
+
+    assert both(make) == [RuntimeError, RuntimeError]
+
+
 @pytest.mark.parametrize("momentum", [None, 0.1])
 def test_a_batch_norm_without_a_counter(momentum):
     def make(nn):
@@ -265,3 +274,15 @@ def test_compile_with_modules_that_are_there_twice():
         for ours, truth in zip(net.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, truth.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(bn.running_mean, twin[1].running_mean)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["without gradients", "below others"])
+def test_compile_with_a_batch_norm_that_is_there_twice_and_gets_no_gradient(frozen):
+    conv, bn = fastgan.layers.Conv2d(3, 3, 3, padding=1), fastgan.layers.BatchNorm2d(3)
+    net = fastgan.layers.Sequential(conv, bn, fastgan.layers.ReLU(), conv, bn).requires_grad_(False)
+    if frozen:
+        net.append(fastgan.layers.Conv2d(3, 2, 3))
+    twin = copy.deepcopy(net)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(images()), twin(images()))
+    torch.testing.assert_close(bn.running_mean, twin[1].running_mean)
+    assert bn.num_batches_tracked == 2

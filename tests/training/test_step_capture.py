@@ -1,6 +1,7 @@
 """The whole step as a CUDA graph: what decides about it everywhere, the graph itself where there is a GPU."""
 
 import copy
+import threading
 import warnings
 from contextlib import contextmanager, nullcontext
 
@@ -162,6 +163,9 @@ def test_waits_for_the_device_are_noted_and_other_warnings_passed_on(monkeypatch
         warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
         warnings.warn("another", stacklevel=1)
+        loader = threading.Thread(target=warnings.warn, args=("called a synchronizing CUDA operation",))
+        loader.start()
+        loader.join()
     assert modes == ["default", "warn", "default"]
     assert len(passed_on) == 1
     assert [place.partition(":")[0] for place in places] == [__file__]
