@@ -222,7 +222,7 @@ def test_nearest(run):
         ((noisy, known[:, :1]), "data must be uint8"),
         ((noisy, known.float()), "data must be uint8"),
         ((noisy, "nowhere"), "nowhere does not exist"),
-        ((noisy, known, 31), "k is 31, but there are 30 images"),
+        ((noisy, known, 31), "k is 31, but data has 30 images"),
         ((noisy, known, 0), "k must be"),
     ):
         with pytest.raises(UserError, match=words):

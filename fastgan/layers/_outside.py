@@ -67,8 +67,9 @@ class Outside:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Takes back at the end what functions change outside."""
-        profile = sys.getprofile()
+        profile, collects = sys.getprofile(), gc.isenabled()
         self._base = sys._getframe(2)  # whoever entered this
+        gc.disable()  # its callbacks would seem to be called by whatever function is running
         try:
             sys.setprofile(self._profile)
             yield
@@ -78,6 +79,8 @@ class Outside:
             sys.setprofile(None)
             self._base = None
             set_profile(profile)
+            if collects:
+                gc.enable()
             for place, value, content in self._before:
                 self._take_back(place, value, content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import random
 import sys
@@ -215,6 +216,24 @@ def test_what_a_forward_switches_is_switched(own):
         assert found[0].is_inference() == found[1].is_inference()
         torch.testing.assert_close(*found)
     assert not fastgan.explain(models[0])[0].fused
+
+
+def test_what_the_garbage_collector_calls_is_not_the_forwards():
+    """Such as hypothesis, which notes when a collection began."""
+
+    def note(phase, info):
+        COUNTS[phase] = COUNTS.get(phase, 0) + 1
+
+    network, threshold = Down(3, 4), gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        fastgan.fuse(network)(image(torch.float32))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(note)
+    assert COUNTS.pop("start") and COUNTS.pop("stop") and gc.isenabled()
+    assert fastgan.explain(network)[0].fused
 
 
 def test_nothing_of_tracing_is_left():
