@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgan import _native
 from fastgan.errors import UserError
-from fastgan.ops import _engine
+from fastgan.ops import _engine, _plain
 from fastgan.ops._meta import accumulate_dtype
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -217,10 +217,12 @@ class _BCE(torch.autograd.Function):
     def backward(ctx, grad_output):
         input, target, weight, pos_weight = ctx.saved_tensors
         from_logits, reduction = ctx.options
-        if torch.is_grad_enabled():  # create_graph=True
-            alias = torch.ops.aten.alias.default(input)
-            loss = _bce_reference(alias, target, weight, pos_weight, from_logits, reduction)
-            (grad,) = torch.autograd.grad(loss, alias, grad_output, create_graph=True)
+        if _plain.is_asked_for(grad_output):
+
+            def loss(input: Tensor) -> Tensor:
+                return _bce_reference(input, target, weight, pos_weight, from_logits, reduction)
+
+            (grad,) = _plain.gradients(loss, [input], [True], grad_output)
         else:
             grad = torch.ops.fastgan._bce_backward.default(
                 grad_output, input, target, weight, pos_weight, from_logits, _REDUCTIONS[reduction]
@@ -243,12 +245,13 @@ class _AdversarialBCE(torch.autograd.Function):
         if grad_loss is None:
             return None, None, None, None
         input, grad = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        if _plain.is_asked_for(grad_loss):
             targets, weights, from_logits = ctx.options
-            alias = torch.ops.aten.alias.default(input)
-            loss = adversarial_bce_reference(alias, targets, weights=weights, from_logits=from_logits).loss
-            (grad,) = torch.autograd.grad(loss, alias, grad_loss, create_graph=True)
-            return grad, None, None, None
+
+            def loss(input: Tensor) -> Tensor:
+                return adversarial_bce_reference(input, targets, weights=weights, from_logits=from_logits).loss
+
+            return (*_plain.gradients(loss, [input], [True], grad_loss), None, None, None)
         # In float32 until here: a scaled loss would overflow float16, and a small gradient vanish in it.
         return torch.mul(grad, grad_loss, out=torch.empty_like(grad, dtype=input.dtype)), None, None, None
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan import _native
-from fastgan.ops import _engine, activation
+from fastgan.ops import _engine, _plain, activation
 from fastgan.ops._meta import accumulate_dtype, memory_format_of
 from fastgan.ops.blocks import KEPT, LEAVES, RUNNING, Block, Conv, Norm, Parameters, numbers_of, shapes_of
 
@@ -280,41 +280,30 @@ class _Run(torch.autograd.Function):
         count, end = len(blocks) * LEAVES, len(blocks) * (LEAVES + RUNNING)
         leaves, running, kept = saved[:count], saved[count:end], saved[end:]
         needs = ctx.needs_input_grad[3 : 4 + count]
-        if torch.is_grad_enabled():  # create_graph=True
-            grads = _differentiable_backward(ctx, grad_output, [input, *leaves], running, needs)
+        if _plain.is_asked_for(grad_output):
+            grads = _gradients_by_torch(ctx, grad_output, [input, *leaves], running, needs)
         else:
             options = (*numbers_of(blocks, keeps=False), needs, _engine.allows_tf32(input))
             found = torch.ops.fastgan._run_backward.default(grad_output, input, leaves, kept, *options)
             _tell(ctx.kernels, input, reversed(range(len(blocks))))
-            grads = _at(needs, found)
+            grads = _plain.where_needed(needs, found)
         return None, None, None, *grads, *(None for _ in running)
 
 
-def _at(needs: Sequence[bool], found: Iterable[Tensor]) -> list[Tensor | None]:
-    """Gradients where they are needed, in order, and None elsewhere."""
-    left = iter(found)
-    return [next(left) if need else None for need in needs]
-
-
-def _differentiable_backward(
+def _gradients_by_torch(
     ctx,
     grad_output: Tensor,
     tensors: Sequence[Tensor | None],
     running: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of input and leaves as a differentiable function, by plain torch."""
-    # Aliases: gradients stop at them, and second gradients flow on through them to the caller's tensors.
-    # By `alias`: view_as gives dimensions of size one other strides, and torch's backward of batch-norm trusts strides.
-    alias = torch.ops.aten.alias.default
-    aliases = [alias(t) if need else t for t, need in zip(tensors, needs, strict=True)]
-    wanted = [t for t, need in zip(aliases, needs, strict=True) if need]
-    input, *leaves = aliases
-    pairs = zip(_batched(leaves, LEAVES), _batched(running, RUNNING), strict=True)
-    parameters = [Parameters(*of_block, *statistics) for of_block, statistics in pairs]
+    def function(input: Tensor, *leaves: Tensor | None) -> Tensor:
+        pairs = zip(_batched(leaves, LEAVES), _batched(running, RUNNING), strict=True)
+        parameters = [Parameters(*of_block, *statistics) for of_block, statistics in pairs]
+        return run_reference(input, ctx.blocks, parameters, ctx.batch_groups)
+
     with _engine.no_autocast(grad_output.device.type):
-        output = run_reference(input, ctx.blocks, parameters, ctx.batch_groups)
-        return _at(needs, torch.autograd.grad(output, wanted, grad_output, create_graph=True, allow_unused=True))
+        return _plain.gradients(function, tensors, needs, grad_output)
 
 
 # ---- what the operators return, for who does not run them -----------------------------------------------------------

@@ -243,6 +243,21 @@ def test_a_batch_of_one_in_channels_last(create_graph):
     assert_same(make)
 
 
+@pytest.mark.parametrize("loss", ["none", "BCEWithLogitsLoss", "BCELoss"])
+def test_many_gradients_at_once(loss):
+    """``is_grads_batched``, by which torch makes Jacobians."""
+
+    def make(nn):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3), nn.Sigmoid())
+        x = images().requires_grad_()
+        output = net(x).flatten()[:4]
+        if loss != "none":
+            output = getattr(nn, loss)(reduction="none")(output, torch.ones(4))
+        return torch.autograd.grad(output, [x, *net.parameters()], torch.eye(4), is_grads_batched=True)
+
+    assert_same(make)
+
+
 def test_what_only_frozen_blocks_read_may_be_written_over():
     def make(nn):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 2, 3), nn.Tanh())
