@@ -48,7 +48,7 @@ MUTATIONS = [
     Mutation("logits' clamp", "csrc/bce/bce.h", "const A floor = A(-100);", "const A floor = A(-10);"),
     Mutation("the block below is read unnormalised", "csrc/run/run.h", "if (blocks[i - 1].norm) return pending_on(*below.tensor, *below.mean, *below.invstd, blocks[i - 1]);", ""),
     Mutation("running statistics of no block", "csrc/run/block.h", "tensor, norm.running, norm.training", "tensor, {}, norm.training"),
-    Mutation("second gradients stop", RUN, "create_graph=True, allow_unused=True", "create_graph=False, allow_unused=True"),
+    Mutation("second gradients stop", "fastgan/ops/_plain.py", "create_graph=creates_graph, allow_unused=True", "create_graph=False, allow_unused=True"),
     Mutation("autocast is forgotten", RUN, "return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)", "return _run(input, blocks, parameters, batch_groups, kernels)"),
     Mutation("an output that may be written over is kept", OPTIONS, "and not self.inplace", "and self.inplace"),
     Mutation("stride and padding change places", OPTIONS, "(kind, *stride, *padding,", "(kind, *padding, *stride,"),
