@@ -43,6 +43,9 @@ LAYERS = {
     "dilated": (2, 6, 9, 15, 3, 2, 2, 2, 0, False),
     "stride_beyond_kernel": (2, 4, 6, 5, 2, 3, 0, 1, 1, True),
 }
+# Seeds with which no value of two_blocks, transposed or not, comes nearer to a ReLU's kink than 3e-5. One in twelve has a value
+# that float32 rounds across it, by any kernels, and such a value changes a gradient by percents.
+FAR_FROM_KINKS = {False: 252, True: 274}
 # How often two_blocks has its statistics, and the sums that a backward begins with, out of the convolution beside them.
 TAKEN_IN_PASSING = {"statistics_of_moments": 2, "backward_sums_of_parts": 2}
 SMALL = [
@@ -157,18 +160,20 @@ def two_blocks(nn, transposed: bool):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_blocks_of_a_run_are_fused_and_right(dtype, transposed, groups):
     """Statistics out of the epilogue, of images far from 0, for parts of a batch too; activations on load if asked."""
-    torch.manual_seed(0)
-    theirs = two_blocks(torch.nn, transposed).to(DEVICE).double().to(memory_format=torch.channels_last)
+    torch.manual_seed(FAR_FROM_KINKS[transposed])
+    theirs = two_blocks(torch.nn, transposed)
+    # Drawn on the CPU, as the weights are, because every device draws other numbers.
+    x = torch.randn(6, 3, *((5, 7) if transposed else (30, 34))).add_(20)
+    theirs.to(DEVICE).double().to(memory_format=torch.channels_last)
     ours = two_blocks(layers, transposed).to(DEVICE).to(memory_format=torch.channels_last)
     ours.load_state_dict(theirs.state_dict())
     ours.to(dtype if dtype == torch.float64 else torch.float32)
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(6, 3, *((5, 7) if transposed else (30, 34)), device=DEVICE).add_(20)
-    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    x = x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
     _native.reset_counters()
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16), batch_groups(groups):
         found = ours(x)
-    grad = torch.randn(found.shape, device=DEVICE, dtype=torch.float64)
+    grad = torch.randn(found.shape, dtype=torch.float64).to(DEVICE)
     found.backward(grad.to(found.dtype))
     counters = _native.counters()
     expected = torch.cat([theirs(part.double()) for part in x.chunk(groups)])
@@ -206,7 +211,8 @@ def test_an_activation_without_batch_norm_is_turned_above(dtype):
     assert not [kernel for kernel in _native.counters() if kernel.startswith("activation/backward")]
     theirs(x.double()).backward(grad.double())
     for value, truth in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert relative_error(value.grad, truth.grad) <= (1e-12 if dtype == torch.float64 else 0.02)
+        # bfloat16's rounding across the kink comes to 0.09 with torch's own kernels; a slope forgotten to 0.17 or more.
+        assert relative_error(value.grad, truth.grad) <= (1e-12 if dtype == torch.float64 else 0.1)
 
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["convolutions", "transposed"])
