@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') setup.py pyproject.toml
 
-.PHONY: help demo test test-long sanitize gpu-check gpu-docs bench bench-quick bench-docs lint format clean
+.PHONY: help demo test test-long sanitize gpu-check gpu-rehearsal gpu-docs bench bench-quick bench-docs lint format clean
 
 help:
 	@echo "make demo       train on the embedded digits and show where the pictures are"
 	@echo "make test       the test suite    (make test-long: the tests that take minutes)"
 	@echo "make sanitize   the operators' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu-check  the CUDA kernels' tests and benchmarks on this machine's GPU, with the torch of PYTHON"
+	@echo "make gpu-rehearsal  the GPU's tests on a simulated one, with the torch of PYTHON, which has to be built for CUDA"
 	@echo "make gpu-docs RECORD=benchmarks/results/....json    the documentation's table and picture from its record"
 	@echo "make bench      the benchmarks    (make bench-quick: the step's tables in about a minute)"
 	@echo "make bench-docs RECORD=benchmarks/results/...-step.json    the documentation's tables and plot from a record"
@@ -34,6 +35,9 @@ sanitize: $(VENV)/.dev
 # With the interpreter as it is, and no environment of its own: a machine with a GPU may have no network.
 gpu-check:
 	$(PYTHON) tools/gpu_check.py
+
+gpu-rehearsal:
+	$(PYTHON) tools/rehearse_gpu.py
 
 gpu-docs: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python benchmarks/gpu_report.py $(RECORD)

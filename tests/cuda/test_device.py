@@ -43,8 +43,8 @@ LAYERS = {
     "dilated": (2, 6, 9, 15, 3, 2, 2, 2, 0, False),
     "stride_beyond_kernel": (2, 4, 6, 5, 2, 3, 0, 1, 1, True),
 }
-# Seeds with which no value of two_blocks, transposed or not, comes nearer to a ReLU's kink than 3e-5. One in twelve has a value
-# that float32 rounds across it, by any kernels, and such a value changes a gradient by percents.
+# Seeds with which no value of two_blocks, transposed or not, comes nearer to a ReLU's kink than 3e-5. One in twelve has
+# a value that float32 rounds across it, by any kernels, and such a value changes a gradient by percents.
 FAR_FROM_KINKS = {False: 252, True: 274}
 # How often two_blocks has its statistics, and the sums that a backward begins with, out of the convolution beside them.
 TAKEN_IN_PASSING = {"statistics_of_moments": 2, "backward_sums_of_parts": 2}
