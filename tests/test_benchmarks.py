@@ -90,7 +90,10 @@ def test_parts_are_of_what_they_say():
         optimizer.step()
 
     seen = parts.step_parts(step, native=False)
-    assert {part for part, seconds in seen.items() if seconds} == {"conv fwd", "dgrad", "wgrad", "optimizer", "other"}
+    timed = {part for part, seconds in seen.items() if seconds} - {
+        "other"
+    }  # what is left of the whole, which may be nothing
+    assert timed == {"conv fwd", "dgrad", "wgrad", "optimizer"}
 
 
 def test_timed_apart_gradients_are_the_same():

@@ -24,7 +24,7 @@ def test_pack_then_train(run):
     assert "photos-16x20.pack: 6 images, 16x20, channels=3, 0.0 MiB" in out and "train --data photos-16x20.pack" in out
     code, out, err = run("train", "--data", "photos-16x20.pack", *TINY, "--cache", "memory", "--out", "run")
     assert (code, err) == (0, "") and "photos: 6 images, 16x20, channels=3" in out
-    assert "fastgan generate run" in out and "evaluate" not in out  # of six images there is nothing to say
+    assert "generate run" in out and "evaluate" not in out  # of six images there is nothing to say
     config = TrainConfig.from_json(Path("run/config.json").read_text())
     assert config.image_size == (16, 20) and config.cache == "memory"
 
