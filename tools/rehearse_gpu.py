@@ -7,7 +7,7 @@ A CUDA runtime of ours stands in front of torch's (tests/cuda/simulated/). torch
 are its own and meet the rules of a device; torch's operators are computed by its kernels for CPUs, ours by the CUDA
 sources on the emulator. So it shows what the host does wrong and what a capture refuses; not speed, not races, nothing
 of cuDNN or of compiled kernels. SIMULATED_DEVICES=2 makes two devices, SIMULATED_SEED=1 has them draw other numbers,
-SIMULATED_TRACE=1 tells every error.
+SIMULATED_TRACE=1 tells every error and what is captured.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <set>
@@ -35,6 +36,8 @@ const std::vector<std::string> kRandom = {"normal", "uniform", "random", "bernou
 
 // Every device draws other numbers: SIMULATED_SEED stands for one.
 const uint64_t kSeed = std::getenv("SIMULATED_SEED") ? std::atoll(std::getenv("SIMULATED_SEED")) : 0;
+
+const bool kTraces = std::getenv("SIMULATED_TRACE") != nullptr;
 
 std::string name_of(const c10::OperatorName& name) {
   const auto base = name.name.substr(std::strlen("aten::"));
@@ -202,6 +205,7 @@ class Call {
   }
 
   Stack record(cudaStream_t stream) {
+    if (kTraces) std::fprintf(stderr, "simulated: captures aten::%s\n", name_.c_str());
     begin_growing();
     auto pairs = pairs_;
     Stack trial = hosts_;
