@@ -23,11 +23,13 @@ import fastgan.layers
 from fastgan import _native, models, training, tutorial
 from fastgan._memory import check_fits
 from fastgan.errors import UserError
+from fastgan.training._capture import WARM_UP
 
 __all__ = ["AUTOCAST", "BAR", "Contenders", "Proof", "interleaved", "kept_for_backward"]
 
 BAR = 1e-9  # of float64; the order of a sum alone makes about 1e-13 after five steps of Adam
 EXACT_STEPS = 5
+BEFORE_GRAPH = WARM_UP + 2  # steps of a new AdversarialStep up to the one that captures it: the first makes moments
 EXACT_BATCH = 4  # at most: float64 is slow, and a larger batch proves no more
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}  # by the name of the precision
 
@@ -181,6 +183,8 @@ class Proof:
         _native.reset_counters()
         contenders.steps["fastgan.layers"]()
         kernels = _native.counters()
+        for _ in range(BEFORE_GRAPH if self.device.type == "cuda" else 0):
+            contenders.steps["AdversarialStep"]()
         ms = {name: 1e3 * value for name, value in interleaved(contenders.steps, self.rounds).items()}
         theirs = [name for name in ms if name.startswith("torch.")]
         return {
@@ -247,7 +251,9 @@ class Proof:
             network.main.load_state_dict(same.state_dict())
         # Fused, as the trainer's are: what the whole step is worth, and no more than its users get.
         optimizers = (tutorial.optimizer(network, fused=True) for network in built)
-        return training.AdversarialStep(*built, *optimizers, precision="bf16" if autocast else "fp32")
+        # A graph of float64 would not be captured, and would say so.
+        capture = "never" if options.get("dtype") == torch.float64 else "auto"
+        return training.AdversarialStep(*built, *optimizers, precision="bf16" if autocast else "fp32", capture=capture)
 
     def _finish(self, step: Callable[..., Any], real: Tensor, latent: Tensor) -> None:
         step(real, latent)

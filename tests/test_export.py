@@ -130,6 +130,31 @@ def test_a_network_of_ones_own(tmp_path, format):
         assert torch.equal(gan.generate(3), before)  # what is exported stays as it is
 
 
+class Elsewhere(Mine):
+    """Rounds as another device does, until it is moved."""
+
+    away = True
+
+    def to(self, *arguments, **options):
+        self.away = False
+        return super().to(*arguments, **options)
+
+    def forward(self, latent):
+        return super().forward(latent) + 1e-3 * self.away
+
+
+def test_a_file_is_compared_on_the_device_that_it_was_read_on(tmp_path):
+    images = torch.randint(0, 256, (20, 1, 16, 16), dtype=torch.uint8)
+    config = TrainConfig(out=str(tmp_path / "run"), steps=2, batch_size=4, device="cpu")
+    discriminator = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 16), torch.nn.Flatten())
+    Trainer(config, Mine(), discriminator, images).train()
+    gan = fastgan.load(tmp_path / "run", generator=Elsewhere())
+    gan.generator.away = True
+    assert export.export(gan, tmp_path / "mine", "safetensors") < 1e-4
+    assert export.export(gan, tmp_path / "mine", "torch-export") < 1e-4
+    assert gan.generator.away
+
+
 # ---- what is not kept -----------------------------------------------------------------------------------------------
 
 

@@ -53,8 +53,13 @@ class StepGraph:
         self._captured: tuple | None = None  # the state that the graph is of
         self._last: tuple | None = None  # the state of the last step, and for how many steps it has been so
         self._steps = 0
-        self._aside: torch.cuda.Stream | None = None  # one, since each stream has freed memory of its own
+        self._aside: torch.cuda.Stream | None = None  # one a device, since each stream has freed memory of its own
         self._failure: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graph and its stream: a copy is of other tensors, and gets its own."""
+        kept = {**self.__dict__, **dict.fromkeys(("_graph", "_captured", "_last", "_aside")), "_steps": 0}
+        return {name: value for name, value in kept.items() if name not in ("_inputs", "_values", "_names")}
 
     @property
     def is_captured(self) -> bool:
@@ -63,9 +68,11 @@ class StepGraph:
 
     def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         """One step on the current stream; metrics with memory of their own."""
-        reason = self._failure or self._why_not()
+        reason = self._failure or self._why_not(inputs)
         if reason is not None:
             warn_once(f"capture: {reason}", f"the step runs without a CUDA graph, because {reason}.")
+            return self._update(*inputs)
+        if torch.cuda.is_current_stream_capturing():  # into a graph of the caller's own
             return self._update(*inputs)
         state = self._state(inputs)
         self._steps = self._steps + 1 if state == self._last else 0
@@ -78,7 +85,9 @@ class StepGraph:
             self._captured = state
         return self._replay(inputs)
 
-    def _why_not(self) -> str | None:
+    def _why_not(self, inputs: Inputs) -> str | None:
+        if any(tensor is not None and tensor.requires_grad for tensor in inputs):
+            return "the images, latents or labels ask for gradients, which a graph does not give"
         for optimizer in self._optimizers:
             if not all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups):
                 return f"{type(optimizer).__name__} is neither fused nor capturable; make it with fused=True"
@@ -93,6 +102,8 @@ class StepGraph:
             or _global_optimizer_post_hooks
         ):
             return "there are hooks or replaced forwards, which must run; give capture='never'"
+        if any(tensor.dtype == torch.float64 for tensor in tensors):
+            return "weights are float64, and a graph reads learning rates as float32"
         if any(isinstance(m, _BatchNorm) and m.momentum is None and m.track_running_stats for m in modules):
             return "a batch-norm has momentum=None, and its running mean goes by a number on the device"
         return None
@@ -120,9 +131,10 @@ class StepGraph:
         """A step on a side stream, so that nothing which outlives it is bound to the stream that a capture leaves."""
         device = _device_of(inputs)
         current = torch.cuda.current_stream(device)
-        self._aside = self._aside or torch.cuda.Stream(device)
+        if self._aside is None or self._aside.device != device:  # the networks may have moved
+            self._aside, self._graph, self._captured = torch.cuda.Stream(device), None, None
         self._aside.wait_stream(current)
-        with torch.cuda.stream(self._aside):
+        with torch.cuda.stream(self._aside), self._rates.on_device(device):
             if self._steps < WARM_UP - 1:
                 metrics = self._update(*inputs)
             else:  # looked at first, because a capture that such a wait breaks off may leave torch's allocator unusable
@@ -149,7 +161,7 @@ class StepGraph:
             graph, stream=self._aside or torch.cuda.Stream(device), capture_error_mode="thread_local"
         )
         try:
-            with torch.cuda.device(device), self._rates.on_device(device), recording:
+            with torch.cuda.device(device), self._rates.on_device(device, capturable=True), recording:
                 metrics = self._update(*self._inputs)
                 self._values = torch.stack(list(metrics.values()))
         except RuntimeError as error:
@@ -180,23 +192,28 @@ _PER_STEP = ("params", "lr")
 
 
 class _Rates:
-    """The learning rates as tensors that a graph reads, while the optimizers keep whatever their owner gave them."""
+    """The learning rates as tensors that a graph reads, while the optimizers keep whatever their owner gave them.
+
+    The steps before a capture read them too: a rate rounded to float32, as fused optimizers read it on a device, is
+    another number, and a run that is resumed takes some of its steps before a capture that one never stopped replays.
+    """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = optimizers
         self._buffers: list[Tensor] = []
 
     @contextmanager
-    def on_device(self, device: torch.device) -> Iterator[None]:
-        """Inside, every group's rate is a tensor on the device, and it may be captured."""
+    def on_device(self, device: torch.device, capturable: bool = False) -> Iterator[None]:
+        """Inside, every group's rate is a tensor on the device, and it may be captured where that is said."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        self._buffers = [torch.empty((), dtype=torch.float32, device=device) for _ in groups]
+        if len(self._buffers) != len(groups) or any(buffer.device != device for buffer in self._buffers):
+            self._buffers = [torch.empty((), dtype=torch.float32, device=device) for _ in groups]
         before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
         self.send()
         try:
             for group, buffer in zip(groups, self._buffers, strict=True):
                 group["lr"] = buffer
-                if "capturable" in group:  # a fused optimizer counts its steps on the device in any case
+                if capturable and "capturable" in group:  # a fused optimizer counts its steps on the device in any case
                     group["capturable"] = True
             yield
         finally:

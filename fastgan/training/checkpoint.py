@@ -11,7 +11,7 @@ import json
 import os
 import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: TrainState) -> None:
     for name, module in _modules(state).items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
         _check_finite(name, module.named_parameters(), state.step)
+        _check_finite(name, _running_statistics(module), state.step)
     optimizers = {}
     for name, optimizer in _optimizers(state).items():
         part, optimizers[name] = _optimizer_out(optimizer)
@@ -237,6 +238,13 @@ def _check_finite(owner: str, tensors: Iterable[tuple[str, Tensor]], step: int) 
     for name, tensor in tensors:
         if not tensor.isfinite().all():
             raise NotFinite(f"{owner}.{name} is not finite", step)
+
+
+def _running_statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Of batch-norms; other buffers may be infinite on purpose."""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            yield from part.named_buffers(path, recurse=False)
 
 
 def _modules(state: TrainState) -> dict[str, nn.Module]:

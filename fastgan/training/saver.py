@@ -146,4 +146,7 @@ class Saver:
         facts = self._state.facts
         step.from_logits = facts["from_logits"]
         if facts["step"]:
+            own, stored = step.state_dict()["scalers"], facts["step"]["scalers"]
+            if [*map(bool, own)] != [*map(bool, stored)]:  # the run goes on in another precision
+                facts = {**facts, "step": {**facts["step"], "scalers": own}}
             step.load_state_dict(facts["step"])

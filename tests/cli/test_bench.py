@@ -139,3 +139,10 @@ def test_functions_take_turns():
     turns = []
     medians = interleaved({name: lambda name=name: turns.append(name) for name in "ab"}, 2)
     assert "".join(turns) == "ababab" and set(medians) == {"a", "b"}
+
+
+def test_float64_is_not_to_be_captured():
+    """A graph reads learning rates as float32, which is more of an error than exactness allows."""
+    proof = Proof(batch_size=1, width=1)
+    assert proof._step(dtype=torch.float64).capture == "never"
+    assert proof._step().capture == "auto"

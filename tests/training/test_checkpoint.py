@@ -190,3 +190,18 @@ def test_what_is_not_finite_is_not_written(tmp_path, part):
     with pytest.raises(NotFinite, match=rf"{part}\..* is not finite"):
         save_checkpoint(path, state)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_running_statistics_that_are_not_finite_are_not_written(tmp_path, name):
+    state = make_state(0)
+    getattr(state.generator[1], name)[1] = float("inf")
+    with pytest.raises(NotFinite, match=f"generator.1.{name} is not finite"):
+        save_checkpoint(tmp_path / "c.safetensors", state)
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_buffers_may_be_infinite(tmp_path):
+    state = make_state(0)
+    state.generator.register_buffer("mask", torch.full((2,), -torch.inf))
+    save_checkpoint(tmp_path / "c.safetensors", state)

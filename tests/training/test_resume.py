@@ -190,6 +190,14 @@ def test_what_can_change(trainer, images):
     assert config.out is None  # the folder may move
 
 
+@pytest.mark.parametrize("precisions", [("bf16", "fp16"), ("fp16", "bf16")], ids="-".join)
+def test_goes_on_in_another_precision(trainer, images, precisions):
+    run = RunFolder(trainer(precision=precisions[0]).train())
+    changed = Trainer.resume(run.path, data=images, precision=precisions[1], steps=6)
+    assert changed.train().step == 6
+    assert changed.step.state_dict()["calls"] == 6
+
+
 def test_no_such_run(tmp_path, monkeypatch, trainer):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no run under"):

@@ -4,6 +4,7 @@ import copy
 import threading
 import warnings
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the caller's stream")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(graph, "_run_aside", update)
     network.weight.data.zero_()
     return graph, recorder, network, optimizer
@@ -132,6 +134,54 @@ def test_another_setting_of_the_step_gets_another_graph(recorded):
     assert recorder.replays == 1
 
 
+def test_inside_a_capture_of_the_callers_own_there_is_no_other(recorded, monkeypatch):
+    graph, recorder, network, _ = recorded
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for _ in range(WARM_UP + 2):
+        graph(images(1), images(0))
+    assert (recorder.replays, network.weight.item()) == (0, WARM_UP + 2)
+
+
+def test_a_copy_has_no_graph_yet_and_gets_its_own(recorded):
+    graph, _, network, _ = recorded
+    for _ in range(WARM_UP + 1):
+        graph(images(1), images(0))
+    graph._aside = graph._graph = threading.Lock()  # streams and graphs cannot be copied either
+    copied = copy.deepcopy(graph)
+    assert (graph.is_captured, copied.is_captured, copied._aside) == (True, False, None)
+    assert copied._networks[0] is not network
+    assert copied._optimizers[0].param_groups[0]["params"][0] is copied._networks[0].weight
+
+
+def test_steps_before_a_capture_read_rates_as_it_will_and_on_the_inputs_device(monkeypatch):
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+    rates, streams = [], []
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+            streams.append(device)
+
+        def wait_stream(self, stream):
+            pass
+
+    def update(real):
+        rates.append(optimizer.param_groups[0]["lr"].clone())
+        return {}
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream.__new__(Stream))
+    graph = StepGraph(update, [network], [optimizer])
+    for device in ("cpu", "cpu", "meta"):
+        graph._run_aside(SimpleNamespace(device=torch.device(device)))
+        assert optimizer.param_groups[0]["lr"] == 0.1 and not optimizer.param_groups[0]["capturable"]
+    assert [str(device) for device in streams] == ["cpu", "meta"]
+    assert [rate.dtype for rate in rates] == [torch.float32] * 3
+    assert rates[0].item() == rates[1].item() == torch.tensor(0.1).item()
+
+
 def test_what_cannot_be_captured_runs_without_a_graph_and_says_so_once(recorded, monkeypatch):
     graph, recorder, network, _ = recorded
     streams = []
@@ -189,8 +239,9 @@ def hooked(register):
         (hooked(lambda network, _: network.bias.register_post_accumulate_grad_hook(lambda _: None)), "there are hooks"),
         (hooked(lambda _, optimizer: optimizer.register_step_post_hook(lambda *_: None)), "there are hooks"),
         (hooked(lambda network, _: network.append(nn.BatchNorm1d(1, momentum=None))), "momentum=None"),
+        (hooked(lambda network, _: network.double()), "float64"),
     ],
-    ids=["optimizer", "hook", "gradient hook", "accumulation hook", "optimizer hook", "momentum"],
+    ids=["optimizer", "hook", "gradient hook", "accumulation hook", "optimizer hook", "momentum", "float64"],
 )
 def test_steps_that_are_never_captured(make, words, monkeypatch):
     monkeypatch.setattr(errors, "_warned", set())
@@ -201,6 +252,15 @@ def test_steps_that_are_never_captured(make, words, monkeypatch):
         for _ in range(WARM_UP + 2):
             assert graph(images(3), images(0))["mean"].item() == 3
     assert not graph.is_captured
+
+
+def test_images_that_ask_for_gradients_get_them(recorded, monkeypatch):
+    monkeypatch.setattr(errors, "_warned", set())
+    graph, recorder, _, _ = recorded
+    with pytest.warns(FastganWarning, match="ask for gradients"):
+        for _ in range(WARM_UP + 2):
+            assert graph(images(1).requires_grad_(), images(0))["real"].requires_grad
+    assert recorder.replays == 0
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------

@@ -32,12 +32,16 @@ const std::set<std::string> kKept = {
     "_efficientzerotensor"};
 // Those whose result the host has to know.
 const std::set<std::string> kWaiting = {"equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"};
+// Those that write running statistics, which their schemas do not say.
+const std::set<std::string> kWritesStatistics = {"native_batch_norm", "cudnn_batch_norm"};
 const std::vector<std::string> kRandom = {"normal", "uniform", "random", "bernoulli", "dropout", "rand", "multinomial", "exponential"};
 
 // Every device draws other numbers: SIMULATED_SEED stands for one.
 const uint64_t kSeed = std::getenv("SIMULATED_SEED") ? std::atoll(std::getenv("SIMULATED_SEED")) : 0;
 
 const bool kTraces = std::getenv("SIMULATED_TRACE") != nullptr;
+
+constexpr uint64_t kDrawn = 4;  // how far a random operator moves a generator's offset
 
 std::string name_of(const c10::OperatorName& name) {
   const auto base = name.name.substr(std::strlen("aten::"));
@@ -127,7 +131,7 @@ class Call {
 
   bool is_written(size_t i) const {
     const auto* const alias = op_.schema().arguments()[i].alias_info();
-    return alias && alias->isWrite();
+    return (alias && alias->isWrite()) || (kWritesStatistics.count(name_) && (i == 3 || i == 4));
   }
 
   // A result's tensor on the device: an argument, a view of one, or a new one, which is then among the `made`.
@@ -174,24 +178,32 @@ class Call {
     hosts_[i] = host;
   }
 
-  // The same numbers for the same seed and offset, as on a device.
-  void seed() {
-    const bool is_random = std::any_of(kRandom.begin(), kRandom.end(), [&](const auto& part) { return name_.find(part) != name_.npos; });
-    if (!is_random) return;
-    auto generator = at::cuda::detail::getDefaultCUDAGenerator(device_.index());
+  at::CUDAGeneratorImpl* generator() const {
     for (const auto& value : given_) {
-      if (value.isGenerator() && value.toGenerator().defined()) generator = value.toGenerator();
+      if (value.isGenerator() && value.toGenerator().defined()) return value.toGenerator().get<at::CUDAGeneratorImpl>();
     }
-    auto* const state = generator.get<at::CUDAGeneratorImpl>();
-    const auto host = at::detail::createCPUGenerator(1000003 * (state->current_seed() + kSeed) + state->get_offset());
-    state->set_offset(state->get_offset() + 4);
-    for (size_t i = 0; i < hosts_.size(); ++i) {
-      if (op_.schema().arguments()[i].name() == "generator") hosts_[i] = host;
+    return at::cuda::detail::getDefaultCUDAGenerator(device_.index()).get<at::CUDAGeneratorImpl>();
+  }
+
+  // Where a random operator takes its generator. The same numbers come for the same seed and offset, as on a device.
+  std::optional<size_t> random_argument() const {
+    const auto& arguments = op_.schema().arguments();
+    const auto is_part = [&](const auto& part) { return name_.find(part) != name_.npos; };
+    if (std::none_of(kRandom.begin(), kRandom.end(), is_part)) return {};
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (arguments[i].name() == "generator") return i;
     }
+    return {};
+  }
+  static at::Generator generator_at(uint64_t seed, uint64_t offset) {
+    return at::detail::createCPUGenerator(1000003 * (seed + kSeed) + offset);
   }
 
   Stack run_now() {
-    seed();
+    if (const auto place = random_argument()) {
+      hosts_[*place] = generator_at(generator()->current_seed(), generator()->get_offset());
+      generator()->set_offset(generator()->get_offset() + kDrawn);
+    }
     begin_growing();
     Stack results = hosts_;
     compute(op_, results);
@@ -219,20 +231,30 @@ class Call {
         return twin;
       });
     }
+    const auto place = random_argument();
+    at::PhiloxCudaState state;  // where a launch finds its seed and offset
+    if (place) {
+      state = generator()->philox_cuda_state(kDrawn);
+      trial[*place] = generator_at(0, 0);
+    }
     const Stack written = trial;
     compute(op_, trial);
     end_growing(written);
     for (const size_t i : growing_) exchange(i, on_host(given_[i].toTensor()));
     std::vector<Pair> made;
     for (auto& result : trial) result = to_device(result, pairs, made);
+    for (const auto& [device, host] : made) {  // indices that the next trial looks something up by
+      if (at::isIntegralType(host.scalar_type(), true)) copy(host, device.mutable_data_ptr(), device.storage().nbytes());
+    }
 
     // The graph holds addresses, and no tensor of the device: with one it would keep the graph of autograd.
     std::vector<std::pair<void*, size_t>> targets;
     for (const auto& pair : made) targets.emplace_back(pair.device.mutable_data_ptr(), pair.device.storage().nbytes());
     std::vector<Tensor> arguments;
     for (const auto& pair : pairs_) arguments.push_back(pair.host);
-    simulated::submit(stream, [op = op_, hosts = hosts_, arguments, targets] {
+    simulated::submit(stream, [op = op_, hosts = hosts_, arguments, targets, place, state] {
       Stack results = hosts;
+      if (place) results[*place] = generator_at(*state.seed_.ptr, *state.offset_.ptr + state.offset_intragraph_);
       compute(op, results);
       auto target = targets.begin();
       for (const auto& result : results) {
@@ -262,7 +284,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
   Stack given(begin, stack->end());
   stack->erase(begin, stack->end());
   const bool is_copy = op.operator_name().name == "aten::copy_";
-  if (is_copy && !(given[0].toTensor().is_cuda() && given[1].toTensor().is_cuda())) {  // by the runtime's own copies
+  if (is_copy && given[0].toTensor().device() != given[1].toTensor().device()) {  // by the runtime's own copies
     stack->push_back(at::native::copy_(given[0].toTensor(), given[1].toTensor(), given[2].toBool()));
     return;
   }
