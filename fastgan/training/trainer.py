@@ -118,14 +118,15 @@ class Trainer:
         self.task = _setup.task_of(self.config, self.stream, self.device)
         self._latent, self._resuming = latent, False
         seed_everything(self.config.seed, WEIGHTS)
-        with _setup.memory_named(self.config, self.device):
+        # What is asked of cuBLAS counts from its first call on, and the networks are called here.
+        with _setup.memory_named(self.config, self.device), _setup.deterministic(self.config.deterministic):
             self.state = self._make_state(*_setup.networks(self.config, self.task, generator, discriminator))
-        self.step = self._make_step()
-        of_images = self.config.task is not None
-        self.latent_shape = None if of_images else tuple(self.step.draw_latents(1).shape[1:])
-        """Of one latent; None where images are made of images."""
-        self._samples = self.task.samples(self.latent_shape)
-        self._check_image()
+            self.step = self._make_step()
+            of_images = self.config.task is not None
+            self.latent_shape = None if of_images else tuple(self.step.draw_latents(1).shape[1:])
+            """Of one latent; None where images are made of images."""
+            self._samples = self.task.samples(self.latent_shape)
+            self._check_image()
 
     @classmethod
     def resume(

@@ -171,7 +171,9 @@ def test_full_out_folder_is_left_alone(trainer, tmp_path):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_deterministic_algorithms_while_it_trains(trainer, monkeypatch, wanted):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     run, seen = trainer(deterministic=wanted), []
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted  # before the networks are first called
     update = run.state.ema.update
     monkeypatch.setattr(
         run.state.ema,
