@@ -133,7 +133,7 @@ def test_functional_call():
     torch.testing.assert_close(found, truth)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_jit_script_reads_the_classes_own_forward():
     ours, theirs = twins()
     torch.testing.assert_close(torch.jit.script(ours.eval())(image()), theirs.eval()(image()))
@@ -277,7 +277,7 @@ def test_a_pre_hook_may_replace_the_input():
 
 
 @pytest.mark.parametrize("closed", ["vmap", "grad", "export", "fx", "jit", "subclass"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_the_gate(closed):
     ours, theirs = (network.eval() for network in twins())
     x, truth = image(), theirs(image())

@@ -145,6 +145,7 @@ def test_fx_traces_subclasses_and_losses_themselves(make):
     torch.testing.assert_close(torch.fx.symbolic_trace(module)(*inputs), module(*inputs))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_jit_scripts_the_forward_of_a_subclass():
     net = Doubling(fastgan.layers.Conv2d(3, 4, 3), fastgan.layers.ReLU())
     torch.testing.assert_close(torch.jit.script(net)(images()), net(images()))

@@ -181,7 +181,7 @@ def test_hooks_fire(kind):
     assert seen[0] == seen[1] > 0
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 @pytest.mark.parametrize("change", ["replace", "functional_call", "deepcopy", "to", "vmap", "jit", "subclass"])
 def test_gate_and_changes_of_the_modules(change):
     ours, theirs = twins(discriminator)

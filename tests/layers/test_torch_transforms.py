@@ -107,7 +107,7 @@ def test_fx_trace(name, train):
         assert_same(found, {key: value for key, value in expected.items() if key not in unused})
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @both_modes
 @every_model
 def test_jit_script(name, train):
@@ -126,7 +126,7 @@ class WithLoss(torch.nn.Module):
         return self.loss(input.sigmoid(), target)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("convert", [torch.fx.symbolic_trace, torch.jit.script])
 @pytest.mark.parametrize("loss", ["BCELoss", "BCEWithLogitsLoss"])
 def test_losses_are_traced_and_scripted_as_torchs(loss, convert):
@@ -188,7 +188,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of jvp
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, of jvp
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @every_model
 def test_functorch(name, transform):
