@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,9 @@ def _read_module(path: Path) -> nn.Module:
     try:
         if path.suffix == ".pt2":
             return torch.export.load(path).module()
-        return torch.jit.load(path, map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")  # it means who calls it: us
+            return torch.jit.load(path, map_location="cpu").eval()
     except Exception as error:  # torch's readers raise whatever they come upon
         raise UserError(
             f"features is {path}, which cannot be read ({_reason(error)}); give a module by torch.export.save (.pt2) "

@@ -83,6 +83,7 @@ def test_a_module_sees_floats_and_its_weights_are_known():
     assert extractor(take, channels=1, image_size=(32, 32)) is take
 
 
+@pytest.mark.filterwarnings("error:.*torch.jit.load")
 @pytest.mark.parametrize("suffix", [".pt2", ".pt"])
 def test_the_file_of_a_module(tmp_path, suffix):
     path = tmp_path / f"means{suffix}"
