@@ -14,6 +14,14 @@ from fastgan.training.interrupt import Interrupt
 from fastgan.training.run_folder import RunFolder
 
 
+@pytest.fixture(autouse=True)
+def hangups_count():
+    """Under nohup this process would ignore them, and so would those that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_sets_a_name_and_handlers_come_back(number):
     before = signal.getsignal(number)
