@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ def unfuse(model: M) -> M:
         _unpatch(module)
         for own, forward in _OWN.items():
             if isinstance(module, own) and "forward" not in module.__dict__:
-                module.__dict__["forward"] = functools.partial(_run_unfused, module, forward)
+                module.__dict__["forward"] = _bound(_run_unfused, module, forward, forward)
     return model
 
 
@@ -120,9 +121,19 @@ def calls_children(module: Module) -> bool:
 # ---- a forward of one's own -----------------------------------------------------------------------------------------
 
 
-def _patch(module: Module, function: Callable[..., Any], option: Any) -> None:
+def _bound(
+    function: Callable[..., Any], module: Module, option: Any, named_as: Callable[..., Any]
+) -> Callable[..., Any]:
     # Partials, not closures or methods: they can be pickled, and deepcopy binds them to the copy.
     forward = functools.partial(function, module, option)
+    # By which torch.export names the inputs; without annotations, since not every one can be pickled.
+    _, *parameters = inspect.signature(named_as).parameters.values()
+    forward.__signature__ = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    return forward
+
+
+def _patch(module: Module, function: Callable[..., Any], option: Any) -> None:
+    forward = _bound(function, module, option, type(module).forward)
     module.__dict__["forward"] = module.__dict__[_gate.FUSED] = forward
     module.__dict__[_REPLICATE] = functools.partial(_replicate, module)
     module.__dict__[_SCRIPT] = functools.partial(_scriptable, module)

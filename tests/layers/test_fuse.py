@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from cases import relative_error
-from own_forwards import image, nested, ran_natively, results, twins
+from own_forwards import Down, image, nested, ran_natively, results, twins
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -137,6 +137,22 @@ def test_functional_call():
 def test_jit_script_reads_the_classes_own_forward():
     ours, theirs = twins()
     torch.testing.assert_close(torch.jit.script(ours.eval())(image()), theirs.eval()(image()))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (fastgan.fuse(Down(3, 8)), "x"),
+        (fastgan.fuse(nested()), "input"),
+        (fastgan.unfuse(fastgan.layers.Sequential(fastgan.layers.Conv2d(3, 4, 3))), "input"),
+    ],
+    ids=["own_forward", "sequential", "unfused"],
+)
+def test_torch_export_knows_the_inputs_by_their_names(model, name):
+    model, x = model.double().eval(), image()
+    program = torch.export.export(model, (x,), dynamic_shapes={name: {0: torch.export.Dim("batch", min=2)}})
+    more = torch.cat([x, x])
+    torch.testing.assert_close(program.module()(more), model(more))
 
 
 def test_half_precision():
