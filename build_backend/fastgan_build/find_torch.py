@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import BuildError
 
 OLDEST = (2, 11)  # the first with the stable ABI that the sources use (TORCH_TARGET_VERSION in toolchain.py)
-NEWEST_TRIED = (2, 13)
+NEWEST_TRIED = (2, 14)
 PINNED = "torch==2.13.0"  # what is fetched where there is none; an open range would fetch gigabytes of the newest
 
 
@@ -97,12 +97,14 @@ def check(torch: Torch) -> None:
 def requirement(torch: Torch | None) -> str:
     """What the installed package requires of torch.
 
-    The versions tried: so an environment's own torch is kept, and where there is none pip takes the newest of them, not
-    whatever has come out since. A later torch that is already there is kept too, since the stable ABI promises to work.
+    The versions tried, so that an environment's own torch is kept; where there is none, up to the pinned one, which the
+    build has fetched, so that pip need not fetch another. A later torch that is already there is kept too, since the
+    stable ABI promises to work.
     """
     if torch is not None and torch.release > NEWEST_TRIED:
         return "torch>=2.11"
-    return f"torch>=2.11,<{NEWEST_TRIED[0]}.{NEWEST_TRIED[1] + 1}"
+    major, minor = release_of(PINNED.removeprefix("torch==")) if torch is None else NEWEST_TRIED
+    return f"torch>=2.11,<{major}.{minor + 1}"
 
 
 def _torch_at(origin: str | None) -> Torch | None:

@@ -83,10 +83,10 @@ def test_a_build_without_torch_names_the_way_to_get_one(monkeypatch):
 @pytest.mark.parametrize(
     "version, requirement",
     [
-        (None, "torch>=2.11,<2.14"),
-        ("2.11.0+cu130", "torch>=2.11,<2.14"),
-        ("2.13.1", "torch>=2.11,<2.14"),
-        ("2.14.0", "torch>=2.11"),
+        (None, "torch>=2.11,<2.14"),  # up to the pinned one
+        ("2.11.0+cu130", "torch>=2.11,<2.15"),
+        ("2.14.1", "torch>=2.11,<2.15"),
+        ("2.15.0", "torch>=2.11"),
     ],
 )
 def test_the_requirement_keeps_the_torch_that_is_there(version, requirement):
