@@ -1,5 +1,7 @@
 // fastgan._C: what the build is, what the CPU can do, and which kernels ran. It is not linked to torch, and no tensor
 // crosses it: the operators are in the dispatcher, in libraries of their own.
+#undef TORCH_TARGET_VERSION  // torch 2.11's pybind11 refuses to be included under it, and nothing here is torch's
+
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pybind11/pybind11.h>
