@@ -18,7 +18,7 @@ from torch.utils._device import DeviceContext
 
 _PLAIN = (Tensor, Parameter)
 # What users replace on one instance, besides its forward, to change what a module computes.
-_PATCHABLE = {"_conv_forward", "_check_input_dim"}
+_PATCHABLE = ("_conv_forward", "_check_input_dim")
 FUSED = "_fastgan_forward"  # where `fuse` notes the forward that it set
 
 
@@ -41,7 +41,7 @@ def is_open(input: object) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
-        and not torch.compiler.is_exporting()
+        and not torch.compiler._is_exporting_flag  # is_exporting() is true of whatever torch 2.11 compiles
         and (torch.compiler.is_compiling() or not (_shut.now or _functions_are_watched()))
     )
 
@@ -91,7 +91,7 @@ def is_observed(module: Module) -> bool:
         or attributes["_backward_hooks"]
         or attributes["_backward_pre_hooks"]
         or attributes["_forward_pre_hooks_with_kwargs"]
-        or not _PATCHABLE.isdisjoint(attributes)
+        or any(name in attributes for name in _PATCHABLE)
         or _is_replaced(attributes)
     )
 

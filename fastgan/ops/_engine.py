@@ -83,9 +83,14 @@ def _precision_of_convolutions() -> str:
     return next((setting for setting in settings if setting != "none"), "ieee")
 
 
-# torch.compile can trace neither the settings nor what the libraries say; torch.compiler.assume_constant_result would
-# import all of it to set this.
-for _function in (_precision_of_convolutions, reads_float32_weights, _native.cuda_covered):
+def _has_autocast(device: str) -> bool:
+    """Some device types, such as meta, have none."""
+    return torch.amp.is_autocast_available(device)
+
+
+# torch.compile can trace neither the settings nor what the libraries say, nor under torch 2.11 what has autocast;
+# torch.compiler.assume_constant_result would import all of it to set this.
+for _function in (_precision_of_convolutions, reads_float32_weights, _native.cuda_covered, _has_autocast):
     _function._dynamo_marked_constant = True
 
 
@@ -126,8 +131,8 @@ def _why_not(device: str, input: Tensor) -> str | None:
 
 
 def is_autocast_enabled(device: str) -> bool:
-    """Whether autocast is on for a device type; some, such as meta, have none."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    """Whether autocast is on for a device type."""
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def no_autocast(device: str) -> AbstractContextManager:

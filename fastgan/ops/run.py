@@ -123,20 +123,20 @@ def _frozen(parameters: Sequence[Parameters]) -> int:
     return next(i for i, needs in enumerate(of_blocks) if needs)
 
 
+# By `is`: torch 2.11 compiles no id() of what a graph has computed.
+def _is_among(tensor: Tensor, others: Sequence[Tensor | None]) -> bool:
+    return any(tensor is other for other in others)
+
+
 def _has_twins(tensors: Sequence[Tensor | None]) -> bool:
-    found = [id(tensor) for tensor in tensors if tensor is not None]
-    return len(set(found)) < len(found)
+    return any(tensor is not None and _is_among(tensor, tensors[:i]) for i, tensor in enumerate(tensors))
 
 
 def _without_twins(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """With an alias in the place of a tensor that was there before."""
-    seen: set[int] = set()
-    found: list[Tensor | None] = []
-    for tensor in tensors:
-        is_twin = tensor is not None and id(tensor) in seen
-        seen.add(id(tensor))
-        found.append(torch.ops.aten.alias.default(tensor) if is_twin else tensor)
-    return found
+    alias = torch.ops.aten.alias.default
+    are_twins = [tensor is not None and _is_among(tensor, tensors[:i]) for i, tensor in enumerate(tensors)]
+    return [alias(tensor) if is_twin else tensor for tensor, is_twin in zip(tensors, are_twins, strict=True)]
 
 
 def _check_eps(norm: Norm) -> None:
