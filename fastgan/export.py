@@ -104,7 +104,9 @@ def export(gan: TrainedGAN, path: str | os.PathLike[str], format: str | None = N
             packed = io.BytesIO()  # on a full disk, writing into a file itself would abort the process
             torch.export.save(_program(generator, inputs), packed)
             temporary.write_bytes(packed.getbuffer())
-            found = torch.export.load(temporary).module()(*inputs.values())
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given buffer is not writable")  # torch 2.11 loading
+                found = torch.export.load(temporary).module()(*inputs.values())
         else:
             _write_safetensors(gan, generator, temporary, half)
             found = _run_safetensors(truth, temporary, inputs)

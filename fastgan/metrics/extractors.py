@@ -162,10 +162,11 @@ def _read_module(path: Path) -> nn.Module:
             "module by torch.export.save or torch.jit.save."
         )
     try:
-        if path.suffix == ".pt2":
-            return torch.export.load(path).module()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")  # it means who calls it: us
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")  # torch 2.11 loading
+            if path.suffix == ".pt2":
+                return torch.export.load(path).module()
             return torch.jit.load(path, map_location="cpu").eval()
     except Exception as error:  # torch's readers raise whatever they come upon
         raise UserError(
