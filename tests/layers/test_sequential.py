@@ -110,7 +110,8 @@ def test_autocast_gives_torchs_dtypes_and_values(name):
 
 def test_whole_network_is_one_autograd_function():
     ours, _ = twins(generator)
-    node = ours(torch.randn(2, 5, 1, 1)).grad_fn
+    output = ours(torch.randn(2, 5, 1, 1))
+    node = output.grad_fn
     assert type(node).__name__ == "_RunBackward"
     assert {type(f[0]).__name__ for f in node.next_functions if f[0] is not None} == {"AccumulateGrad"}
 
@@ -219,6 +220,7 @@ def test_gate_and_changes_of_the_modules(change):
     assert any(name.startswith("activation/") for name in _native.counters()) == native
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own
 def test_forward_mode_derivatives():
     ours, theirs = twins(discriminator)
     x, tangent = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
