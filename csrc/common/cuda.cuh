@@ -2,6 +2,8 @@
 // launch, check).
 #pragma once
 
+#include <torch/csrc/stable/macros.h>  // STD_CUDA_CHECK, which torch 2.11's other headers do not bring along
+
 #include <array>
 #include <atomic>
 #include <cstdlib>
