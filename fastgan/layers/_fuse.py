@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -127,7 +128,7 @@ def _bound(
     # Partials, not closures or methods: they can be pickled, and deepcopy binds them to the copy.
     forward = functools.partial(function, module, option)
     # By which torch.export names the inputs; without annotations, since not every one can be pickled.
-    _, *parameters = inspect.signature(named_as).parameters.values()
+    parameters = inspect.signature(MethodType(named_as, module)).parameters.values()
     forward.__signature__ = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
     return forward
 

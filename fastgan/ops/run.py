@@ -100,7 +100,7 @@ def _run(
     leaves = [tensor for p in parameters for tensor in p[:LEAVES]]
     running = [tensor for p in parameters for tensor in p[LEAVES:]]
     is_compiling = torch.compiler.is_compiling()
-    if is_compiling and _has_twins(running):  # each would be counted on from where both began
+    if is_compiling and any(_are_twins(running)):  # each would be counted on from where both began
         return run_reference(input, blocks, parameters, batch_groups)
     if not torch.is_grad_enabled() or not any(map(_needs_grad, (input, *leaves))):
         return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
@@ -123,20 +123,15 @@ def _frozen(parameters: Sequence[Parameters]) -> int:
     return next(i for i, needs in enumerate(of_blocks) if needs)
 
 
-# By `is`: torch 2.11 compiles no id() of what a graph has computed.
-def _is_among(tensor: Tensor, others: Sequence[Tensor | None]) -> bool:
-    return any(tensor is other for other in others)
-
-
-def _has_twins(tensors: Sequence[Tensor | None]) -> bool:
-    return any(tensor is not None and _is_among(tensor, tensors[:i]) for i, tensor in enumerate(tensors))
-
-
 def _without_twins(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """With an alias in the place of a tensor that was there before."""
     alias = torch.ops.aten.alias.default
-    are_twins = [tensor is not None and _is_among(tensor, tensors[:i]) for i, tensor in enumerate(tensors)]
-    return [alias(tensor) if is_twin else tensor for tensor, is_twin in zip(tensors, are_twins, strict=True)]
+    return [alias(tensor) if is_twin else tensor for tensor, is_twin in zip(tensors, _are_twins(tensors), strict=True)]
+
+
+def _are_twins(tensors: Sequence[Tensor | None]) -> list[bool]:
+    """By `is`, since torch 2.11 compiles no id() of what a graph has computed."""
+    return [t is not None and any(t is other for other in tensors[:i]) for i, t in enumerate(tensors)]
 
 
 def _check_eps(norm: Norm) -> None:
