@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') setup.py pyproject.toml
 
 .PHONY: help demo test test-long sanitize gpu-check gpu-rehearsal gpu-docs bench bench-quick bench-docs lint format clean
@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/fastgan train
 
-# In two processes, each file in one of them, since fixtures of whole files compile.
+# In two processes, each file in one of them, since fixtures of whole files compile; in order, since those are early.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q $(PARALLEL)
 	FASTGAN_ENGINE=native $(BIN)/python -m pytest -q $(PARALLEL) tests/ops -k 'gradients or properties or float32 or float64'
