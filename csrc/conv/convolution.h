@@ -76,23 +76,23 @@ inline Tensor convolve(const Tensor& input, const Tensor& weight, const Optional
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// Gradients of input and weight; where `wanted` says no, an undefined tensor.
-inline std::array<Tensor, 2> convolve_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
-                                               const Convolution& conv, const std::array<bool, 2>& wanted) {
+// Gradients of input, weight and bias; where `wanted` says no, an undefined tensor.
+inline std::array<Tensor, 3> convolve_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                               const Convolution& conv, const std::array<bool, 3>& wanted) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  const std::optional<std::vector<int64_t>> bias_sizes;
-  const std::array<bool, 3> mask{wanted[0], wanted[1], false};
+  std::optional<std::vector<int64_t>> bias_sizes;
+  if (wanted[2]) bias_sizes = std::vector<int64_t>{output_channels(conv, weight)};
   std::array<StableIValue, 11> stack{
       from(grad_output),     from(input),
       from(weight),          from(bias_sizes),
       from(conv.stride),     from(conv.padding),
       from(conv.dilation),   from(conv.transposed),
       from(conv.output_padding), from(conv.groups),
-      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
+      from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), wanted.size()))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 
 // torch's rule for the output and the input's gradient: channels-last where the input or the weight suggests it.
@@ -175,7 +175,7 @@ inline Gradients backward(const Planned& planned, const Pending& given, const Pe
       gradients.sums = gather(planned, pending, weight_for(dgrad_engine, weight, like), gradients.is_turned ? turning : none,
                               {0, wanted.below && input.mean ? &input : nullptr}, gradients.input);
     } else {
-      const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false});
+      const auto found = convolve_backward(grad, like, weight_for(dgrad_engine, weight, like), conv, {true, false, false});
       gradients.input = as_format(found[0], format_of(like, weight));
     }
   }
@@ -186,11 +186,13 @@ inline Gradients backward(const Planned& planned, const Pending& given, const Pe
     wgrad(wgrad_engine, taken, pending, conv, gradients.weight);
   } else if (wanted.weight) {
     const Counted counted(op, "backward_wgrad_aten");
-    const auto found = convolve_backward(grad, taken.input, to_dtype(weight, like.scalar_type()), conv, {false, true});
+    // The bias's comes with it for next to nothing.
+    const auto found = convolve_backward(grad, taken.input, to_dtype(weight, like.scalar_type()), conv, {false, true, wanted.bias});
     gradients.weight = as_format(found[1], format_of(weight, weight));
+    if (wanted.bias) gradients.bias = found[2];
   }
   if (wanted.weight) gradients.weight = to_dtype(gradients.weight, weight.scalar_type());
-  if (wanted.bias) gradients.bias = to_dtype(batch_norm_act::channel_sums(grad), like.scalar_type());
+  if (wanted.bias && !gradients.bias.defined()) gradients.bias = to_dtype(batch_norm_act::channel_sums(grad), like.scalar_type());
   return gradients;
 }
 

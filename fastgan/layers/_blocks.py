@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from fastgan.layers import _gate
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d
-from fastgan.layers._plan import Members, is_activation, is_batch_norm, is_convolution
+from fastgan.layers._plan import Members, role_of
 from fastgan.ops.activation import Activation, number_of
 from fastgan.ops.conv_bn_act import Size
 
@@ -47,9 +47,10 @@ class FusedBlock(Module):
 
     def members(self) -> Members | None:
         """The modules as one block, or None where they cannot be fused."""
-        members = Members(self.conv, self.bn, self.__dict__["_activation"])
-        fusable = is_convolution(self.conv) and is_batch_norm(self.bn)
-        return members if fusable and (members.activation is None or is_activation(members.activation)) else None
+        activation = self.__dict__["_activation"]
+        fits = role_of(self.conv) == "convolution" and role_of(self.bn) == "norm"
+        fits = fits and (activation is None or role_of(activation) == "activation")
+        return Members(self.conv, self.bn, activation) if fits else None
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H_out, W_out]."""

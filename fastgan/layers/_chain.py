@@ -17,10 +17,8 @@ from fastgan.layers._plan import (
     FunctionalActivation,
     Members,
     block_of,
-    is_activation,
-    is_batch_norm,
-    is_convolution,
     needs_input,
+    role_of,
     take_in,
 )
 from fastgan.ops import _engine
@@ -82,40 +80,45 @@ def is_sequential(module: Step) -> bool:
     )
 
 
-def chains(modules: Sequence[Step], max_run: int | None = None) -> Iterator[Step | list[Members]]:
+def chains(modules: Iterable[Step], max_run: int | None = None) -> Iterator[Step | list[Members]]:
     """The modules in order: each maximal chain of at most ``max_run`` blocks as one list, every other by itself."""
     chain: list[Members] = []
-    position = 0
-    while position < len(modules):
-        members, position = _next_block(modules, position)
-        is_block = isinstance(members, Members)
-        if chain and (not is_block or len(chain) == max_run or needs_input(members.conv)):
+    for step in _blocks(modules):
+        is_block = type(step) is Members
+        if chain and (not is_block or len(chain) == max_run or needs_input(step.conv)):
             yield chain
             chain = []
         if is_block:
-            chain.append(members)
+            chain.append(step)
         else:
-            yield members
+            yield step
     if chain:
         yield chain
 
 
-def _next_block(modules: Sequence[Step], position: int) -> tuple[Members | Step, int]:
-    """The block, or the single module, that begins at ``position``, and where the next one does."""
-    module = modules[position]
-    if isinstance(module, FusedBlock) and not _gate.has_hooks(module) and (members := module.members()) is not None:
-        return members, position + 1
-    found: list[Step | None] = []
-    start = position
-    for fits in (is_convolution, is_batch_norm, is_activation):
-        fit = position < len(modules) and fits(modules[position])
-        if fits is is_activation and position == start:
-            fit = False  # an activation alone is not a block
-        found.append(modules[position] if fit else None)
-        position += fit
-    if position == start:
-        return module, start + 1
-    return Members(*found), position
+def _blocks(modules: Iterable[Step]) -> Iterator[Step | Members]:
+    """The modules in order: those that make a block as one, every other by itself."""
+    conv = bn = None  # of a block that may go on
+    for module in modules:
+        role = role_of(module)
+        has_begun = conv is not None or bn is not None
+        if role == "activation" and has_begun:  # alone it is no block
+            yield Members(conv, bn, module)
+            conv = bn = None
+        elif role == "norm" and bn is None:
+            bn = module
+        else:
+            if has_begun:
+                yield Members(conv, bn, None)
+            conv, bn = module if role == "convolution" else None, module if role == "norm" else None
+            if conv is None and bn is None:
+                yield _block_itself(module) or module
+    if conv is not None or bn is not None:
+        yield Members(conv, bn, None)
+
+
+def _block_itself(module: Step) -> Members | None:
+    return module.members() if isinstance(module, FusedBlock) and not _gate.has_hooks(module) else None
 
 
 def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:

@@ -14,25 +14,12 @@ from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._chain import Place, Step, chains, flatten, is_sequential
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
 from fastgan.layers._modules import BatchNorm2d
-from fastgan.layers._plan import (
-    ACTIVATIONS,
-    CONVOLUTIONS,
-    NORMS,
-    is_activation,
-    is_batch_norm,
-    is_convolution,
-    why_not,
-)
+from fastgan.layers._plan import family_of, why_not
 from fastgan.layers._sequential import Sequential
 from fastgan.layers._trace import segments_of
 from fastgan.layers._values import CannotFuse
 from fastgan.ops import _engine
 
-_KINDS = (
-    (CONVOLUTIONS, is_convolution),
-    (NORMS, is_batch_norm),
-    (ACTIVATIONS, is_activation),
-)
 _LOSSES = (torch.nn.BCELoss, torch.nn.BCEWithLogitsLoss)
 
 
@@ -224,14 +211,14 @@ def _alone(module: Step, before: Step | None = None) -> tuple[bool, str]:
     if isinstance(module, FusedBlock):
         fused = module.members() is not None
         return fused, "a run of one block" if fused else "its children cannot be fused"
-    kinds, fits = next((pair for pair in _KINDS if isinstance(module, tuple(pair[0]))), (None, None))
-    if fits is None:
+    family = family_of(module)
+    if family is None:
         return False, f"{type(module).__name__} is not one of the modules that can be fused"
-    if (reason := why_not(fits, module)) is not None:
+    if (reason := why_not(module)) is not None:
         return False, reason
     if isinstance(module, BatchNorm2d):
         return True, "a run of one block"
-    if kinds is ACTIVATIONS:
+    if family == "activation":
         after = f"it comes after {type(before).__name__}" if before is not None else "nothing comes before it"
         return False, f"an activation is fused with the convolution or batch-norm right before it, and {after}"
     return False, "it is called by itself; inside a Sequential it would be fused"

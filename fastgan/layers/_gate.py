@@ -55,7 +55,7 @@ def holds_plain_tensors(module: Module) -> bool:
     """Whether its parameters and buffers are plain tensors with data; those that reading computes are not looked at."""
     for tensors in (module._parameters, module._buffers):
         for tensor in tensors.values():
-            if not has_data(tensor):
+            if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_meta):
                 return False
     return True
 

@@ -5,8 +5,8 @@ Nothing is remembered between calls: modules are replaced, hooked and retyped by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,21 @@ ACTIVATIONS = {
     torch.nn.Tanh: "tanh",
     torch.nn.Sigmoid: "sigmoid",
 }
-_KNOWN = {*CONVOLUTIONS, *NORMS, *ACTIVATIONS}
-# What they run, as long as nobody replaces it in the class.
-_RUN = {kind: (kind.forward, getattr(kind, "_conv_forward", None)) for kind in _KNOWN}
+Role = Literal["convolution", "norm", "activation"]  # in a block
+
+
+class _Kind(NamedTuple):
+    role: Role
+    forward: Callable  # what its instances run, as long as nobody replaces it in the class
+    convolve: Callable | None  # the same of a convolution's _conv_forward
+
+
+_ROLES: dict[Role, Collection[type]] = {"convolution": CONVOLUTIONS, "norm": NORMS, "activation": ACTIVATIONS}
+_KINDS = {
+    kind: _Kind(role, kind.forward, getattr(kind, "_conv_forward", None))
+    for role, kinds in _ROLES.items()
+    for kind in kinds
+}
 WEIGHT_HOOKS = (SpectralNorm, WeightNorm)  # pre-hooks that make the weight and do not look at the input
 
 
@@ -79,52 +91,50 @@ class Members(NamedTuple):
 # ---- what fits where ------------------------------------------------------------------------------------------------
 
 
-def is_convolution(module: Module | FunctionalActivation) -> bool:
-    """Whether a block can begin with this module."""
-    kind = _type_of(module)
-    return kind in CONVOLUTIONS and _is_original(kind) and not _gate.is_observed(module)
+def role_of(module: Module | FunctionalActivation) -> Role | None:
+    """As what a block can have this module; None where it cannot have it at all."""
+    type_ = type(module)
+    if type_ is FunctionalActivation:
+        return None if _is_turned(module) else "activation"
+    kind = _KINDS.get(type_)
+    if kind is None:
+        # The exact type, since a subclass may compute something else, as it was before the module was parametrized.
+        if not isinstance(module, Module) or "parametrizations" not in module._modules:
+            return None
+        type_ = type_before_parametrizations(module)
+        kind = _KINDS.get(type_)
+        if kind is None:
+            return None
+    role, forward, convolve = kind
+    if type_.forward is not forward or (convolve is not None and type_._conv_forward is not convolve):
+        return None
+    if _gate.is_observed(module):
+        return None
+    if role != "convolution" and module._forward_pre_hooks:  # a convolution's are run (take_in)
+        return None
+    return None if role == "activation" and _is_turned(module) else role
 
 
-def is_batch_norm(module: Module | FunctionalActivation) -> bool:
-    """Whether this module can be a block's batch-norm."""
-    kind = _type_of(module)
-    return kind in NORMS and _is_original(kind) and not _gate.has_hooks(module)
+def family_of(module: Module | FunctionalActivation) -> Role | None:
+    """The role of a type that the module's is, or is derived from."""
+    return next((role for role, kinds in _ROLES.items() if isinstance(module, tuple(kinds))), None)
 
 
-def is_activation(module: Module | FunctionalActivation) -> bool:
-    """Whether this can be a block's activation."""
-    if type(module) is FunctionalActivation:
-        return module.negative_slope >= 0
-    kind = _type_of(module)
-    return kind in ACTIVATIONS and _is_original(kind) and not _is_turned(module) and not _gate.has_hooks(module)
-
-
-def why_not(fits: Callable[[Module | FunctionalActivation], bool], module: Module | FunctionalActivation) -> str | None:
-    """None where ``fits``, one of the three above, holds of a module of one of their kinds."""
-    if fits(module):
+def why_not(module: Module) -> str | None:
+    """None where a block can have the module."""
+    if role_of(module) is not None:
         return None
     if _is_turned(module):
         return "its negative slope is below zero"
-    if _type_of(module) in _KNOWN:
+    if type(module) in _KINDS or type_before_parametrizations(module) in _KINDS:
         return "it has a hook or a replaced forward, which must run"
     return f"{type(module).__name__} is not one of the modules that can be fused"
 
 
-def _is_original(kind: type) -> bool:
-    forward, convolve = _RUN[kind]
-    return kind.forward is forward and (convolve is None or kind._conv_forward is convolve)
-
-
 def _is_turned(activation: Module | FunctionalActivation) -> bool:
-    return getattr(activation, "negative_slope", 0.0) < 0
-
-
-def _type_of(module: Module | FunctionalActivation) -> type:
-    """The exact type, since a subclass may compute something else, as it was before the module was parametrized."""
-    kind = type(module)
-    if kind not in _KNOWN and isinstance(module, Module) and "parametrizations" in module._modules:
-        return type_before_parametrizations(module)
-    return kind
+    if type(activation) is FunctionalActivation:
+        return activation.negative_slope < 0
+    return activation.__dict__.get("negative_slope", 0.0) < 0  # not getattr(), which costs those without an exception
 
 
 # ---- the head of a chain --------------------------------------------------------------------------------------------
@@ -181,44 +191,55 @@ def block_of(members: Members, batches: int = 1) -> tuple[Block, Parameters]:
     Runs the hooks that make a weight, and counts the batches, as the modules' own forwards do.
     """
     conv, bn, activation = members
-    number, slope, inplace = activation_of(activation)
-    weight = bias = None
+    weight = bias = options = norm = None
     if conv is not None:
         for hook in conv._forward_pre_hooks.values():
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(conv, ())
-        weight, bias = conv.weight, conv.bias
-    norm, parameters = None, Parameters(weight, bias)
+        tensors = conv._parameters
+        weight, bias = _read(tensors, "weight", conv), _read(tensors, "bias", conv)
+        options = conv_of(conv)
+    parameters = Parameters(weight, bias)
     if bn is not None:
         norm = norm_of(bn, batches)
-        parameters = Parameters(weight, bias, bn.weight, bn.bias, *running_of(bn, batches))
-    return Block(None if conv is None else conv_of(conv), norm, number, slope, inplace), parameters
+        tensors = bn._parameters
+        scale, shift = _read(tensors, "weight", bn), _read(tensors, "bias", bn)
+        parameters = Parameters(weight, bias, scale, shift, *running_of(bn, batches))
+    return Block(options, norm, *activation_of(activation)), parameters
+
+
+def _read(tensors: Mapping[str, Tensor | None], name: str, module: Module) -> Tensor | None:
+    """An attribute from among a module's parameters or buffers, where getattr() finds it last."""
+    return tensors[name] if name in tensors else getattr(module, name)
 
 
 def activation_of(activation: Module | FunctionalActivation | None) -> tuple[int, float, bool]:
     """The number, the negative slope, and whether it writes over its input."""
-    match activation:
-        case None:
-            return 0, 0.0, False
-        case FunctionalActivation(name, slope, inplace):
-            return NUMBERS[name], slope, inplace
-    name = ACTIVATIONS[type(activation)]
-    return NUMBERS[name], getattr(activation, "negative_slope", 0.0), getattr(activation, "inplace", False)
+    if activation is None:
+        return 0, 0.0, False
+    if type(activation) is FunctionalActivation:
+        return NUMBERS[activation.name], activation.negative_slope, activation.inplace
+    options = activation.__dict__
+    number = NUMBERS[ACTIVATIONS[type(activation)]]
+    return number, options.get("negative_slope", 0.0), options.get("inplace", False)
 
 
 def conv_of(conv: Module) -> Conv:
     """The options of a convolution module; the padding that :func:`take_in` does is left out."""
-    if _pads_by_itself(conv):
+    padding = conv.padding
+    # Their owners may have set one number in the place of two.
+    stride, dilation, output_padding = (
+        pair("stride", conv.stride),
+        pair("dilation", conv.dilation),
+        pair("output_padding", conv.output_padding),
+    )
+    if _pads_by_itself(conv) or padding == "valid":
         padding = (0, 0)
-    elif conv.padding == "same":
+    elif padding == "same":
         left, _, top, _ = _same_padding(conv)
         padding = (top, left)
     else:
-        padding = (0, 0) if conv.padding == "valid" else pair("padding", conv.padding)
-    # Their owners may have set one number in the place of two.
-    stride, dilation, output_padding = (
-        pair(name, getattr(conv, name)) for name in ("stride", "dilation", "output_padding")
-    )
+        padding = pair("padding", padding)
     if conv.padding == "same" and stride != (1, 1):
         raise RuntimeError("padding='same' is not supported for strided convolutions")  # torch's words
     return Conv(stride, padding, dilation, conv.groups, conv.transposed, output_padding)
@@ -236,13 +257,17 @@ def norm_of(bn: Module, batches: int = 1) -> Norm:
 
 def running_of(bn: Module, batches: int = 1) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The buffers that a forward uses or updates: none in training without tracking."""
-    if not _is_counting(bn):
-        return (None, None, None) if bn.training else (bn.running_mean, bn.running_var, None)
-    counter = bn.num_batches_tracked if bn.momentum is not None else None
+    if bn.training and not bn.track_running_stats:
+        return None, None, None
+    buffers = bn._buffers
+    mean, var = _read(buffers, "running_mean", bn), _read(buffers, "running_var", bn)
+    if not bn.training:
+        return mean, var, None
+    counter = _read(buffers, "num_batches_tracked", bn) if bn.momentum is not None else None
     if counter is not None and counter.dtype != torch.int64:  # such as an average of several models'
         counter.add_(batches)
         counter = None
-    return bn.running_mean, bn.running_var, counter
+    return mean, var, counter
 
 
 def _is_counting(bn: Module) -> bool:
