@@ -44,6 +44,8 @@ FOLDER = Path(__file__).resolve().parent
 LOADED = "loaded"
 OLDEST_TORCH = (2, 11)
 
+Trace = tuple[tuple[str, ...], ...]  # "op/kernel", in parts; the same object whenever the same kernels ran
+
 _lock = threading.RLock()
 _state: dict[str, str] = {}  # "_C", "cpu", "cuda": LOADED, or why not; empty until load()
 _covered: dict[int, bool] = {}  # by device index
@@ -195,9 +197,9 @@ def kernel_seconds() -> dict[str, float]:
     return _module.kernel_seconds() if _module else {}
 
 
-def take_trace(device: str) -> list[list[str]]:
-    """[["op/kernel"]]: what this thread ran on ``device`` since its last run began, of each of its blocks in order."""
-    return _module.take_trace(device) if _module else []
+def take_trace(device: str) -> Trace:
+    """What this thread ran on ``device`` since its last run began, of each of its blocks in order."""
+    return _module.take_trace(device) if _module else ()
 
 
 def engine_rules() -> list[tuple[str, str]]:

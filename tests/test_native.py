@@ -149,8 +149,8 @@ def test_a_trace_is_what_this_thread_ran_since_its_last_run_began():
     bce()
     run, rest = _native.take_trace("cpu")
     assert all(kernel.startswith("batch_norm_act/") and "float64" in kernel for kernel in run) and len(run) == 2
-    assert rest == ["bce/forward_float32"]
-    assert _native.take_trace("cpu") == _native.take_trace("cuda") == []
+    assert rest == ("bce/forward_float32",)
+    assert _native.take_trace("cpu") == _native.take_trace("cuda") == ()
 
 
 # ---- the convolution engine -----------------------------------------------------------------------------------------

@@ -106,6 +106,11 @@ inline std::vector<int64_t> output_sizes(const Outline& input, const Tensor& wei
           output_size(conv, input.size(3), weight.size(3), 1)};
 }
 
+// Of a convolution's forward: every pixel of the smaller image meets every weight.
+inline int64_t multiplications(const Planned& planned) {
+  return smaller_pixels(planned.input, planned.weight, *planned.conv) * planned.weight.numel();
+}
+
 struct Convolved {
   Tensor output;
   OptionalTensor moments;  // of so many groups of the batch as were asked for, where the engine takes them

@@ -9,7 +9,6 @@
 
 #include <map>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "build_facts.h"  // written by the build
@@ -87,27 +86,35 @@ void time_kernels(bool on) {
 }
 
 // Each kernel's name is made once: a run's trace has some 30, after every pass.
-py::list take_trace(const std::string& device) {
-  struct Parts {
-    py::list all, last;
-  } parts;
-  const auto add = [](void* to, const char* op, const char* kernel) {
-    // By where a counter, which never moves, keeps its name; never destroyed, since Python may be gone by then.
-    static auto& names = *new std::unordered_map<const void*, py::str>();
-    auto& parts = *static_cast<Parts*>(to);
-    if (kernel) {
-      const auto [at, is_new] = names.try_emplace(kernel);
-      if (is_new) at->second = py::str(std::string(op) + "/" + kernel);
-      parts.last.append(at->second);
-    } else {
-      parts.all.append(parts.last);
-      parts.last = py::list();
-    }
+// A trace's parts, each made once: a training run's thousands of steps run the same kernels. Never destroyed, since Python may be gone
+// by then.
+py::tuple take_trace(const std::string& device) {
+  struct Entry {
+    const char *op, *kernel;
   };
+  std::vector<Entry> entries;
+  const auto add = [](void* to, const char* op, const char* kernel) { static_cast<std::vector<Entry>*>(to)->push_back({op, kernel}); };
   const auto at = libraries().find(device);
-  if (at != libraries().end()) at->second.take_trace(add, &parts);
-  if (!parts.last.empty()) parts.all.append(parts.last);
-  return parts.all;
+  if (at != libraries().end()) at->second.take_trace(add, &entries);
+  if (!entries.empty() && entries.back().kernel) entries.push_back({nullptr, nullptr});
+
+  std::vector<const void*> key;  // by where the counters, which never move, keep their names
+  for (const auto& entry : entries) key.push_back(entry.kernel);
+  static auto& known = *new std::map<std::vector<const void*>, py::tuple>();
+  const auto [found, is_new] = known.try_emplace(std::move(key));
+  if (is_new) {
+    py::list parts, part;
+    for (const auto& [op, kernel] : entries) {
+      if (kernel) {
+        part.append(std::string(op) + "/" + kernel);
+      } else {
+        parts.append(py::tuple(part));
+        part = py::list();
+      }
+    }
+    found->second = py::tuple(parts);
+  }
+  return found->second;
 }
 
 std::vector<std::pair<std::string, std::string>> engine_rules() {
@@ -179,7 +186,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("time_kernels", &time_kernels, py::arg("on"), "Have every run of a kernel timed from now on, or no more.");
   m.def("kernel_seconds", &kernel_seconds, "{'op/kernel': seconds since the last reset}, of those that were timed.");
   m.def("take_trace", &take_trace, py::arg("device"),
-        "[['op/kernel']]: what this thread ran on a device since its last run began, of each of its blocks, oldest first.");
+        "(('op/kernel', ...), ...): what this thread ran on a device since its last run began, of each of its blocks, oldest first.");
   m.def("engine_rules", &engine_rules,
         "[(engine, convolutions)]: which engine runs which convolutions on a CPU; the first that fits.");
   m.def("gemm_peak", &gemm_peak, py::arg("bfloat16"), py::arg("milliseconds"),

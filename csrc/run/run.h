@@ -76,6 +76,19 @@ inline std::vector<conv::Planned> planned(conv::Pass pass, const std::vector<Blo
   return run;
 }
 
+// Of each block the elements that it hands on, and the multiplications of its forward that an engine of ours makes; nothing is run.
+inline std::vector<int64_t> work_op(const Tensor& input, const std::vector<OptionalTensor>& parameters, const std::vector<int64_t>& integers,
+                                    const std::vector<double>& reals) {
+  const auto blocks = blocks_of(parameters, {}, integers, reals, false);
+  const auto run = planned(conv::Pass::forward, blocks, input, std::vector<bool>(blocks.size(), true));
+  std::vector<int64_t> work;
+  for (const auto& block : run) {
+    const bool is_ours = block.conv && block.engine != conv::Engine::aten && block.engine != conv::Engine::matmul;
+    work.insert(work.end(), {block.output.numel(), is_ours ? conv::multiplications(block) : 0});
+  }
+  return work;
+}
+
 // The output; with `keeps`, what backward needs comes before it: of each block its tensor, but for the run's own input, and with
 // batch-norm mean and invstd. A last tensor that is the output is there once.
 inline std::vector<Tensor> forward_op(const Tensor& input, const std::vector<OptionalTensor>& parameters,

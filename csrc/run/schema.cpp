@@ -12,4 +12,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
       "_run_backward(Tensor grad_output, Tensor input, Tensor?[] parameters, Tensor?[] kept, int[] blocks, float[] factors, "
       "bool[] needs, bool allow_tf32=False) -> Tensor[]");
+  m.def("_run_work(Tensor input, Tensor?[] parameters, int[] blocks, float[] factors) -> int[]");
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+import fastgan.layers  # whose _chain imports this module
 from fastgan.layers import _gate
 from fastgan.layers._modules import BatchNorm2d, Conv2d, ConvTranspose2d
 from fastgan.layers._plan import Members, role_of
@@ -54,10 +55,8 @@ class FusedBlock(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] -> [N, C_out, H_out, W_out]."""
-        from fastgan.layers._chain import run_chain  # it fuses these blocks too
-
         members = self.members()
-        return self.run_unfused(input) if members is None else run_chain(input, [members])
+        return self.run_unfused(input) if members is None else fastgan.layers._chain.run_chain(input, [members])
 
     def run_unfused(self, input: Tensor) -> Tensor:
         """What the modules one after another compute."""

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fastgan.layers import _gate
+from fastgan.layers import _gate, _small
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._plan import (
     FunctionalActivation,
     Members,
     block_of,
+    family_of,
     needs_input,
     role_of,
     take_in,
@@ -41,6 +42,7 @@ class Place(NamedTuple):
     has_norm: bool  # whether its block has a batch-norm
     device: str
     dtype: torch.dtype
+    is_small: bool  # so that torch's modules ran
     kernels: Kernels  # of the run's blocks; those of backward come when it has run
 
 
@@ -55,10 +57,30 @@ groups = _Groups()
 """Of how many equal parts batch-norm takes its statistics apart; :mod:`fastgan.layers._groups` sets it."""
 
 
-def run_modules(input: Tensor, modules: Iterable[Step], max_run: int | None = None) -> Tensor:
-    """Calls modules one after another, each chain among them as one operator."""
-    for part in chains(list(flatten(modules)), max_run):
-        input = run_chain(input, part) if isinstance(part, list) else part(input)
+def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, max_run: int | None = None) -> Tensor:
+    """Calls modules one after another, each chain among them as one operator, where that is no slower."""
+    if not _gate.is_open(input) or _gate.has_global_hooks():
+        return _call(input, modules)
+    first = next(iter(modules), None)
+    remembers = isinstance(first, Module) and groups.count == 1 and not torch.compiler.is_compiling()
+    if remembers and _small.recall(first, input, -len(modules)):
+        return _call(input, modules)
+    begin, all_small = input, remembers
+    for part in chains(flatten(modules), max_run):
+        if isinstance(part, list):
+            taken, input = input, run_chain(input, part)
+            all_small = all_small and _small.was_small(taken, part)
+        else:
+            input = part(input)
+            all_small = all_small and family_of(part) in (None, "activation")  # another has a hook, for now
+    if all_small:
+        _small.remember(first, begin, -len(modules), True)
+    return input
+
+
+def _call(input: Tensor, modules: Iterable[Step]) -> Tensor:
+    for module in modules:
+        input = module(input)
     return input
 
 
@@ -130,19 +152,33 @@ def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
     return run_fused(input, chain)
 
 
+def run_alone(input: Tensor, norm: Module) -> Tensor:
+    """Runs a batch-norm on a plain [N, C, H, W] as one operator."""
+    return run_fused(input, [Members(None, norm, None)])
+
+
 def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules."""
-    count = 1 if torch.compiler.is_compiling() else groups.count
-    if count == 1 and (_engine.is_torchs(input.device.type) or not _fits(input, chain)):
-        _note_run(input, chain)
-        for members in chain:
-            input = members.run_by_torch(input)
-        return input
+    is_compiling = torch.compiler.is_compiling()
+    count = 1 if is_compiling else groups.count
+    if count == 1 and not is_compiling and _small.was_small(input, chain):
+        return _run_by_torch(input, chain)  # as noted when that was found
+    if count == 1:
+        is_torchs = _engine.is_torchs(input.device.type) or not _fits(input, chain)
+        if is_torchs or _small.is_small(input, chain):
+            _note_run(input, chain, is_small=not is_torchs)
+            return _run_by_torch(input, chain)
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
     return _run(input, blocks, parameters, count, _note_run(input, chain))
+
+
+def _run_by_torch(input: Tensor, chain: Sequence[Members]) -> Tensor:
+    for members in chain:
+        input = members.run_by_torch(input)
+    return input
 
 
 def _fits(input: Tensor, chain: Sequence[Members]) -> bool:
@@ -152,15 +188,17 @@ def _fits(input: Tensor, chain: Sequence[Members]) -> bool:
     )
 
 
-def _note_run(input: Tensor, chain: Sequence[Members]) -> Kernels | None:
+def _note_run(input: Tensor, chain: Sequence[Members], is_small: bool = False) -> Kernels | None:
     """Notes each module's place, and returns where the kernels that are run will be; a compiler notes nothing."""
     if torch.compiler.is_compiling():
         return None
-    kernels: Kernels = [{} for _ in chain]
+    kernels, device = Kernels(), input.device.type
     for position, members in enumerate(chain, 1):
-        place = Place(position, len(chain), members.bn is not None, input.device.type, input.dtype, kernels)
+        place = Place(position, len(chain), members.bn is not None, device, input.dtype, is_small, kernels)
         for module in members.modules():
-            last_run[module] = place
+            before = last_run.get(module) if is_small else None
+            if before is None or not before.is_small:  # a small chain calls its batch-norms, which come here alone
+                last_run[module] = place
     return kernels
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import Module
 
 from fastgan.errors import UserError
-from fastgan.layers import _chain, _fuse, _groups
+from fastgan.layers import _chain, _fuse, _groups, _small
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._chain import Place, Step, chains, flatten, is_sequential
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
@@ -112,6 +112,9 @@ def _row(name: str, module: Module, plan: _Plan, has_run: bool) -> Row:
     aten = _engine.why_aten(torch.empty(0, dtype=place.dtype, device=place.device))
     if aten is not None:
         return Row(name, kind, False, "torch", f"{said}, by torch's kernels: {aten.rstrip('.')}")
+    if place.is_small:
+        why = "faster on tensors this small; FASTGAN_ENGINE=native fuses all"
+        return Row(name, kind, False, "torch", f"{said}, by torch's modules, which are {why}")
     return Row(name, kind, True, _engine_of(module, place), said)
 
 
@@ -122,10 +125,10 @@ def _engine_of(module: Module, place: Place) -> str:
     """
     if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
         op = "conv_transpose_bn_act/" if module.transposed else "conv_bn_act/"
-        ran = [kernel.removeprefix(op) for kernel in place.kernels[place.block - 1] if kernel.startswith(op)]
+        ran = [kernel.removeprefix(op) for kernel in place.kernels.of(place.block - 1) if kernel.startswith(op)]
         return op + ", ".join(ran) if ran else "native"
     stem = "batch_norm_act/forward" if place.has_norm else "activation/forward"
-    ran = (kernel for block in place.kernels[place.block - 1 :] for kernel in block)
+    ran = (kernel for block in range(place.block - 1, place.blocks) for kernel in place.kernels.of(block))
     return next((kernel for kernel in ran if kernel.startswith(stem)), "native")
 
 
@@ -140,6 +143,7 @@ def _loss_row(name: str, module: Module) -> Row:
 def _run_once(model: Module, inputs: tuple[Any, ...]) -> None:
     for module in model.modules():
         _chain.last_run.pop(module, None)
+    _small.forget(model.modules())
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng(), torch.no_grad():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+import fastgan.layers  # whose _chain imports this module
 from fastgan.layers import _gate
 
 
@@ -29,16 +30,12 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        # Imported here: the plan names this class.
-        from fastgan.layers._chain import run_fused
-        from fastgan.layers._plan import Members
-
         if not _gate.is_open(input) or input.dim() != 4:
             traced = _gate.leaf(self, input)
             return super().forward(input) if traced is None else traced
         if type(self)._check_input_dim is not torch.nn.BatchNorm2d._check_input_dim:
             self._check_input_dim(input)
-        return run_fused(input, [Members(None, self, None)])
+        return fastgan.layers._chain.run_alone(input, self)
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         return _gate.as_torch(self, torch.nn.BatchNorm2d)

@@ -69,6 +69,10 @@ class Members(NamedTuple):
     bn: Module | None
     activation: Module | FunctionalActivation | None
 
+    def first(self) -> Module:
+        """The one that is called first."""
+        return self.bn if self.conv is None else self.conv
+
     def modules(self) -> Iterator[Module]:
         """Those that are modules."""
         return (member for member in self if isinstance(member, Module))
@@ -206,6 +210,26 @@ def block_of(members: Members, batches: int = 1) -> tuple[Block, Parameters]:
         scale, shift = _read(tensors, "weight", bn), _read(tensors, "bias", bn)
         parameters = Parameters(weight, bias, scale, shift, *running_of(bn, batches))
     return Block(options, norm, *activation_of(activation)), parameters
+
+
+def outline_of(members: Members, dtype: torch.dtype) -> tuple[Block, Parameters]:
+    """The block as far as sizes go, of input of a dtype: nothing is computed, counted or hooked."""
+    conv, bn, activation = members
+    options, norm, weight = None, None, None
+    if conv is not None:
+        options = conv_of(conv)
+        if _pads_by_itself(conv):  # which is as large, or differs by one pixel
+            by_zeros = conv.padding_mode == "zeros"
+            left, _, top, _ = _same_padding(conv) if by_zeros else conv._reversed_padding_repeated_twice
+            options = options._replace(padding=(top, left))
+        weight = conv._parameters.get("weight")
+        if weight is None:  # one that is made of others
+            outer, inner = conv.out_channels, conv.in_channels
+            channels = (inner, outer // conv.groups) if conv.transposed else (outer, inner // conv.groups)
+            weight = torch.empty(*channels, *conv.kernel_size, dtype=dtype)
+    if bn is not None:
+        norm = Norm(bn.training, 0.0, bn.eps)
+    return Block(options, norm, *activation_of(activation)), Parameters(weight)
 
 
 def _read(tensors: Mapping[str, Tensor | None], name: str, module: Module) -> Tensor | None:

@@ -31,6 +31,4 @@ SEQUENTIAL_FORWARDS.add(Sequential.forward)
 
 def run_sequential(sequential: torch.nn.Sequential, max_run: int | None, input: Tensor) -> Tensor:
     """A Sequential's forward with its chains fused, each of at most ``max_run`` blocks."""
-    if not _gate.is_open(input) or _gate.has_global_hooks():
-        return torch.nn.Sequential.forward(sequential, input)
     return run_modules(input, sequential, max_run)

@@ -7,6 +7,7 @@ The rule under ``FASTGAN_ENGINE=auto`` (the default):
 - CPU: native, for every shape and the four floating-point dtypes. Of the convolution inside a block ``engine_for`` in
   csrc/conv/engine.cpp chooses, by measurement: ours where it was faster, aten's otherwise. ``fastgan doctor`` shows
   that rule. ``FASTGAN_ENGINE=native`` takes ours wherever groups are 1.
+  Runs that are too small to gain by it go to aten too, modules and all: :func:`is_worth_fusing`.
 - CUDA: aten. The CUDA kernels are built and can be forced, but none has a recorded run on a device yet, and a kernel
   without one is never the default. ``make gpu-check`` makes the record.
 - Any other device: aten.
@@ -17,6 +18,7 @@ The rule under ``FASTGAN_ENGINE=auto`` (the default):
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from fastgan import _native
 from fastgan.errors import UserError, strict
+from fastgan.ops.blocks import Block
 
 Engine = Literal["auto", "native", "aten"]
 
@@ -110,6 +113,35 @@ def is_torchs(device: str) -> bool:
     return _rule(device) is not None
 
 
+LEAST_SAVED = 1 << 19  # elements
+
+
+def is_worth_fusing(blocks: Sequence[Block], work: Sequence[tuple[int, int]]) -> bool:
+    """Whether a run on a CPU saves more time than it costs: 0.1 ms forward and as much backward beyond torch's calls.
+
+    What it saves, in elements of batch-norms as the unit, is by docs/performance.md's measurements:
+
+    - an element for each that passes a batch-norm, or a LeakyReLU that torch's would keep twice;
+    - an eighth where a batch-norm alone is before a convolution of torch's: backward normalises once more for that;
+    - a quarter for each multiplication that a kernel of fastgan's does in the place of torch's.
+
+    Args:
+        blocks: the run's.
+        work: of each block the elements that it hands on, and the multiplications of its forward in fastgan's kernels.
+    """
+    if mode != "auto":
+        return True
+    saved = 0
+    for i, (block, (elements, multiplications)) in enumerate(zip(blocks, work, strict=True)):
+        saved += multiplications // 4
+        if block.norm is not None:
+            before_torchs = i + 1 < len(blocks) and blocks[i + 1].conv is not None and work[i + 1][1] == 0
+            saved += elements // 8 if before_torchs and not block.activation else elements
+        elif block.keeps_input():
+            saved += elements
+    return saved >= LEAST_SAVED
+
+
 def _rule(device: str) -> str | None:
     if mode == "aten":
         return "FASTGAN_ENGINE=aten"
@@ -133,6 +165,11 @@ def _why_not(device: str, input: Tensor) -> str | None:
 def is_autocast_enabled(device: str) -> bool:
     """Whether autocast is on for a device type."""
     return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype to which autocast casts on a device type; None where it is off."""
+    return torch.get_autocast_dtype(device) if is_autocast_enabled(device) else None
 
 
 def no_autocast(device: str) -> AbstractContextManager:

@@ -10,7 +10,7 @@ Every public operator on a convolution or a batch-norm is a run of one block; ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,30 @@ from fastgan.ops import _engine, _plain, activation
 from fastgan.ops._meta import accumulate_dtype, memory_format_of
 from fastgan.ops.blocks import KEPT, LEAVES, RUNNING, Block, Conv, Norm, Parameters, numbers_of, shapes_of
 
-# What the kernels of a run are called, "op/kernel", by block; a dict for its order.
-Kernels = Sequence[dict[str, None]]
+
+class Kernels:
+    """What a run says of itself: which native kernels, "op/kernel", its blocks ran, forward and backward."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[int, int, _native.Trace]] = []  # the first block, the step to the next one, and of each
+        self._begin = 0
+
+    def tell(self, device: str, first: int, step: int) -> None:
+        """Adds what the operator that just ended ran, one block after another."""
+        told = (self._begin + first, step, _native.take_trace(device))
+        if told not in self._told:  # a backward may run again
+            self._told.append(told)
+
+    def from_block(self, begin: int) -> Kernels:
+        """For a run of the blocks from there on, which counts them from 0."""
+        rest = Kernels()
+        rest._told, rest._begin = self._told, self._begin + begin
+        return rest
+
+    def of(self, block: int) -> list[str]:
+        """In the order in which they first ran."""
+        places = (((block - first) * step, trace) for first, step, trace in self._told)
+        return [*dict.fromkeys(name for at, trace in places if 0 <= at < len(trace) for name in trace[at])]
 
 
 def run(
@@ -39,24 +61,37 @@ def run(
         blocks: each block's options.
         parameters: each block's tensors.
         batch_groups: batch-norm takes its statistics apart for each of so many equal parts of the batch.
-        kernels: where given, one for each block, they are told which native kernels it runs, forward and backward.
+        kernels: where given, it is told which native kernels run.
 
     Returns:
         The last block's output, in the dtype and memory format that the unfused modules would give.
     """
     device = input.device.type
-    if not _engine.is_autocast_enabled(device):
+    dtype = _engine.autocast_dtype(device)
+    if dtype is None:
         _check_dtypes(input, parameters)
         return _run(input, blocks, parameters, batch_groups, kernels)
-    dtype = torch.get_autocast_dtype(device)
     with _engine.no_autocast(device):
         if blocks[0].conv is None and input.dtype != dtype:  # autocast leaves a batch-norm in its input's dtype
-            input = _run(input, blocks[:1], parameters[:1], batch_groups, kernels and kernels[:1])
-            blocks, parameters, kernels = blocks[1:], parameters[1:], kernels and kernels[1:]
+            input = _run(input, blocks[:1], parameters[:1], batch_groups, kernels)
+            blocks, parameters, kernels = blocks[1:], parameters[1:], kernels and kernels.from_block(1)
         if not blocks:
             return input
         parameters = [p._replace(weight=_cast_weight(p.weight, dtype), bias=_cast(p.bias, dtype)) for p in parameters]
         return _run(_cast(input, dtype), blocks, parameters, batch_groups, kernels)
+
+
+def work_of(input: Tensor, blocks: Sequence[Block], parameters: Sequence[Parameters]) -> list[tuple[int, int]]:
+    """Of each block the elements that it hands on, and the multiplications of its forward in native kernels on a CPU.
+
+    Nothing is run; of the tensors' values none is read.
+    """
+    dtype = _engine.autocast_dtype(input.device.type)
+    if dtype is not None:
+        input, parameters = _cast(input, dtype), [p._replace(weight=_cast_weight(p.weight, dtype)) for p in parameters]
+    leaves = [tensor for p in parameters for tensor in p[:LEAVES]]
+    work = torch.ops.fastgan._run_work.default(input, leaves, *numbers_of(blocks, keeps=False))
+    return [(elements, multiplications) for elements, multiplications in _batched(work, 2)]
 
 
 def _check_dtypes(input: Tensor, parameters: Sequence[Parameters]) -> None:
@@ -106,8 +141,9 @@ def _run(
         return _forward(input, blocks, leaves, running, batch_groups, kernels, keeps=False)[-1]
     frozen = 0 if _needs_grad(input) else _frozen(parameters)
     if frozen:  # nothing of these is kept, and their input may be written over
-        input = _run(input, blocks[:frozen], parameters[:frozen], batch_groups, kernels and kernels[:frozen])
-        return _run(input, blocks[frozen:], parameters[frozen:], batch_groups, kernels and kernels[frozen:])
+        input = _run(input, blocks[:frozen], parameters[:frozen], batch_groups, kernels)
+        rest = kernels and kernels.from_block(frozen)
+        return _run(input, blocks[frozen:], parameters[frozen:], batch_groups, rest)
     if is_compiling:  # which passes no tensor twice
         input, *leaves = _without_twins([input, *leaves])
     return _Run.apply(tuple(blocks), batch_groups, kernels, input, *leaves, *running)
@@ -209,7 +245,8 @@ def _forward(
     options = (*numbers_of(blocks, keeps), batch_groups, keeps, _engine.allows_tf32(input))
     if not torch.compiler.is_compiling():
         results = torch.ops.fastgan._run.default(input, leaves, running, *options)
-        _tell(kernels, input, range(len(blocks)))
+        if kernels is not None:
+            kernels.tell(input.device.type, 0, 1)
         return results
     results = torch.ops.fastgan._run_functional.default(input, leaves, running, *options)
     tracked = [tensor for tensor in _where_training(blocks, True, running) if tensor is not None]
@@ -223,13 +260,6 @@ def _where_training(blocks: Sequence[Block], training: bool, running: Sequence[T
     """The running statistics of batch-norms that are, or are not, in training, and None in the others' places."""
     are = (block.norm is not None and block.norm.training is training for block in blocks)
     return [tensor if of else None for of, pair in zip(are, _batched(running, RUNNING), strict=True) for tensor in pair]
-
-
-def _tell(kernels: Kernels | None, input: Tensor, blocks: Iterable[int]) -> None:
-    """Tells ``kernels`` what the run that just ended ran, one of these blocks after another."""
-    if kernels is not None:
-        for block, ran in zip(blocks, _native.take_trace(input.device.type), strict=False):
-            kernels[block].update(dict.fromkeys(ran))
 
 
 def _batched(tensors: Sequence, size: int) -> list[Sequence]:
@@ -280,7 +310,8 @@ class _Run(torch.autograd.Function):
         else:
             options = (*numbers_of(blocks, keeps=False), needs, _engine.allows_tf32(input))
             found = torch.ops.fastgan._run_backward.default(grad_output, input, leaves, kept, *options)
-            _tell(ctx.kernels, input, reversed(range(len(blocks))))
+            if ctx.kernels is not None:
+                ctx.kernels.tell(input.device.type, len(blocks) - 1, -1)
             grads = _plain.where_needed(needs, found)
         return None, None, None, *grads, *(None for _ in running)
 

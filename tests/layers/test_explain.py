@@ -196,7 +196,7 @@ def test_after_a_step_a_convolution_names_the_kernels_of_every_pass():
 
 def test_each_layer_names_its_own_kernels(monkeypatch):
     """Not those that another layer of its run, or of another model, ran last."""
-    trace = [["conv_bn_act/forward_a"], ["batch_norm_act/forward_b", "conv_bn_act/forward_c"]]
+    trace = (("conv_bn_act/forward_a",), ("batch_norm_act/forward_b", "conv_bn_act/forward_c"))
     monkeypatch.setattr("fastgan._native.take_trace", lambda device: trace)
     model = fastgan.layers.Sequential(*discriminator(fastgan.layers)[:5])
     with torch.no_grad():

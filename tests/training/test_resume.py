@@ -364,7 +364,7 @@ def start(mode, number, arguments, folder):
     )
 
 
-def test_killed_inside_a_checkpoint(tmp_path):
+def test_killed_inside_a_checkpoint(tmp_path, rule_of_sizes):
     flags = [*FLAGS, "--steps", "5", "--checkpoint-every", "2"]
     process = start(
         "half", 3, ["train", *flags, "--out", "run"], tmp_path
