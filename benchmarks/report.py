@@ -17,6 +17,7 @@ from typing import Any
 
 import bench_layers
 import bench_passes
+import bench_small
 import bench_step
 import harness
 import parts
@@ -43,6 +44,7 @@ def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
         "layers": lambda: bench_layers.measure(proof.batch_size, proof.width, proof.rounds),
         "passes": lambda: bench_passes.measure(proof.batch_size, proof.width, proof.rounds),
         "parts": lambda: parts.measure(half),
+        "small": lambda: bench_small.measure(50 * proof.rounds),
         "sampling": lambda: bench_step.measure_sampling(proof),
     }.items():
         print(f"measuring: {name}", file=sys.stderr, flush=True)

@@ -173,6 +173,14 @@ def _sampling(record: dict[str, Any]) -> str:
     )
 
 
+def _small(record: dict[str, Any]) -> str:
+    rows = []
+    for row in record["small"]:
+        eager, ours, fused = (row["ms"][name] for name in ("torch.nn", "fastgan.layers", "all fused"))
+        rows.append([f"{row['network']}, {row['precision']}", _ms(eager), _ratio(eager / ours), _ratio(eager / fused)])
+    return table(["a training step of", "eager, ms", "`fastgan.layers` against eager", "all of it fused"], rows)
+
+
 def _section(title: str, body: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
     return lambda record: f"## {title}\n\n{body(record)}"
 
@@ -184,6 +192,7 @@ _SECTIONS = {
     "parts": _section("Where a step's time goes", _parts),
     "layers": _section("Layer by layer, forward and backward", _layers),
     "passes": _section("Convolutions, pass by pass", _passes),
+    "small": _section("Small networks", _small),
     "sampling": _section("Sampling", _sampling),
 }
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import bench_layers
+import bench_small
 import bench_step
 import parts
 import pytest
@@ -27,12 +28,23 @@ def record():
     return json.loads(json.dumps(report.measure(PROOF, compiled=False)))
 
 
+def test_small_networks_are_fused_where_all_is(rule_of_sizes):
+    for name, (make, shape) in bench_small.NETWORKS.items():
+        calls = {}
+        for contender in bench_small.CONTENDERS:
+            _native.reset_counters()
+            bench_small._step(contender, make, shape, None)()
+            calls[contender] = sum(_native.counters().values())
+        assert calls["torch.nn"] == 0 and calls["all fused"] >= max(1, calls["fastgan.layers"]), (name, calls)
+
+
 def test_every_setting_has_every_contender(record):
     found = {(row["precision"], row["format"], row["contender"]) for row in record["step"]}
     assert found == {(*setting, name) for setting in bench_step.SETTINGS for name in parts.CONTENDERS}
     assert {row["contender"] for row in record["capped"]["rows"]} == {"torch.nn", "fastgan.layers"}
     assert len(record["sampling"]) == 2 * 3 * len(bench_step.SAMPLES)
     assert len(record["passes"]) == 2 * 10 * 3
+    assert len(record["small"]) == 2 * len(bench_small.NETWORKS)
 
 
 def test_every_row_of_ours_has_its_error_and_its_kernels(record):
