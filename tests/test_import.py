@@ -45,7 +45,9 @@ def add_library(folder: Path, pattern: str) -> None:
 WITHOUT_TORCH = "import sys, fastgan; assert 'torch' not in sys.modules; print(fastgan.__version__)"
 USE = """
 import torch
-from fastgan import _native, ops
+from fastgan import _native, layers, ops
+chain = layers.Sequential(layers.Conv2d(3, 4, 3), layers.BatchNorm2d(4), layers.ReLU())
+chain(torch.randn(2, 3, 8, 8)).sum().backward()
 loss = ops.bce(torch.tensor([0.5, 0.5]), torch.ones(2))
 print(f"{loss.item():.4f}", len(_native.counters()), _native.loaded("cpu"))
 """

@@ -24,7 +24,7 @@ _known: WeakKeyDictionary[Module, dict[Hashable, bool]] = WeakKeyDictionary()
 
 def is_small(input: Tensor, chain: Sequence[Members]) -> bool:
     """Whether a chain on a plain [N, C, H, W] is better run by torch's modules."""
-    if torch.compiler.is_compiling() or not input.is_cpu or input.numel() == 0:
+    if torch.compiler.is_compiling() or not _engine.goes_by_size(input):
         return False
     found = recall(chain[0].first(), input, len(chain))
     if found is None:

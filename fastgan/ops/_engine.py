@@ -113,6 +113,11 @@ def is_torchs(device: str) -> bool:
     return _rule(device) is not None
 
 
+def goes_by_size(input: Tensor) -> bool:
+    """Whether the rule asks :func:`is_worth_fusing` about a run on ``input``."""
+    return mode == "auto" and input.is_cpu and input.numel() > 0 and _native.loaded("cpu")
+
+
 LEAST_SAVED = 1 << 19  # elements
 
 
@@ -129,8 +134,6 @@ def is_worth_fusing(blocks: Sequence[Block], work: Sequence[tuple[int, int]]) ->
         blocks: the run's.
         work: of each block the elements that it hands on, and the multiplications of its forward in fastgan's kernels.
     """
-    if mode != "auto":
-        return True
     saved = 0
     for i, (block, (elements, multiplications)) in enumerate(zip(blocks, work, strict=True)):
         saved += multiplications // 4

@@ -49,6 +49,14 @@ def test_nothing_is_run():
 
 
 @pytest.mark.parametrize("mode", ["auto", "native", "aten"])
+@pytest.mark.parametrize("shape, device", [((2, 3, 4, 4), "cpu"), ((0, 3, 4, 4), "cpu"), ((2, 3, 4, 4), "meta")])
+def test_where_sizes_decide(engine, mode, shape, device):
+    engine(mode)
+    assert _engine.goes_by_size(torch.empty(shape, device=device)) is (
+        mode == "auto" and device == "cpu" and shape[0] > 0
+    )
+
+
 @pytest.mark.parametrize(
     "blocks, work, saved",
     [
@@ -69,9 +77,8 @@ def test_nothing_is_run():
         ),
     ],
 )
-def test_what_a_run_saves(monkeypatch, mode, blocks, work, saved):
-    monkeypatch.setattr(_engine, "mode", mode)
+def test_what_a_run_saves(monkeypatch, blocks, work, saved):
     monkeypatch.setattr(_engine, "LEAST_SAVED", saved)
     assert _engine.is_worth_fusing(blocks, work)
     monkeypatch.setattr(_engine, "LEAST_SAVED", saved + 1)
-    assert _engine.is_worth_fusing(blocks, work) is (mode != "auto")
+    assert not _engine.is_worth_fusing(blocks, work)
