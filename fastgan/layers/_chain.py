@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fastgan.layers import _gate, _small
+from fastgan.layers import _gate, _torchs
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._plan import (
     FunctionalActivation,
@@ -34,15 +34,17 @@ Step = Module | FunctionalActivation  # what is called on the one tensor that fl
 SEQUENTIAL_FORWARDS = {torch.nn.Sequential.forward}
 
 
+TOO_SMALL = "they are faster on tensors this small; FASTGAN_ENGINE=native forces fastgan's"
+UNUSUAL = "its parameters or buffers are not plain tensors with data"
+
+
 class Place(NamedTuple):
     """Where a module last ran fused."""
 
     block: int
     blocks: int
     has_norm: bool  # whether its block has a batch-norm
-    device: str
-    dtype: torch.dtype
-    is_small: bool  # so that torch's modules ran
+    why_torch: str | None  # why torch's modules ran; None where they did not
     kernels: Kernels  # of the run's blocks; those of backward come when it has run
 
 
@@ -63,18 +65,18 @@ def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, ma
         return _call(input, modules)
     first = next(iter(modules), None)
     remembers = isinstance(first, Module) and groups.count == 1 and not torch.compiler.is_compiling()
-    if remembers and _small.recall(first, input, -len(modules)):
+    if remembers and _torchs.recall(first, input, -len(modules)):
         return _call(input, modules)
-    begin, all_small = input, remembers
+    begin, all_torchs = input, remembers
     for part in chains(flatten(modules), max_run):
         if isinstance(part, list):
             taken, input = input, run_chain(input, part)
-            all_small = all_small and _small.was_small(taken, part)
+            all_torchs = all_torchs and _torchs.recall(part[0].first(), taken, len(part)) is True
         else:
             input = part(input)
-            all_small = all_small and family_of(part) in (None, "activation")  # another has a hook, for now
-    if all_small:
-        _small.remember(first, begin, -len(modules), True)
+            all_torchs = all_torchs and family_of(part) in (None, "activation")  # another has a hook, for now
+    if all_torchs:
+        _torchs.remember(first, begin, -len(modules), True)
     return input
 
 
@@ -161,18 +163,19 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules."""
     is_compiling = torch.compiler.is_compiling()
     count = 1 if is_compiling else groups.count
-    if count == 1 and not is_compiling and _small.was_small(input, chain):
-        return _run_by_torch(input, chain)  # as noted when that was found
     if count == 1:
-        is_torchs = _engine.is_torchs(input.device.type) or not _fits(input, chain)
-        if is_torchs or _small.is_small(input, chain):
-            _note_run(input, chain, is_small=not is_torchs)
+        known = None if is_compiling else _torchs.recall(chain[0].first(), input, len(chain))
+        if known:
+            return _run_by_torch(input, chain)  # as noted when that was found
+        fits = _fits(input, chain)
+        if not fits or (known is None and _torchs.is_torchs(input, chain)):
+            _note_run(chain, _engine.why_aten(input) or (TOO_SMALL if fits else UNUSUAL))
             return _run_by_torch(input, chain)
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
-    return _run(input, blocks, parameters, count, _note_run(input, chain))
+    return _run(input, blocks, parameters, count, _note_run(chain))
 
 
 def _run_by_torch(input: Tensor, chain: Sequence[Members]) -> Tensor:
@@ -188,16 +191,16 @@ def _fits(input: Tensor, chain: Sequence[Members]) -> bool:
     )
 
 
-def _note_run(input: Tensor, chain: Sequence[Members], is_small: bool = False) -> Kernels | None:
+def _note_run(chain: Sequence[Members], why_torch: str | None = None) -> Kernels | None:
     """Notes each module's place, and returns where the kernels that are run will be; a compiler notes nothing."""
     if torch.compiler.is_compiling():
         return None
-    kernels, device = Kernels(), input.device.type
+    kernels = Kernels()
     for position, members in enumerate(chain, 1):
-        place = Place(position, len(chain), members.bn is not None, device, input.dtype, is_small, kernels)
+        place = Place(position, len(chain), members.bn is not None, why_torch, kernels)
         for module in members.modules():
-            before = last_run.get(module) if is_small else None
-            if before is None or not before.is_small:  # a small chain calls its batch-norms, which come here alone
+            before = last_run.get(module) if why_torch is not None else None
+            if before is None or before.why_torch != why_torch:  # torch's runs call fastgan's batch-norms, alone
                 last_run[module] = place
     return kernels
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import Module
 
 from fastgan.errors import UserError
-from fastgan.layers import _chain, _fuse, _groups, _small
+from fastgan.layers import _chain, _fuse, _groups, _torchs
 from fastgan.layers._blocks import FusedBlock
 from fastgan.layers._chain import Place, Step, chains, flatten, is_sequential
 from fastgan.layers._losses import BCELoss, BCEWithLogitsLoss
@@ -18,7 +18,6 @@ from fastgan.layers._plan import family_of, why_not
 from fastgan.layers._sequential import Sequential
 from fastgan.layers._trace import segments_of
 from fastgan.layers._values import CannotFuse
-from fastgan.ops import _engine
 
 _LOSSES = (torch.nn.BCELoss, torch.nn.BCEWithLogitsLoss)
 
@@ -109,12 +108,8 @@ def _row(name: str, module: Module, plan: _Plan, has_run: bool) -> Row:
         missed = "it was not called, or not with plain tensors"
         return Row(name, kind, False, "torch", missed if plan.fused else plan.reason)
     said = f"block {place.block} of {place.blocks} of a run" if place.blocks > 1 else "a run of one block"
-    aten = _engine.why_aten(torch.empty(0, dtype=place.dtype, device=place.device))
-    if aten is not None:
-        return Row(name, kind, False, "torch", f"{said}, by torch's kernels: {aten.rstrip('.')}")
-    if place.is_small:
-        why = "faster on tensors this small; FASTGAN_ENGINE=native fuses all"
-        return Row(name, kind, False, "torch", f"{said}, by torch's modules, which are {why}")
+    if place.why_torch is not None:
+        return Row(name, kind, False, "torch", f"{said}, by torch's kernels: {place.why_torch.rstrip('.')}")
     return Row(name, kind, True, _engine_of(module, place), said)
 
 
@@ -143,7 +138,7 @@ def _loss_row(name: str, module: Module) -> Row:
 def _run_once(model: Module, inputs: tuple[Any, ...]) -> None:
     for module in model.modules():
         _chain.last_run.pop(module, None)
-    _small.forget(model.modules())
+    _torchs.forget(model.modules())
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng(), torch.no_grad():
         try:

@@ -13,7 +13,7 @@ from own_forwards import nested
 import fastgan
 import fastgan.layers as nn
 from fastgan import _native
-from fastgan.layers import _groups, _small
+from fastgan.layers import _chain, _groups, _torchs
 from fastgan.ops import _engine
 
 pytestmark = [
@@ -100,7 +100,7 @@ def test_explain_says_so_after_any_number_of_calls():
         network(x)
         rows = fastgan.explain(network)
         assert {(row.fused, row.engine) for row in rows} == {(False, "torch")}
-        assert all("a run, by torch's modules, which are faster on tensors this small" in row.reason for row in rows)
+        assert all("of 3 of a run, by torch's kernels: they are faster on tensors this small" in r.reason for r in rows)
     assert fastgan.explain(network, x) == fastgan.explain(network)
 
 
@@ -168,25 +168,32 @@ def test_dtype_and_autocast_are_told_apart():
             assert network(x).dtype == torch.bfloat16
     network.double()
     assert network(x.double()).dtype == torch.float64
-    kinds = {key[1:4] for known in _small._known.values() for key in known if key[1] == x.shape}
-    assert {
-        (x.shape, torch.float32, False),
-        (x.shape, torch.float32, torch.bfloat16),
-        (x.shape, torch.float64, False),
-    } <= kinds
+    kinds = {(key[2], key[4]) for known in _torchs._known.values() for key in known if key[1] == x.shape}
+    assert {(torch.float32, False), (torch.float32, torch.bfloat16), (torch.float64, False)} <= kinds
+
+
+@pytest.mark.parametrize("mode", ["auto", "aten"])
+def test_what_is_torchs_is_looked_at_once(engine, monkeypatch, mode):
+    """On a GPU too, where the rule gives torch all: there every microsecond between two launches counts."""
+    engine(mode)
+    network, x = discriminator(nn), torch.randn(4, 3, 16, 16)
+    first = network(x)
+    monkeypatch.setattr(_chain, "chains", None)
+    monkeypatch.setattr(_chain, "block_of", None)
+    assert network(x).shape == first.shape
 
 
 def test_what_is_remembered_is_bounded_and_goes_with_the_module():
     network = wide(nn)
-    for size in range(2, 2 + 3 * _small._MOST):
+    for size in range(2, 2 + 3 * _torchs._MOST):
         network(torch.randn(1, 64, 1, size))
-    assert all(len(known) <= _small._MOST for known in _small._known.values())
+    assert all(len(known) <= _torchs._MOST for known in _torchs._known.values())
     gone = weakref.ref(network[0])
-    assert gone() in _small._known
-    count = len(_small._known)
+    assert gone() in _torchs._known
+    count = len(_torchs._known)
     del network
     gc.collect()
-    assert gone() is None and len(_small._known) < count
+    assert gone() is None and len(_torchs._known) < count
 
 
 def test_errors_are_those_of_before():
