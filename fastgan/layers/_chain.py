@@ -13,11 +13,12 @@ from torch.nn import Module
 
 from fastgan.layers import _gate, _torchs
 from fastgan.layers._blocks import FusedBlock
+from fastgan.layers._modules import BatchNorm2d
 from fastgan.layers._plan import (
     FunctionalActivation,
     Members,
     block_of,
-    family_of,
+    is_hooked,
     needs_input,
     role_of,
     take_in,
@@ -64,25 +65,49 @@ def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, ma
     if not _gate.is_open(input) or _gate.has_global_hooks():
         return _call(input, modules)
     first = next(iter(modules), None)
-    remembers = isinstance(first, Module) and groups.count == 1 and not torch.compiler.is_compiling()
-    if remembers and _torchs.recall(first, input, -len(modules)):
-        return _call(input, modules)
-    begin, all_torchs = input, remembers
+    remembers = _is_hashable(first) and groups.count == 1 and not torch.compiler.is_compiling()
+    key = _torchs.key_of(input, modules, max_run) if remembers else ()
+    if remembers and (shape := _torchs.recall(first, key)) is not None:
+        output = _call_torchs(input, modules)
+        if not _gate.is_open(output) or output.shape != shape:  # some module gives another size than it did
+            _torchs.forget([first], key)
+        return output
+    are_torchs = remembers
     for part in chains(flatten(modules), max_run):
         if isinstance(part, list):
-            taken, input = input, run_chain(input, part)
-            all_torchs = all_torchs and _torchs.recall(part[0].first(), taken, len(part)) is True
+            about, witness = _key_of(input, part), part[0].first()
+            input = run_chain(input, part)
+            are_torchs = are_torchs and _torchs.recall(witness, about) is True
         else:
             input = part(input)
-            all_torchs = all_torchs and family_of(part) in (None, "activation")  # another has a hook, for now
-    if all_torchs:
-        _torchs.remember(first, begin, -len(modules), True)
+    if are_torchs and not _are_hooked(modules) and _gate.is_open(input):
+        _torchs.remember(first, key, input.shape)
     return input
+
+
+def _is_hashable(module: object) -> bool:
+    return isinstance(module, Module) and type(module).__hash__ is not None
+
+
+def _are_hooked(modules: Iterable[Step]) -> bool:
+    """Whether what runs may be another when hooks are gone."""
+    return any(is_hooked(one) for step in modules if isinstance(step, Module) for one in step.modules())
 
 
 def _call(input: Tensor, modules: Iterable[Step]) -> Tensor:
     for module in modules:
         input = module(input)
+    return input
+
+
+def _call_torchs(input: Tensor, modules: Iterable[Step]) -> Tensor:
+    """Calls modules of which torch's run every chain, as :func:`run_fused` does then."""
+    for step in flatten(modules):
+        if isinstance(step, FusedBlock) or (isinstance(step, BatchNorm2d) and role_of(step) is not None):
+            with _gate.shut():
+                input = step(input)
+        else:
+            input = step(input)
     return input
 
 
@@ -164,11 +189,16 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     is_compiling = torch.compiler.is_compiling()
     count = 1 if is_compiling else groups.count
     if count == 1:
-        known = None if is_compiling else _torchs.recall(chain[0].first(), input, len(chain))
+        first, key = chain[0].first(), () if is_compiling else _key_of(input, chain)
+        known = None if is_compiling else _torchs.recall(first, key)
         if known:
             return _run_by_torch(input, chain)  # as noted when that was found
         fits = _fits(input, chain)
-        if not fits or (known is None and _torchs.is_torchs(input, chain)):
+        if fits and known is None:
+            known = _torchs.are_torchs(input, chain)
+            if not is_compiling:
+                _torchs.remember(first, key, known)
+        if not fits or known:
             _note_run(chain, _engine.why_aten(input) or (TOO_SMALL if fits else UNUSUAL))
             return _run_by_torch(input, chain)
     if (conv := chain[0].conv) is not None:
@@ -176,6 +206,10 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
     _check_batches(input, blocks, parameters, count)
     return _run(input, blocks, parameters, count, _note_run(chain))
+
+
+def _key_of(input: Tensor, chain: Sequence[Members]) -> _torchs.Key:
+    return _torchs.key_of(input, [module for members in chain for module in members])
 
 
 def _run_by_torch(input: Tensor, chain: Sequence[Members]) -> Tensor:
@@ -199,9 +233,7 @@ def _note_run(chain: Sequence[Members], why_torch: str | None = None) -> Kernels
     for position, members in enumerate(chain, 1):
         place = Place(position, len(chain), members.bn is not None, why_torch, kernels)
         for module in members.modules():
-            before = last_run.get(module) if why_torch is not None else None
-            if before is None or before.why_torch != why_torch:  # torch's runs call fastgan's batch-norms, alone
-                last_run[module] = place
+            last_run[module] = place
     return kernels
 
 

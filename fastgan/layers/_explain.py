@@ -65,7 +65,8 @@ def explain(model: Module, *inputs: Any) -> Explanation:
     Args:
         model: any module; only what it holds of layers that fastgan knows, and losses, gets a row.
         inputs: the model is run on them once, without gradients, and its buffers and the random numbers are left as
-            they were. Without inputs the rows tell of the last run.
+            they were. Without inputs the rows tell of the last run; of one that is torch's, of the first on such an
+            input, since fastgan looks at no other.
 
     Returns:
         A tuple of :class:`Row`, in the order of ``model.named_modules()``.

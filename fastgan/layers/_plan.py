@@ -99,7 +99,7 @@ def role_of(module: Module | FunctionalActivation) -> Role | None:
     """As what a block can have this module; None where it cannot have it at all."""
     type_ = type(module)
     if type_ is FunctionalActivation:
-        return None if _is_turned(module) else "activation"
+        return None if module.negative_slope < 0 else "activation"
     kind = _KINDS.get(type_)
     if kind is None:
         # The exact type, since a subclass may compute something else, as it was before the module was parametrized.
@@ -116,7 +116,7 @@ def role_of(module: Module | FunctionalActivation) -> Role | None:
         return None
     if role != "convolution" and module._forward_pre_hooks:  # a convolution's are run (take_in)
         return None
-    return None if role == "activation" and _is_turned(module) else role
+    return None if role == "activation" and _is_turned(module, type_) else role
 
 
 def family_of(module: Module | FunctionalActivation) -> Role | None:
@@ -128,17 +128,20 @@ def why_not(module: Module) -> str | None:
     """None where a block can have the module."""
     if role_of(module) is not None:
         return None
-    if _is_turned(module):
+    if getattr(module, "negative_slope", 0.0) < 0:
         return "its negative slope is below zero"
     if type(module) in _KINDS or type_before_parametrizations(module) in _KINDS:
         return "it has a hook or a replaced forward, which must run"
     return f"{type(module).__name__} is not one of the modules that can be fused"
 
 
-def _is_turned(activation: Module | FunctionalActivation) -> bool:
-    if type(activation) is FunctionalActivation:
-        return activation.negative_slope < 0
-    return activation.__dict__.get("negative_slope", 0.0) < 0  # not getattr(), which costs those without an exception
+def _is_turned(activation: Module, kind: type) -> bool:
+    return ACTIVATIONS[kind] == "leaky_relu" and activation.negative_slope < 0
+
+
+def is_hooked(module: Module) -> bool:
+    """Whether calling it does more, for now, than its forward and the making of its weight."""
+    return _gate.is_observed(module) or bool(_input_hooks(module))
 
 
 # ---- the head of a chain --------------------------------------------------------------------------------------------
@@ -212,8 +215,8 @@ def block_of(members: Members, batches: int = 1) -> tuple[Block, Parameters]:
     return Block(options, norm, *activation_of(activation)), parameters
 
 
-def outline_of(members: Members, dtype: torch.dtype) -> tuple[Block, Parameters]:
-    """The block as far as sizes go, of input of a dtype: nothing is computed, counted or hooked."""
+def outline_of(members: Members, input: Tensor) -> tuple[Block, Parameters]:
+    """The block as far as sizes go, on such an input: nothing is computed, counted or hooked."""
     conv, bn, activation = members
     options, norm, weight = None, None, None
     if conv is not None:
@@ -226,7 +229,7 @@ def outline_of(members: Members, dtype: torch.dtype) -> tuple[Block, Parameters]
         if weight is None:  # one that is made of others
             outer, inner = conv.out_channels, conv.in_channels
             channels = (inner, outer // conv.groups) if conv.transposed else (outer, inner // conv.groups)
-            weight = torch.empty(*channels, *conv.kernel_size, dtype=dtype)
+            weight = input.new_empty(*channels, *conv.kernel_size)
     if bn is not None:
         norm = Norm(bn.training, 0.0, bn.eps)
     return Block(options, norm, *activation_of(activation)), Parameters(weight)
@@ -243,9 +246,10 @@ def activation_of(activation: Module | FunctionalActivation | None) -> tuple[int
         return 0, 0.0, False
     if type(activation) is FunctionalActivation:
         return NUMBERS[activation.name], activation.negative_slope, activation.inplace
-    options = activation.__dict__
-    number = NUMBERS[ACTIVATIONS[type(activation)]]
-    return number, options.get("negative_slope", 0.0), options.get("inplace", False)
+    name = ACTIVATIONS[type(activation)]
+    # Asking a module for an attribute that it lacks costs an exception.
+    slope = activation.negative_slope if name == "leaky_relu" else 0.0
+    return NUMBERS[name], slope, name in ("relu", "leaky_relu") and activation.inplace
 
 
 def conv_of(conv: Module) -> Conv:

@@ -1,6 +1,6 @@
-"""Which chains torch's own modules run, remembered by module and input: finding out costs what there is to gain.
+"""What torch's own modules run, remembered by module and input: finding out costs what there is to gain.
 
-What is remembered is about speed alone, and does no harm where a module has been changed since.
+What is remembered is about speed alone: where a module has been changed since, the results are right all the same.
 """
 
 from __future__ import annotations
@@ -16,43 +16,51 @@ from fastgan.layers._plan import Members, outline_of
 from fastgan.ops import _engine
 from fastgan.ops.run import work_of
 
+Key = tuple[Hashable, ...]
+
 _MOST = 64  # inputs of one module; with more, as where every image has a size of its own, all are forgotten
 
-_known: WeakKeyDictionary[Module, dict[Hashable, bool]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Module, dict[Key, torch.Size | bool]] = WeakKeyDictionary()
 
 
-def is_torchs(input: Tensor, chain: Sequence[Members]) -> bool:
-    """Whether torch's modules run a chain on a plain [N, C, H, W]: those of its device, or those too small to gain."""
-    found = _engine.is_torchs(input.device.type)
-    if torch.compiler.is_compiling():
-        return found
-    if not found and _engine.goes_by_size(input):
-        blocks, parameters = zip(*(outline_of(members, input.dtype) for members in chain), strict=True)
-        found = not _engine.is_worth_fusing(blocks, work_of(input, blocks, parameters))
-    remember(chain[0].first(), input, len(chain), found)
-    return found
+def key_of(input: Tensor, modules: Iterable[object], *more: Hashable) -> Key:
+    """What a decision about modules goes by; ``more`` is what else it depends on."""
+    cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    return (input.shape, input.dtype, input.device.type, cast, _engine.mode, *more, *map(id, modules))
 
 
-def recall(module: Module, input: Tensor, kind: int) -> bool | None:
-    """What was remembered of a module on such an input; None where nothing was."""
+def recall(module: Module, key: Key) -> torch.Size | bool | None:
+    """What was remembered of a module under a key; None where nothing was."""
     known = _known.get(module)
-    return None if known is None else known.get(_key(input, kind))
+    return None if known is None else known.get(key)
 
 
-def remember(module: Module, input: Tensor, kind: int, is_torchs: bool) -> None:
-    """Has :func:`recall` say so from now on; ``kind`` tells apart what is remembered of one module."""
+def remember(module: Module, key: Key, found: torch.Size | bool) -> None:
+    """Has :func:`recall` say so from now on."""
     known = _known.setdefault(module, {})
     if len(known) >= _MOST:
         known.clear()
-    known[_key(input, kind)] = is_torchs
+    known[key] = found
 
 
-def forget(modules: Iterable[Module]) -> None:
-    """Forgets what was remembered of them."""
+def forget(modules: Iterable[Module], key: Key | None = None) -> None:
+    """Forgets what was remembered of them, under one key or all."""
     for module in modules:
-        _known.pop(module, None)
+        if key is None:
+            _known.pop(module, None)
+        else:
+            _known.get(module, {}).pop(key, None)
 
 
-def _key(input: Tensor, kind: int) -> Hashable:
-    cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
-    return kind, input.shape, input.dtype, input.device.type, cast, _engine.mode
+def are_torchs(input: Tensor, chain: Sequence[Members]) -> bool:
+    """Whether a chain on a plain [N, C, H, W] is torch's: all are on its device, or it is too small to gain."""
+    if _engine.is_torchs(input.device.type):
+        return True
+    if torch.compiler.is_compiling() or not _engine.goes_by_size(input):
+        return False
+    blocks, parameters = zip(*(outline_of(members, input) for members in chain), strict=True)
+    try:
+        work = work_of(input, blocks, parameters)
+    except RuntimeError:  # a weight is not as its module says, or a mode knows no such operator: the run will see
+        return False
+    return not _engine.is_worth_fusing(blocks, work)

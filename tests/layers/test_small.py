@@ -9,6 +9,8 @@ import pytest
 import torch
 from networks import discriminator, generator
 from own_forwards import nested
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 import fastgan
 import fastgan.layers as nn
@@ -168,7 +170,7 @@ def test_dtype_and_autocast_are_told_apart():
             assert network(x).dtype == torch.bfloat16
     network.double()
     assert network(x.double()).dtype == torch.float64
-    kinds = {(key[2], key[4]) for known in _torchs._known.values() for key in known if key[1] == x.shape}
+    kinds = {(key[1], key[3]) for known in _torchs._known.values() for key in known if key[0] == x.shape}
     assert {(torch.float32, False), (torch.float32, torch.bfloat16), (torch.float64, False)} <= kinds
 
 
@@ -204,3 +206,188 @@ def test_errors_are_those_of_before():
         network(torch.randn(2, 3, 1, 1))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         nn.BatchNorm2d(3)(torch.randn(1, 3, 1, 1))
+
+
+# ---- the same kernels on every call ---------------------------------------------------------------------------------
+
+X = (8, 3, 48, 48)  # of which the batch-norms below are worth fusing by themselves, and their chains are not
+ALTERNATING = {
+    "modules": lambda nn: nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.Conv2d(64, 3, 3)),
+    "block": lambda nn: nn.Sequential(fastgan.layers.ConvBNAct2d(3, 64, 3, activation="none"), nn.Conv2d(64, 3, 3)),
+    "nested": lambda nn: nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64)), nn.Conv2d(64, 3, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALTERNATING)
+@pytest.mark.parametrize("namespace", [torch.nn, nn], ids=["fused", "layers"])
+def test_every_call_runs_the_same_kernels(name, namespace):
+    """Or a checkpoint, which calls again, finds other tensors than before."""
+    network, x = fastgan.fuse(ALTERNATING[name](namespace)), torch.randn(X)
+    checkpoint(network, x.clone().requires_grad_(), use_reentrant=False).sum().backward()
+    ran = []
+    for _ in range(3):
+        _native.reset_counters()
+        network(x)
+        ran.append(_native.counters())
+    assert ran == [ran[0]] * 3
+
+
+# ---- what was found on one day and is wrong on another --------------------------------------------------------------
+
+
+def large(nn):
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.LeakyReLU(0.2))
+
+
+def _with_hook(network, x, module):
+    hook = module.register_forward_hook(lambda *_: None)
+    network(x)
+    hook.remove()
+    return network
+
+
+def _with_larger_modules(network, x):
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1))
+    network(x), network(x)
+    network[1], network[2] = nn.Conv2d(2, 64, 3), nn.BatchNorm2d(64)
+    return network
+
+
+def _with_a_larger_scale(network, x):
+    network = nn.Sequential(torch.nn.Upsample(8), nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))
+    network(x), network(x)
+    network[0].size = 64
+    network(x)
+    return network
+
+
+def _after_another_with_its_first_module(network, x):
+    small = nn.Sequential(network[0], nn.BatchNorm2d(64), torch.nn.AdaptiveAvgPool2d(1))
+    small[1].register_forward_hook(lambda *_: None)
+    small(x), small(x)
+    return network
+
+
+def _after_shorter_runs(network, x):
+    network = fastgan.fuse(torch.nn.Sequential(*large(torch.nn), *large(torch.nn)[1:]), max_run=1)
+    network(x[:1]), network(x[:1])
+    return fastgan.fuse(network)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(lambda network, x: _with_hook(network, x, network[1]), id="a hook of the batch-norm"),
+        pytest.param(lambda network, x: _with_hook(network, x, network[2]), id="a hook of the activation"),
+        pytest.param(lambda network, x: _with_hook(nn.Sequential(network), x, network), id="a hook of what is inside"),
+        pytest.param(lambda network, x: (network[:1](x), network)[1], id="a slice"),
+        _with_larger_modules,
+        _with_a_larger_scale,
+        _after_another_with_its_first_module,
+        _after_shorter_runs,
+    ],
+)
+def test_what_was_found_before_keeps_nothing_from_fusing(before):
+    x = torch.randn(16, 3, 64, 64)
+    network = before(large(nn), x)
+    _native.reset_counters()
+    network(x)
+    assert any(name.startswith("batch_norm_act/") for name in _native.counters())
+
+
+# ---- what has no size, or another than it says ----------------------------------------------------------------------
+
+
+class Cut(torch.nn.Module):
+    def forward(self, weight):
+        return weight[:4]
+
+
+class Unhashable(torch.nn.Identity):
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self is other
+
+
+def cut(nn):
+    conv = nn.Conv2d(3, 8, 3, bias=False)
+    torch.nn.utils.parametrize.register_parametrization(conv, "weight", Cut(), unsafe=True)
+    return nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 5, 3))
+
+
+def spectral(nn):
+    return nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+
+
+def slope(nn, value):
+    activation = nn.LeakyReLU(0.2)
+    activation.negative_slope = value
+    return nn.Sequential(nn.Conv2d(3, 64, 3), activation)
+
+
+ODD = {
+    "a weight that is cut": (cut, (2, 3, 8, 8)),
+    "not hashable": (lambda nn: nn.Sequential(Unhashable(), nn.Conv2d(3, 8, 3), nn.ReLU()), (2, 3, 8, 8)),
+    "a slope that is a parameter": (
+        lambda nn: slope(nn, torch.nn.Parameter(torch.tensor(0.5), requires_grad=False)),
+        (8, 3, 66, 66),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_modules(name):
+    make, shape = ODD[name]
+    torch.manual_seed(0)
+    theirs, ours = make(torch.nn), make(nn)
+    ours.load_state_dict(theirs.state_dict())
+    for _ in range(3):
+        x = torch.randn(shape)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_nested_tensors():
+    network = nn.Sequential(torch.nn.Linear(4, 4), nn.ReLU())
+    found = network(torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)]))
+    assert [len(rows) for rows in found.unbind()] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "inside", [lambda: torch.device("meta"), lambda: FakeTensorMode(allow_non_fake_inputs=True)], ids=["device", "fake"]
+)
+def test_modes_that_make_other_tensors(inside):
+    network, x = spectral(nn), torch.randn(2, 3, 8, 8)
+    with inside():
+        assert network(x).shape == (2, 8, 6, 6)
+
+
+def test_a_batch_of_one_that_shrinks_to_one_pixel():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(torch.randn(1, 3, 3, 3))
+
+
+def test_no_tensor_is_kept_for_longer():
+    """Of every module's input nothing is left when the next one runs, as in torch."""
+    seen: list[weakref.ref] = []
+
+    class Mark(torch.nn.Identity):
+        def forward(self, x):
+            x = x + 1
+            seen.append(weakref.ref(x))
+            return x
+
+    class Look(torch.nn.Identity):
+        def forward(self, x):
+            seen.append(seen[-1]())
+            return x
+
+    network = nn.Sequential(Mark(), nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), Look())
+    with torch.no_grad():
+        for images in (1, 32):
+            for _ in range(2):
+                network(torch.randn(images, 3, 32, 32))
+                assert seen.pop() is None
