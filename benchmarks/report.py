@@ -44,7 +44,7 @@ def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
         "layers": lambda: bench_layers.measure(proof.batch_size, proof.width, proof.rounds),
         "passes": lambda: bench_passes.measure(proof.batch_size, proof.width, proof.rounds),
         "parts": lambda: parts.measure(half),
-        "small": lambda: bench_small.measure(50 * proof.rounds),
+        "small": lambda: bench_small.measure(20 * proof.rounds),
         "sampling": lambda: bench_step.measure_sampling(proof),
     }.items():
         print(f"measuring: {name}", file=sys.stderr, flush=True)

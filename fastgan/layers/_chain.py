@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -64,50 +64,59 @@ def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, ma
     """Calls modules one after another, each chain among them as one operator, where that is no slower."""
     if not _gate.is_open(input) or _gate.has_global_hooks():
         return _call(input, modules)
-    first = next(iter(modules), None)
-    remembers = _is_hashable(first) and groups.count == 1 and not torch.compiler.is_compiling()
-    key = _torchs.key_of(input, modules, max_run) if remembers else ()
-    if remembers and (shape := _torchs.recall(first, key)) is not None:
-        output = _call_torchs(input, modules)
-        if not _gate.is_open(output) or output.shape != shape:  # some module gives another size than it did
-            _torchs.forget([first], key)
-        return output
-    are_torchs = remembers
-    for part in chains(flatten(modules), max_run):
-        if isinstance(part, list):
-            about, witness = _key_of(input, part), part[0].first()
-            input = run_chain(input, part)
-            are_torchs = are_torchs and _torchs.recall(witness, about) is True
-        else:
-            input = part(input)
-    if are_torchs and not _are_hooked(modules) and _gate.is_open(input):
-        _torchs.remember(first, key, input.shape)
+    steps = list(flatten(modules))
+    owner = next((step for step in steps if isinstance(step, Module)), None)
+    remembers = type(owner).__hash__ is not None and groups.count == 1 and not torch.compiler.is_compiling()
+    if owner is None or not remembers:
+        return _run_parts(input, chains(steps, max_run))
+    key = (max_run, *map(id, steps))
+    layout = _torchs.recall(owner, key)
+    if layout is not None:
+        return _run_laid_out(input, steps, layout, max_run)
+    parts = list(chains(steps, max_run))
+    if not any(isinstance(step, FusedBlock) or (isinstance(step, Module) and is_hooked(step)) for step in steps):
+        _torchs.remember(owner, key, tuple(map(_length, parts)))
+    return _run_parts(input, parts)
+
+
+def _length(part: Step | list[Members]) -> int:
+    return sum(map(len, map(_steps_of, part))) if isinstance(part, list) else 0
+
+
+def _steps_of(members: Members) -> list[Step]:
+    return [member for member in members if member is not None]
+
+
+def _run_parts(input: Tensor, parts: Iterable[Step | list[Members]]) -> Tensor:
+    for part in parts:
+        input = run_chain(input, part) if isinstance(part, list) else part(input)
     return input
 
 
-def _is_hashable(module: object) -> bool:
-    return isinstance(module, Module) and type(module).__hash__ is not None
-
-
-def _are_hooked(modules: Iterable[Step]) -> bool:
-    """Whether what runs may be another when hooks are gone."""
-    return any(is_hooked(one) for step in modules if isinstance(step, Module) for one in step.modules())
+def _run_laid_out(input: Tensor, steps: list[Step], layout: _torchs.Layout, max_run: int | None) -> Tensor:
+    """Calls the modules of chains that are known to be torch's; from the first other one on all are looked at."""
+    at = 0
+    for length in layout:
+        if length == 0:
+            input = steps[at](input)
+            at += 1
+            continue
+        chain = steps[at : at + length]
+        if not _gate.is_open(input) or _torchs.recall(chain[0], _torchs.key_of(input, chain)) is not True:
+            break
+        for step in chain:
+            # fastgan's batch-norm would ask for itself.
+            is_norm = isinstance(step, BatchNorm2d) and role_of(step) is not None
+            input = torch.nn.BatchNorm2d.forward(step, input) if is_norm else step(input)
+        at += length
+    for part in chains(steps[at:], max_run):  # not by _run_parts: this frame would keep its input
+        input = run_chain(input, part) if isinstance(part, list) else part(input)
+    return input
 
 
 def _call(input: Tensor, modules: Iterable[Step]) -> Tensor:
     for module in modules:
         input = module(input)
-    return input
-
-
-def _call_torchs(input: Tensor, modules: Iterable[Step]) -> Tensor:
-    """Calls modules of which torch's run every chain, as :func:`run_fused` does then."""
-    for step in flatten(modules):
-        if isinstance(step, FusedBlock) or (isinstance(step, BatchNorm2d) and role_of(step) is not None):
-            with _gate.shut():
-                input = step(input)
-        else:
-            input = step(input)
     return input
 
 
@@ -167,7 +176,9 @@ def _blocks(modules: Iterable[Step]) -> Iterator[Step | Members]:
 
 
 def _block_itself(module: Step) -> Members | None:
-    return module.members() if isinstance(module, FusedBlock) and not _gate.has_hooks(module) else None
+    if not isinstance(module, FusedBlock) or not _gate.runs_own_forward(module) or _gate.has_hooks(module):
+        return None
+    return module.members()
 
 
 def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
@@ -181,11 +192,16 @@ def run_chain(input: Tensor, chain: Sequence[Members]) -> Tensor:
 
 def run_alone(input: Tensor, norm: Module) -> Tensor:
     """Runs a batch-norm on a plain [N, C, H, W] as one operator."""
-    return run_fused(input, [Members(None, norm, None)])
+    checks = type(norm)._check_input_dim is not torch.nn.BatchNorm2d._check_input_dim  # a subclass's own
+    return run_fused(input, [Members(None, norm, None)], norm._check_input_dim if checks else None)
 
 
-def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
-    """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules."""
+def run_fused(input: Tensor, chain: Sequence[Members], check: Callable[[Tensor], object] | None = None) -> Tensor:
+    """Runs a chain on a plain [N, C, H, W] as one operator, or, where torch's kernels do, as torch's own modules.
+
+    Args:
+        check: of the input, which torch's modules do by themselves.
+    """
     is_compiling = torch.compiler.is_compiling()
     count = 1 if is_compiling else groups.count
     if count == 1:
@@ -196,11 +212,13 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
         fits = _fits(input, chain)
         if fits and known is None:
             known = _torchs.are_torchs(input, chain)
-            if not is_compiling:
+            if known is not None and not is_compiling:
                 _torchs.remember(first, key, known)
         if not fits or known:
             _note_run(chain, _engine.why_aten(input) or (TOO_SMALL if fits else UNUSUAL))
             return _run_by_torch(input, chain)
+    if check is not None:
+        check(input)
     if (conv := chain[0].conv) is not None:
         input = take_in(conv, input)
     blocks, parameters = zip(*(block_of(members, count) for members in chain), strict=True)
@@ -209,7 +227,7 @@ def run_fused(input: Tensor, chain: Sequence[Members]) -> Tensor:
 
 
 def _key_of(input: Tensor, chain: Sequence[Members]) -> _torchs.Key:
-    return _torchs.key_of(input, [module for members in chain for module in members])
+    return _torchs.key_of(input, [step for members in chain for step in _steps_of(members)])
 
 
 def _run_by_torch(input: Tensor, chain: Sequence[Members]) -> Tensor:

@@ -33,8 +33,6 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         if not _gate.is_open(input) or input.dim() != 4:
             traced = _gate.leaf(self, input)
             return super().forward(input) if traced is None else traced
-        if type(self)._check_input_dim is not torch.nn.BatchNorm2d._check_input_dim:
-            self._check_input_dim(input)
         return fastgan.layers._chain.run_alone(input, self)
 
     def __prepare_scriptable__(self) -> torch.nn.Module:

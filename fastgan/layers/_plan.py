@@ -246,7 +246,7 @@ def activation_of(activation: Module | FunctionalActivation | None) -> tuple[int
         return 0, 0.0, False
     if type(activation) is FunctionalActivation:
         return NUMBERS[activation.name], activation.negative_slope, activation.inplace
-    name = ACTIVATIONS[type(activation)]
+    name = ACTIVATIONS.get(type(activation)) or ACTIVATIONS[type_before_parametrizations(activation)]
     # Asking a module for an attribute that it lacks costs an exception.
     slope = activation.negative_slope if name == "leaky_relu" else 0.0
     return NUMBERS[name], slope, name in ("relu", "leaky_relu") and activation.inplace

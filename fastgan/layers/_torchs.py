@@ -17,25 +17,26 @@ from fastgan.ops import _engine
 from fastgan.ops.run import work_of
 
 Key = tuple[Hashable, ...]
+Layout = tuple[int, ...]  # of modules called in order: of each chain how many of them it takes, and 0 for one by itself
 
-_MOST = 64  # inputs of one module; with more, as where every image has a size of its own, all are forgotten
+_MOST = 64  # things of one module; with more, as where every image has a size of its own, all are forgotten
 
-_known: WeakKeyDictionary[Module, dict[Key, torch.Size | bool]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Module, dict[Key, bool | Layout]] = WeakKeyDictionary()
 
 
-def key_of(input: Tensor, modules: Iterable[object], *more: Hashable) -> Key:
-    """What a decision about modules goes by; ``more`` is what else it depends on."""
+def key_of(input: Tensor, modules: Iterable[object]) -> Key:
+    """What it goes by whether a chain of these modules is torch's."""
     cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
-    return (input.shape, input.dtype, input.device.type, cast, _engine.mode, *more, *map(id, modules))
+    return (input.shape, input.dtype, input.device.type, cast, _engine.mode, *map(id, modules))
 
 
-def recall(module: Module, key: Key) -> torch.Size | bool | None:
+def recall(module: Module, key: Key) -> bool | Layout | None:
     """What was remembered of a module under a key; None where nothing was."""
     known = _known.get(module)
     return None if known is None else known.get(key)
 
 
-def remember(module: Module, key: Key, found: torch.Size | bool) -> None:
+def remember(module: Module, key: Key, found: bool | Layout) -> None:
     """Has :func:`recall` say so from now on."""
     known = _known.setdefault(module, {})
     if len(known) >= _MOST:
@@ -43,17 +44,17 @@ def remember(module: Module, key: Key, found: torch.Size | bool) -> None:
     known[key] = found
 
 
-def forget(modules: Iterable[Module], key: Key | None = None) -> None:
-    """Forgets what was remembered of them, under one key or all."""
+def forget(modules: Iterable[Module]) -> None:
+    """Forgets what was remembered of them."""
     for module in modules:
-        if key is None:
-            _known.pop(module, None)
-        else:
-            _known.get(module, {}).pop(key, None)
+        _known.pop(module, None)
 
 
-def are_torchs(input: Tensor, chain: Sequence[Members]) -> bool:
-    """Whether a chain on a plain [N, C, H, W] is torch's: all are on its device, or it is too small to gain."""
+def are_torchs(input: Tensor, chain: Sequence[Members]) -> bool | None:
+    """Whether a chain on a plain [N, C, H, W] is torch's: all are on its device, or it is too small to gain.
+
+    None where that cannot be said for now.
+    """
     if _engine.is_torchs(input.device.type):
         return True
     if torch.compiler.is_compiling() or not _engine.goes_by_size(input):
@@ -62,5 +63,5 @@ def are_torchs(input: Tensor, chain: Sequence[Members]) -> bool:
     try:
         work = work_of(input, blocks, parameters)
     except RuntimeError:  # a weight is not as its module says, or a mode knows no such operator: the run will see
-        return False
+        return None
     return not _engine.is_worth_fusing(blocks, work)

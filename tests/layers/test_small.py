@@ -180,8 +180,7 @@ def test_what_is_torchs_is_looked_at_once(engine, monkeypatch, mode):
     engine(mode)
     network, x = discriminator(nn), torch.randn(4, 3, 16, 16)
     first = network(x)
-    monkeypatch.setattr(_chain, "chains", None)
-    monkeypatch.setattr(_chain, "block_of", None)
+    monkeypatch.setattr(_chain, "Members", None)  # of which a look makes one a block
     assert network(x).shape == first.shape
 
 
@@ -220,18 +219,76 @@ ALTERNATING = {
 }
 
 
+class OwnConv2d(torch.nn.Conv2d):
+    """Of a type that no chain takes."""
+
+
+def unfusable_block(_):
+    block = nn.ConvBNAct2d(3, 64, 3)
+    block.conv = OwnConv2d(3, 64, 3, bias=False)
+    return nn.Sequential(block)
+
+
+class Added(nn.ConvBNAct2d):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Layerwise(nn.Sequential):
+    """Draws at every call which of its layers it has."""
+
+    def __iter__(self):
+        return (layer for layer in super().__iter__() if torch.rand(()) < 0.5)
+
+
+class Resized(torch.nn.Module):
+    def forward(self, x):
+        return x if torch.rand(()) < 0.5 else x.repeat(1, 1, 2, 2)
+
+
+ALTERNATING |= {
+    "unfusable block": unfusable_block,
+    "block with its own forward": lambda _: nn.Sequential(Added(3, 3, 3, padding=1)),
+    "drawn layers": lambda _: Layerwise(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6))),
+    "drawn sizes": lambda nn: nn.Sequential(Resized(), nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
+}
+
+
 @pytest.mark.parametrize("name", ALTERNATING)
 @pytest.mark.parametrize("namespace", [torch.nn, nn], ids=["fused", "layers"])
 def test_every_call_runs_the_same_kernels(name, namespace):
     """Or a checkpoint, which calls again, finds other tensors than before."""
     network, x = fastgan.fuse(ALTERNATING[name](namespace)), torch.randn(X)
-    checkpoint(network, x.clone().requires_grad_(), use_reentrant=False).sum().backward()
-    ran = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        checkpoint(network, x.clone().requires_grad_(), use_reentrant=False).sum().backward()
+    ran, outputs = [], []
     for _ in range(3):
+        torch.manual_seed(0)
         _native.reset_counters()
-        network(x)
+        outputs.append(network(x))
         ran.append(_native.counters())
     assert ran == [ran[0]] * 3
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_a_block_with_its_own_forward_runs_it():
+    network, x = nn.Sequential(Added(3, 3, 3, padding=1)).eval(), torch.randn(2, 3, 8, 8)
+    expected = x + nn.ConvBNAct2d.forward(network[0], x)
+    for _ in range(3):
+        assert torch.equal(network(x), expected)
+
+
+def test_layers_are_iterated_over_once():
+    ours = Layerwise(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        x = expected
+        for layer in ours:
+            expected = layer(expected)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(ours(x), expected)
 
 
 # ---- what was found on one day and is wrong on another --------------------------------------------------------------
@@ -255,11 +312,30 @@ def _with_larger_modules(network, x):
     return network
 
 
+def _with_larger_modules_inside(network, x):
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU()), nn.Conv2d(2, 3, 1))
+    network(x), network(x)
+    network[0][0], network[0][1], network[1] = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 3, 1)
+    return network
+
+
+def _with_a_larger_scale_that_no_output_tells(network, x):
+    network = nn.Sequential(torch.nn.Upsample(8), *network, torch.nn.AdaptiveAvgPool2d(1))
+    network(x), network(x)
+    network[0].size = 64
+    return network
+
+
+def _in_a_mode_without_the_question(network, x):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network(x)
+    return network
+
+
 def _with_a_larger_scale(network, x):
     network = nn.Sequential(torch.nn.Upsample(8), nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))
     network(x), network(x)
     network[0].size = 64
-    network(x)
     return network
 
 
@@ -284,7 +360,10 @@ def _after_shorter_runs(network, x):
         pytest.param(lambda network, x: _with_hook(nn.Sequential(network), x, network), id="a hook of what is inside"),
         pytest.param(lambda network, x: (network[:1](x), network)[1], id="a slice"),
         _with_larger_modules,
+        _with_larger_modules_inside,
         _with_a_larger_scale,
+        _with_a_larger_scale_that_no_output_tells,
+        _in_a_mode_without_the_question,
         _after_another_with_its_first_module,
         _after_shorter_runs,
     ],
@@ -328,7 +407,34 @@ def slope(nn, value):
     return nn.Sequential(nn.Conv2d(3, 64, 3), activation)
 
 
+class OwnModules(torch.nn.Identity):
+    modules = ()
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def own_activation(nn):
+    activation = nn.ReLU()
+    torch.nn.utils.parametrize.register_parametrization(
+        activation.register_buffer("b", torch.ones(1)) or activation, "b", Same()
+    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3), activation)
+
+
+class Same(torch.nn.Module):
+    def forward(self, b):
+        return b
+
+
 ODD = {
+    "an attribute called modules": (
+        lambda nn: nn.Sequential(OwnModules(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        (2, 3, 8, 8),
+    ),
+    "a parametrized activation": (own_activation, (2, 3, 8, 8)),
     "a weight that is cut": (cut, (2, 3, 8, 8)),
     "not hashable": (lambda nn: nn.Sequential(Unhashable(), nn.Conv2d(3, 8, 3), nn.ReLU()), (2, 3, 8, 8)),
     "a slope that is a parameter": (
@@ -347,6 +453,26 @@ def test_odd_modules(name):
     for _ in range(3):
         x = torch.randn(shape)
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_tensor_is_told_by_the_layer():
+    for namespace in (torch.nn, nn):
+        with pytest.raises(TypeError, match=r"conv2d\(\) received an invalid combination of arguments - got \(tuple"):
+            namespace.Sequential(Pair(), namespace.Conv2d(3, 4, 3), namespace.ReLU())(torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("images", [2, 16])
+def test_a_batch_norms_own_check_is_made_once(images):
+    seen = []
+
+    class Checked(nn.BatchNorm2d):
+        def _check_input_dim(self, input):
+            seen.append(input.shape)
+
+    norm = Checked(64)
+    for count in (1, 2, 3):
+        norm(torch.randn(images, 64, 32, 32))
+        assert len(seen) == count
 
 
 def test_nested_tensors():
