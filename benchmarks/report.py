@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ PLOT = Path("docs/images/step-parts.png")
 QUICK = {"batch_size": 16, "rounds": 3}
 
 
-def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
-    """The whole record, as plain values that JSON takes."""
+STAGES = ("step", "capped", "layers", "passes", "parts", "small", "sampling")
+
+
+def measure(proof: Proof, compiled: bool, stages: Collection[str] = STAGES) -> dict[str, Any]:
+    """The record of these stages, as plain values that JSON takes."""
     keeps_heap = _native.keep_heap()  # one setting of the allocator for all
     before = harness.peaks()
     record: dict[str, Any] = {"machine": {**proof.machine(), "keeps_heap": keeps_heap}, "peaks": {}}
@@ -47,6 +51,8 @@ def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
         "small": lambda: bench_small.measure(20 * proof.rounds),
         "sampling": lambda: bench_step.measure_sampling(proof),
     }.items():
+        if name not in stages:
+            continue
         print(f"measuring: {name}", file=sys.stderr, flush=True)
         record[name] = stage()
     # The best of both, so that a neighbour of one moment does not flatter every fraction.
@@ -54,18 +60,19 @@ def measure(proof: Proof, compiled: bool) -> dict[str, Any]:
     return record
 
 
-def record_path(record: dict[str, Any]) -> Path:
-    """Where the record of a CPU belongs: benchmarks/results/<cpu>-step.json."""
+def record_path(record: dict[str, Any], stage: str) -> Path:
+    """Where the record of a CPU belongs: benchmarks/results/<cpu>-step.json, or another stage's."""
     machine = record["machine"]
     cpu = re.sub(r"[^a-z0-9]+", "-", machine["device_name"].lower()).strip("-")
-    return ROOT / "benchmarks" / "results" / f"{cpu}-{machine['cpu_isa']}-step.json"
+    return ROOT / "benchmarks" / "results" / f"{cpu}-{machine['cpu_isa']}-{stage}.json"
 
 
 def write_docs(record: dict[str, Any], root: Path = ROOT) -> None:
     """The tables between the marks of README.md and docs/performance.md, and the plot."""
     import plot
 
-    plot.draw(record["parts"], tables.caption(record), root / PLOT)
+    if "parts" in record:
+        plot.draw(record["parts"], tables.caption(record), root / PLOT)
     for page in ("README.md", "docs/performance.md"):
         path = root / page
         path.write_text(tables.fill(path.read_text(), record))
@@ -78,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=64, help="feature maps of the layers next to the image (64)")
     parser.add_argument("--rounds", type=int, help="steps of each that are timed (8)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--stage", choices=STAGES, help="one alone, and a record of its own")
     parser.add_argument("--out", type=Path, help="the record's file (benchmarks/results/<cpu>-step.json)")
     parser.add_argument("--from", dest="record", type=Path, help="a record to read instead of measuring")
     parser.add_argument("--docs", action="store_true", help="write the documentation's tables and plot")
@@ -89,10 +97,13 @@ def main(arguments: list[str] | None = None) -> None:
         size = QUICK if options.quick else {"batch_size": 64, "rounds": 8}
         given = {name: value for name in size if (value := getattr(options, name)) is not None}
         proof = Proof(width=options.width, **(size | given))
-        record = measure(proof, compiled=not (options.quick or options.no_compile))
+        stages = [options.stage] if options.stage else STAGES
+        record = measure(proof, compiled=not (options.quick or options.no_compile), stages=stages)
     print(tables.everything(record))
     if not options.record:
-        path = options.out or (None if options.quick else record_path(record))  # a glance is no record
+        path = options.out
+        if path is None and not options.quick:  # a glance is no record
+            path = record_path(record, options.stage or "step")
         if path is not None:
             path.write_text(json.dumps(record, indent=1) + "\n")
             print(f"\nrecord: {path}")

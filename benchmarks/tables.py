@@ -22,12 +22,14 @@ SAMPLED = (1, 8)  # images at a time, in the README
 
 
 def everything(record: dict[str, Any]) -> str:
-    """All sections, under their headings."""
-    return "\n\n".join([caption(record), *(section(record) for section in _SECTIONS.values())])
+    """All sections that the record has, under their headings."""
+    return "\n\n".join([caption(record), *(body(record) for name, body in _SECTIONS.items() if name in record)])
 
 
 def fill(text: str, record: dict[str, Any]) -> str:
     """``text`` with what lies between marks ``<!-- benchmark:NAME -->`` and ``<!-- /benchmark:NAME -->`` renewed.
+
+    What the record does not have is left as it is.
 
     Raises:
         ValueError: where a mark names no section, or lacks its partner.
@@ -39,6 +41,8 @@ def fill(text: str, record: dict[str, Any]) -> str:
         begin, end = f"<!-- benchmark:{name} -->", f"<!-- /benchmark:{name} -->"
         if end not in text.partition(begin)[2]:
             raise ValueError(f"The mark {begin} has no {end} after it; add one.")
+        if {"readme": "step", "caption": "step"}.get(name, name) not in record:
+            continue
         head, _, rest = text.partition(begin)
         text = f"{head}{begin}\n{bodies[name](record)}\n{end}{rest.partition(end)[2]}"
     return text
@@ -178,7 +182,9 @@ def _small(record: dict[str, Any]) -> str:
     for row in record["small"]:
         eager, ours, fused = (row["ms"][name] for name in ("torch.nn", "fastgan.layers", "all fused"))
         rows.append([f"{row['network']}, {row['precision']}", _ms(eager), _ratio(eager / ours), _ratio(eager / fused)])
-    return table(["a training step of", "eager, ms", "`fastgan.layers` against eager", "all of it fused"], rows)
+    m = record["machine"]
+    where = f"{m['device_name']}, {m['threads']} threads, {m['cpu_isa']} kernels; medians, taking turns."
+    return f"{where}\n\n" + table(["a training step of", "eager, ms", "`fastgan.layers`", "all of it fused"], rows)
 
 
 def _section(title: str, body: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
