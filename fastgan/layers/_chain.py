@@ -18,6 +18,7 @@ from fastgan.layers._plan import (
     FunctionalActivation,
     Members,
     block_of,
+    family_of,
     is_hooked,
     needs_input,
     role_of,
@@ -74,9 +75,19 @@ def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, ma
     if layout is not None:
         return _run_laid_out(input, steps, layout, max_run)
     parts = list(chains(steps, max_run))
-    if not any(isinstance(step, FusedBlock) or (isinstance(step, Module) and is_hooked(step)) for step in steps):
+    if not any(map(_may_be_laid_out_anew, steps)) and not any(map(_may_join_a_chain, parts)):
         _torchs.remember(owner, key, tuple(map(_length, parts)))
     return _run_parts(input, parts)
+
+
+def _may_be_laid_out_anew(step: Step) -> bool:
+    """Whether it is several modules in one, or has a hook, which may be gone at the next call."""
+    return isinstance(step, FusedBlock) or (isinstance(step, Module) and is_hooked(step))
+
+
+def _may_join_a_chain(part: Step | list[Members]) -> bool:
+    """Whether it is by itself for now alone, as where somebody has replaced its class's forward."""
+    return not isinstance(part, list) and family_of(part) not in (None, "activation")
 
 
 def _length(part: Step | list[Members]) -> int:
