@@ -1,8 +1,9 @@
 """Measures the step, its layers and its parts, prints the tables and writes the record they come from, as JSON.
 
 ``make bench`` runs it; the record goes to benchmarks/results/<cpu>-step.json. ``make bench-quick`` takes a minute: few
-rounds, batches of 16, no torch.compile, no record. ``make bench-docs RECORD=...`` measures nothing and writes every
-figure of README.md and docs/performance.md between ``<!-- benchmark:... -->`` marks, and the plot.
+rounds, batches of 16, no torch.compile, no record; ``--stage`` measures one part of it all. ``make bench-docs
+RECORD=...`` measures nothing and writes every figure of README.md and docs/performance.md between
+``<!-- benchmark:... -->`` marks, and the plot.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ UNUSUAL = "its parameters or buffers are not plain tensors with data"
 
 
 class Place(NamedTuple):
-    """Where a module last ran fused."""
+    """Where in a chain a module last ran."""
 
     block: int
     blocks: int
@@ -64,7 +64,7 @@ groups = _Groups()
 def run_modules(input: Tensor, modules: Sequence[Step] | torch.nn.Sequential, max_run: int | None = None) -> Tensor:
     """Calls modules one after another, each chain among them as one operator, where that is no slower."""
     if not _gate.is_open(input) or _gate.has_global_hooks():
-        return _call(input, modules)
+        return _run_parts(input, modules)
     steps = list(flatten(modules))
     owner = next((step for step in steps if isinstance(step, Module)), None)
     remembers = type(owner).__hash__ is not None and groups.count == 1 and not torch.compiler.is_compiling()
@@ -122,12 +122,6 @@ def _run_laid_out(input: Tensor, steps: list[Step], layout: _torchs.Layout, max_
         at += length
     for part in chains(steps[at:], max_run):  # not by _run_parts: this frame would keep its input
         input = run_chain(input, part) if isinstance(part, list) else part(input)
-    return input
-
-
-def _call(input: Tensor, modules: Iterable[Step]) -> Tensor:
-    for module in modules:
-        input = module(input)
     return input
 
 

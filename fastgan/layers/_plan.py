@@ -1,6 +1,6 @@
 """Which modules form a block, and a block's options and tensors as :mod:`fastgan.ops.run` takes them.
 
-Nothing is remembered between calls: modules are replaced, hooked and retyped by their owners, and a look costs little.
+Nothing of it is remembered between calls: modules are replaced, hooked and retyped by their owners.
 """
 
 from __future__ import annotations
